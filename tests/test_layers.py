@@ -89,7 +89,9 @@ def test_imports_point_downwards(file: Path) -> None:
     assert not upward, f"{name_of(file)} imports from above: {upward}"
 
 
-@pytest.mark.parametrize("file", [f for f in FILES if f.parent.name == "stages" and f.stem in STAGES], ids=name_of)
+@pytest.mark.parametrize(
+    "file", [f for f in FILES if f.parent.name == "stages" and f.stem in STAGES], ids=name_of
+)
 def test_stages_meet_through_files(file: Path) -> None:
     others = {f"grasp_lora.stages.{name}" for name in STAGES - {file.stem}}
     found = [name for name in imports_of(file) if any(f"{name}.".startswith(f"{other}.") for other in others)]
