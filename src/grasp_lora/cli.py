@@ -1,0 +1,169 @@
+"""The command `grasp`: the only place that reads argv."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from grasp_lora import __version__
+from grasp_lora.errors import GraspError
+
+__all__ = ["main"]
+
+DEMOS = {"ar": "demo.yaml", "zh": "demo_zh.yaml", "ja": "demo_ja.yaml"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb. Exit code 2 is bad input: one message, no traceback unless `--debug`."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("grasp_lora").setLevel(logging.INFO)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its notes are about how we call it, not for users
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        arguments.verb(arguments)
+    except GraspError as error:
+        if arguments.debug:
+            raise
+        print(f"grasp: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("grasp: interrupted; the same command continues with the stages that are not done", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="grasp", description="Learn how much of a merged LoRA adapter to prune.")
+    parser.add_argument("--version", action="version", version=f"grasp-lora {__version__}")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    def configured(name: str, verb: object, help: str) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(name, parents=[common], help=help, description=help)
+        sub.set_defaults(verb=verb)
+        return sub
+
+    def with_config(name: str, verb: object, help: str) -> argparse.ArgumentParser:
+        sub = configured(name, verb, help)
+        sub.add_argument("config", type=Path, help="YAML file")
+        sub.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. control.every=5")
+        sub.add_argument("--force", action="store_true", help="make stages again whose settings changed")
+        return sub
+
+    with_config("run", _run, "Run a whole experiment: adapters, merge, learn, final run, evaluation, report.")
+    adapter = with_config("adapter", _adapter, "Train the source's or the target's adapter.")
+    adapter.add_argument("--side", choices=["source", "target"], required=True)
+    with_config("merge", _merge, "Merge the two adapters.")
+    with_config("learn", _learn, "Learn the prune ratio of the merged adapter.")
+    final = with_config("finetune", _finetune, "Prune the merged adapter once and fine-tune it.")
+    final.add_argument("--p", type=float, help="prune ratio in [0, 1]; default: the learned one")
+    with_config("config", _config, "Print the resolved config.")
+    demo = configured("demo", _demo, "Learn a prune ratio on a small real model and real text (10 minutes on 2 cores).")
+    demo.add_argument("language", nargs="?", choices=list(DEMOS), default="ar", help="target language")
+    demo.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. runs=/tmp/runs")
+    demo.add_argument("--force", action="store_true", help="make stages again whose settings changed")
+    data = verbs.add_parser("data", help="Prepare data sets.").add_subparsers(required=True, metavar="VERB")
+    prepare = data.add_parser("prepare", parents=[common], help="Make a task's splits.")
+    prepare.set_defaults(verb=_prepare)
+    prepare.add_argument("task", help="a built-in task: handbook")
+    prepare.add_argument("--from", dest="source", type=Path, help="files on disk instead of a download")
+    prepare.add_argument("--out", type=Path, help="folder to write; default: the cache")
+    return parser
+
+
+def _load(arguments: argparse.Namespace):  # type: ignore[no-untyped-def]
+    """Config, its inputs and its run directory."""
+    from grasp_lora.config import load_config
+    from grasp_lora.stages.inputs import Inputs
+    from grasp_lora.stages.run_directory import RunDirectory
+
+    config = load_config(arguments.config, arguments.overrides)
+    return config, Inputs(config), RunDirectory(config.folder, force=arguments.force)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from grasp_lora.executors.local import execute
+    from grasp_lora.plan import plan
+
+    config, inputs, run = _load(arguments)
+    inputs.check_target_splits()
+    run.describe(config.dump())
+    execute(plan(config, inputs, run))
+    print((run.path("report") / "summary.md").read_text(encoding="utf-8"))
+    print(f"Everything is in {run.root}/; the report in {run.path('report')}/")
+    if "grasp" in config.methods:
+        print(_HOW_TO_LOAD.format(backbone=inputs.backbone_path, adapter=run.path(f"final/seed{config.seeds[0]}")))
+
+
+_HOW_TO_LOAD = """The trajectory: {adapter.parent.parent}/report/trajectory.png
+The sparse adapter: {adapter}. To load it with PEFT alone:
+
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    tokenizer = AutoTokenizer.from_pretrained("{backbone}")
+    model = AutoModelForCausalLM.from_pretrained("{backbone}")
+    model = PeftModel.from_pretrained(model, "{adapter}")
+"""
+
+
+def _adapter(arguments: argparse.Namespace) -> None:
+    from grasp_lora.stages.train_adapter import train_adapter
+
+    config, inputs, run = _load(arguments)
+    print(train_adapter(inputs, run, config.source if arguments.side == "source" else config.target))
+
+
+def _merge(arguments: argparse.Namespace) -> None:
+    from grasp_lora.stages.merge import merge
+
+    _, inputs, run = _load(arguments)
+    print(merge(inputs, run))
+
+
+def _learn(arguments: argparse.Namespace) -> None:
+    from grasp_lora.stages.finetune import learned_ratio
+    from grasp_lora.stages.learn_ratio import learn_ratio
+
+    _, inputs, run = _load(arguments)
+    folder = learn_ratio(inputs, run)
+    print(f"p* = {learned_ratio(inputs, run):.4f}, from {folder}/rounds.jsonl")
+
+
+def _finetune(arguments: argparse.Namespace) -> None:
+    from grasp_lora.stages.finetune import finetune, learned_ratio
+
+    config, inputs, run = _load(arguments)
+    if arguments.p is not None and not 0.0 <= arguments.p <= 1.0:
+        raise GraspError(f"--p is a ratio between 0 and 1, got {arguments.p}")
+    for seed in config.seeds:
+        if arguments.p is None:
+            print(finetune(inputs, run, learned_ratio(inputs, run), seed, f"final/seed{seed}"))
+        else:
+            print(finetune(inputs, run, arguments.p, seed, f"fixed/p{arguments.p:.2f}-seed{seed}"))
+
+
+def _config(arguments: argparse.Namespace) -> None:
+    from grasp_lora.config import load_config
+
+    print(load_config(arguments.config, arguments.overrides).dump(), end="")
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    with as_file(files("grasp_lora") / "configs") as folder:
+        arguments.config = folder / DEMOS[arguments.language]
+        _run(arguments)
+
+
+def _prepare(arguments: argparse.Namespace) -> None:
+    from grasp_lora.tasks.prepare import prepare
+
+    print(prepare(arguments.task, out=arguments.out, source=arguments.source))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

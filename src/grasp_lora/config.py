@@ -1,0 +1,238 @@
+"""One frozen tree of settings: YAML files, `key=value` overrides, defaults from the papers.
+
+Unknown keys are errors. Only stages read this tree; everything below takes plain arguments.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from grasp_lora.errors import GraspError
+from grasp_lora.tasks.task import Task
+
+__all__ = ["Config", "Control", "Evaluation", "Lora", "Method", "Side", "Stage", "Training", "load_config"]
+
+Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
+Count = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+
+
+Method = Literal["zero_shot", "lora_source", "lora_target", "merge_untrained", "merge", "grasp"]
+
+
+class _Node(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Lora(_Node):
+    """Shape of new adapters (GRASP Table 7)."""
+
+    r: Count = 8
+    alpha: float = 32
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
+    target_modules: tuple[str, ...] | Literal["all-linear"] = ("q_proj", "v_proj")
+
+
+class Training(_Node):
+    """How one training stage runs (GRASP Table 7; the decay is the authors' code's)."""
+
+    epochs: Count = 10
+    max_steps: Count | None = None  # where given, it decides instead of epochs
+    batch_size: Count = 1
+    gradient_accumulation: Count = 1
+    learning_rate: Annotated[float, Field(gt=0.0)] = 1e-4
+    lr_decay_per_epoch: Annotated[float, Field(gt=0.0, le=1.0)] = 0.85
+    weight_decay: NotNegative = 0.0
+    max_grad_norm: NotNegative = 1.0  # 0 does not clip
+    patience: Count = 3  # epochs without a better dev loss
+
+
+class Side(_Node):
+    """The source or the target: its language, its adapter, how much of its data to use."""
+
+    language: str
+    adapter: Path | None = None  # a trained PEFT adapter; None trains one
+    train_examples: Count | None = None  # None takes all
+    dev_examples: Count | None = None
+    training: Training = Training()
+
+
+class Stage(_Node):
+    """A training stage's settings where they differ from the top-level `training`."""
+
+    training: Training = Training()
+
+
+class Control(_Node):
+    """The controller (GRASP Table 7; Secs. 3.2 and 3.3)."""
+
+    p_min: Ratio = 0.10
+    p_max: Ratio = 0.80
+    p_init: Ratio = 0.40
+    every: Count = 10  # K
+    candidates: Count = 3  # C
+    micro_dev: Count = 16  # m
+    eta: NotNegative = 0.05
+    beta: NotNegative = 0.05
+    tau: NotNegative = 0.01
+    d_max: NotNegative = 0.10
+    unit: Literal["adapter", "tensor"] = "adapter"
+    importance_refresh: Literal["round", "start"] = "round"
+    select: Literal["best", "last", "policy_mean"] = "best"
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Control":
+        if not self.p_min <= self.p_init <= self.p_max:
+            raise ValueError(f"need p_min <= p_init <= p_max, got {self.p_min}, {self.p_init}, {self.p_max}")
+        return self
+
+
+class Evaluation(_Node):
+    """What is measured on the target's test set."""
+
+    test_examples: Count | None = None  # None takes all
+    generate: int = Field(default=4, ge=0)  # test examples to answer
+
+
+class Config(_Node):
+    """A run: one backbone, one task, one pair of languages.
+
+    `training` is the default of every training stage; `source.training`, `target.training`,
+    `learn.training` and `final.training` need only what differs.
+    """
+
+    name: str = Field(pattern=r"^[\w.-]+$")
+    runs: Path = Path("runs")
+    backbone: str
+    revision: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: str = "auto"
+    task: Task | str
+    source: Side
+    target: Side
+    lora: Lora = Lora()
+    merge: Literal["sum", "linear"] = "sum"
+    training: Training = Training()
+    learn: Stage = Stage()
+    final: Stage = Stage()
+    control: Control = Control()
+    methods: Annotated[tuple[Method, ...], Field(min_length=1)] = ("lora_target", "merge_untrained", "merge", "grasp")
+    evaluation: Evaluation = Evaluation()
+    max_length: Count = 2200  # tokens of prompt and answer together
+    max_new_tokens: Count | None = None  # None: the task's own
+    token_budget: Count = 4096  # tokens of one evaluation batch
+    seed: int = 42  # adapters, the learning run and the policy
+    seeds: tuple[int, ...] = (42,)  # the final run is repeated with each
+
+    @model_validator(mode="before")
+    @classmethod
+    def _inherit_training(cls, data: Any) -> Any:
+        """Fill each stage's `training` from the top-level one."""
+        if not isinstance(data, Mapping) or not isinstance(data.get("training", {}), Mapping):
+            return data
+        data = dict(data)
+        for key in ("source", "target", "learn", "final"):
+            part = data.get(key, {})
+            if isinstance(part, Mapping) and isinstance(part.get("training", {}), Mapping):
+                data[key] = {**part, "training": {**data.get("training", {}), **part.get("training", {})}}
+        return data
+
+    @model_validator(mode="after")
+    def _two_languages(self) -> "Config":
+        if self.source.language == self.target.language:
+            raise ValueError(f"source and target are both '{self.source.language}'")
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """The run directory."""
+        return self.runs / self.name
+
+    def dump(self) -> str:
+        """The resolved tree as YAML; reading it back gives the same config."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
+    """Read a YAML file, apply `dotted.key=value` overrides, validate.
+
+    A file may start from another: `extends: other.yaml`, relative to itself. Relative paths inside an
+    inline task are relative to the file, like those of a task.yaml.
+
+    Raises:
+        GraspError: One message that lists every fault.
+    """
+    data = _read(path)
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or not key:
+            raise GraspError(f"override '{override}' is not of the form key=value")
+        data = _merge(data, _nested(key.split("."), _parse(value, f"override {key}")))
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        faults = [f"  {'.'.join(map(str, e['loc'])) or 'config'}: {_reason(e)}" for e in error.errors()]
+        raise GraspError("\n".join([f"{path} is not a valid config:", *faults])) from error
+
+
+def _reason(fault: Mapping[str, Any]) -> str:
+    if fault["type"] == "extra_forbidden":
+        return "unknown key"
+    return f"{fault['msg']} (got {fault['input']!r})" if fault["type"] != "missing" else "missing"
+
+
+def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    if path.resolve() in seen:
+        raise GraspError(f"{path} extends itself")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise GraspError(f"cannot read the config {path}: {error}") from error
+    data = _parse(text, str(path))
+    if not isinstance(data, dict):
+        raise GraspError(f"{path} holds no mapping of keys to values")
+    if isinstance(task := data.get("task"), dict) and isinstance(task.get("languages"), dict):
+        data["task"] = {**task, "languages": _absolute(task["languages"], path.parent)}
+    if (base := data.pop("extends", None)) is not None:
+        data = _merge(_read(path.parent / str(base), (*seen, path.resolve())), data)
+    return data
+
+
+def _absolute(languages: dict[str, Any], folder: Path) -> dict[str, Any]:
+    return {
+        language: {k: str(folder.resolve() / v) for k, v in splits.items()} if isinstance(splits, dict) else splits
+        for language, splits in languages.items()
+    }
+
+
+def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _nested(keys: list[str], value: Any) -> dict[str, Any]:
+    return {keys[0]: value if len(keys) == 1 else _nested(keys[1:], value)}
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """PyYAML takes the last of two equal keys without a word; here it is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"the key '{key}' stands twice, the second time before line {node.end_mark.line + 1}")
+        return super().construct_mapping(node, deep)
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, _UniqueKeys)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        raise GraspError(f"{where} is not valid YAML: {error}") from error

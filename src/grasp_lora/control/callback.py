@@ -1,0 +1,171 @@
+"""The controller in a `transformers.Trainer`, and a fixed mask for the final run."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from grasp_lora.control.controller import GraspController, GraspResult, Reward, Round, SelectionRule
+from grasp_lora.control.masked import ImportanceRefresh, MaskedAdapter
+from grasp_lora.control.policy import RatioPolicy
+from grasp_lora.control.pruning import AdapterPart, UnitKind, adapter_parameters
+from grasp_lora.lm.loss import TargetLoss
+from grasp_lora.merging.parts import read_parts
+from grasp_lora.tasks.example import Example
+
+__all__ = ["FixedMaskCallback", "GraspCallback"]
+
+Parts = Mapping[str, Sequence[AdapterPart]] | str | Path | None
+
+
+class GraspCallback(TrainerCallback):
+    """Learns the prune ratio of the adapter that a Trainer trains.
+
+    Works with any `transformers.Trainer` subclass, TRL's `SFTTrainer` included, and with gradient
+    accumulation. p_curr, mu, sigma and the rewards go through the Trainer's own logging, so that
+    TensorBoard and the other integrations show them.
+
+    Args:
+        trainer: The one it is added to.
+        micro_dev: The held-out examples whose loss is the reward: `Example`s, or rows with `prompt` and
+            `completion` strings as TRL has them. Needed unless `reward` is given.
+        reward: Instead of the micro-dev loss, any `reward(model) -> float` to maximise.
+        policy: None is `RatioPolicy()`, the paper's defaults.
+        every: K, optimizer steps per controller round.
+        parts: For a merged adapter, its folder or what `read_parts` gives, so that entries compete only
+            within the adapter they came from. None: each LoRA factor is one prune unit.
+        unit, importance_refresh: See `MaskedAdapter`.
+        select: See `select_ratio`.
+        folder: Where `rounds.jsonl` and `timings.jsonl` are written; None writes nothing.
+        max_length, max_new_tokens, token_budget: Limits of the micro-dev batches; see `TargetLoss`.
+
+    Example:
+        >>> grasp = GraspCallback(trainer, micro_dev)  # doctest: +SKIP
+        >>> trainer.add_callback(grasp)  # doctest: +SKIP
+        >>> trainer.train()  # doctest: +SKIP
+        >>> grasp.result.best_ratio  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        micro_dev: Sequence[Example | Mapping[str, Any]] | None = None,
+        *,
+        reward: Reward | None = None,
+        policy: RatioPolicy | None = None,
+        every: int = 10,
+        parts: Parts = None,
+        unit: UnitKind = "adapter",
+        importance_refresh: ImportanceRefresh = "round",
+        select: SelectionRule = "best",
+        folder: str | Path | None = None,
+        max_length: int = 2200,
+        max_new_tokens: int = 128,
+        token_budget: int = 4096,
+    ) -> None:
+        if (micro_dev is None) == (reward is None):
+            raise ValueError("give GraspCallback either micro_dev examples or a reward function")
+        self.trainer = trainer
+        self._reward = reward or self._loss_reward(micro_dev or [], max_length, max_new_tokens, token_budget)
+        self._options: dict[str, Any] = {
+            "policy": policy,
+            "every": every,
+            "parts": _parts(parts),
+            "unit": unit,
+            "importance_refresh": importance_refresh,
+            "select": select,
+            "folder": None if folder is None else Path(folder),
+        }
+        self.controller: GraspController | None = None
+
+    @property
+    def result(self) -> GraspResult:
+        """p* and all rounds; there once training has made a round."""
+        if self.controller is None:
+            raise ValueError("no training has begun: call trainer.train() first")
+        return self.controller.result
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module,
+        optimizer: Optimizer,
+        **_: Any,
+    ) -> None:
+        self.controller = GraspController(
+            model, optimizer, self._reward, on_round=self._log_round, **self._options
+        )
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        assert self.controller is not None
+        self.controller.after_optimizer_step()
+
+    def _log_round(self, made: Round, seconds: float) -> None:
+        self.trainer.log({**made.log_values(), "grasp/round_seconds": seconds})
+
+    def _loss_reward(
+        self, rows: Sequence[Example | Mapping[str, Any]], max_length: int, max_new_tokens: int, token_budget: int
+    ) -> Reward:
+        loss = TargetLoss(
+            [_example(i, row) for i, row in enumerate(rows)],
+            self.trainer.processing_class,
+            self.trainer.model,
+            max_length=max_length,
+            max_new_tokens=max_new_tokens,
+            token_budget=token_budget,
+        )
+        return lambda model: -loss(model)
+
+
+class FixedMaskCallback(TrainerCallback):
+    """Keeps one mask through a training run: the final run of Sec. 3.4.
+
+    The mask is built once at `p`, from the adapter's own magnitudes before the first step.
+
+    Args:
+        p: Prune ratio in [0, 1].
+        parts, unit: As for `GraspCallback`.
+    """
+
+    def __init__(self, p: float, *, parts: Parts = None, unit: UnitKind = "adapter") -> None:
+        self.p = p
+        self._parts, self._unit = _parts(parts), unit
+        self.masked: MaskedAdapter | None = None
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module,
+        optimizer: Optimizer,
+        **_: Any,
+    ) -> None:
+        self.masked = MaskedAdapter(adapter_parameters(model), self._parts, unit=self._unit)
+        self.masked.commit(self.p, optimizer)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        assert self.masked is not None
+        self.masked.zero_pruned()
+
+
+def _parts(parts: Parts) -> Mapping[str, Sequence[AdapterPart]] | None:
+    return read_parts(Path(parts)) if isinstance(parts, str | Path) else parts
+
+
+def _example(index: int, row: Example | Mapping[str, Any]) -> Example:
+    if isinstance(row, Example):
+        return row
+    prompt, completion = row.get("prompt"), row.get("completion")
+    if not isinstance(prompt, str) or not isinstance(completion, str):
+        raise ValueError(f"micro-dev row {index} needs `prompt` and `completion` strings; it has {sorted(row)}")
+    return Example(str(index), prompt, completion)

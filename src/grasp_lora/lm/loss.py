@@ -1,0 +1,105 @@
+"""The loss on target tokens: in training, on the dev sets, and as the controller's reward."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from grasp_lora.errors import GraspError
+from grasp_lora.lm.batches import IGNORED, TargetCollator, batches_by_tokens, encode
+from grasp_lora.tasks.example import Example
+
+__all__ = ["TargetLoss", "evaluation_mode", "target_nll"]
+
+
+def target_nll(logits: Tensor, labels: Tensor) -> Tensor:
+    """Each example's mean negative log likelihood over its target tokens, in nats.
+
+    Args:
+        logits: (batch, k, vocabulary); position j predicts the label at j + 1.
+        labels: (batch, k), -100 where there is nothing to predict.
+
+    Returns:
+        (batch,) in float32.
+    """
+    following = labels[:, 1:]
+    targets = following != IGNORED
+    # Only the rows with a target are taken up to float32: padding would cost a vocabulary each.
+    nll = torch.nn.functional.cross_entropy(
+        logits[:, :-1][targets].float(), following[targets], reduction="none"
+    )
+    per_token = torch.zeros_like(targets, dtype=torch.float32).masked_scatter(targets, nll)
+    return per_token.sum(1) / targets.sum(1)
+
+
+class TargetLoss:
+    """Mean over examples of each example's mean NLL over its target tokens, end-of-text included.
+
+    Examples are encoded and batched once, longest first by token budget; batching changes the value only
+    by rounding. In a distributed run each rank evaluates its part of the batches, and one all-reduce of
+    the per-example losses gives every rank the same value.
+
+    The model is put in eval mode for the call. Minus the value is the paper's reward (Sec. 3.3).
+
+    Args:
+        examples: At least one.
+        tokenizer: A Hugging Face tokenizer with a padding token.
+        model: To see what its forward takes; it is not kept.
+        max_length, max_new_tokens: See `grasp_lora.lm.batches.encode`.
+        token_budget: Most tokens of one batch, padding included.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        tokenizer: Any,
+        model: nn.Module,
+        *,
+        max_length: int = 2200,
+        max_new_tokens: int = 128,
+        token_budget: int = 4096,
+    ) -> None:
+        if not examples:
+            raise GraspError("cannot evaluate a loss on no examples")
+        encoded = [
+            encode(example, tokenizer, max_length=max_length, max_new_tokens=max_new_tokens) for example in examples
+        ]
+        collate = TargetCollator(tokenizer, model)
+        self.count = len(encoded)
+        self.rows = batches_by_tokens([len(e) for e in encoded], token_budget)
+        self.batches = [collate([encoded[i] for i in rows]) for rows in self.rows]
+
+    def __call__(self, model: nn.Module) -> float:
+        with evaluation_mode(model):
+            return self.per_example(model).double().mean().item()
+
+    @torch.no_grad()
+    def per_example(self, model: nn.Module) -> Tensor:
+        """The loss of every example, in the order given: (examples,), float32."""
+        device = next(model.parameters()).device
+        distributed = torch.distributed.is_initialized()
+        rank = torch.distributed.get_rank() if distributed else 0
+        world = torch.distributed.get_world_size() if distributed else 1
+        losses = torch.zeros(self.count, device=device)
+        for rows, batch in list(zip(self.rows, self.batches, strict=True))[rank::world]:
+            inputs = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+            labels = inputs.pop("labels")
+            losses[torch.tensor(rows, device=device)] = target_nll(model(**inputs, use_cache=False).logits, labels)
+        if distributed:
+            torch.distributed.all_reduce(losses)
+        return losses
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode and no gradients; afterwards each module is in the mode it was in."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True

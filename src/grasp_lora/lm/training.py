@@ -1,0 +1,219 @@
+"""Fine-tuning an adapter through `transformers.Trainer`, the same way in every stage."""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from grasp_lora.errors import GraspError
+from grasp_lora.lm.batches import Encoded, TargetCollator
+
+__all__ = ["BestEpoch", "TrainSettings", "build_trainer"]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSettings:
+    """How an adapter is fine-tuned. Defaults: GRASP Table 7, and the authors' learning-rate decay.
+
+    Attributes:
+        max_steps: Optimizer steps; where given, it decides instead of `epochs`.
+        lr_decay_per_epoch: Factor on the learning rate after each epoch; 1.0 keeps it constant.
+        seed: Order of the examples and dropout.
+    """
+
+    epochs: int = 10
+    max_steps: int | None = None
+    batch_size: int = 1
+    gradient_accumulation: int = 1
+    learning_rate: float = 1e-4
+    lr_decay_per_epoch: float = 0.85
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    seed: int = 42
+
+
+def build_trainer(
+    model: nn.Module,
+    tokenizer: Any,
+    examples: Sequence[Encoded],
+    settings: TrainSettings,
+    folder: Path,
+    title: str,
+) -> Trainer:
+    """A Trainer with a progress bar, `train_log.jsonl` and TensorBoard events in `folder`.
+
+    It neither evaluates nor saves: add `BestEpoch` to keep the best epoch, and save the adapter after.
+
+    Args:
+        model: A PEFT model with a trainable adapter.
+        examples: The encoded training set.
+        title: What the progress bar calls the run.
+    """
+    device = next(model.parameters()).device
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=settings.epochs,
+        max_steps=settings.max_steps or -1,
+        per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation,
+        max_grad_norm=settings.max_grad_norm,
+        seed=settings.seed,
+        logging_steps=10,
+        logging_nan_inf_filter=False,  # a loss that is not finite must be seen, not averaged away
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        use_cpu=device.type == "cpu",
+        dataloader_pin_memory=device.type != "cpu",
+    )
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad],
+        lr=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+    )
+    batch = settings.batch_size * settings.gradient_accumulation * arguments.world_size
+    steps_per_epoch = math.ceil(len(examples) / batch)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, steps_per_epoch, gamma=settings.lr_decay_per_epoch)
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        data_collator=TargetCollator(tokenizer, model),
+        train_dataset=list(examples),
+        processing_class=tokenizer,
+        optimizers=(optimizer, scheduler),
+        callbacks=[_Log(folder / "train_log.jsonl"), _Progress(title)],
+    )
+    for default in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(default)
+    if find_spec("tensorboard") is not None:
+        from torch.utils.tensorboard import SummaryWriter
+        from transformers.integrations import TensorBoardCallback
+
+        trainer.add_callback(TensorBoardCallback(SummaryWriter(str(folder / "tensorboard"))))
+    return trainer
+
+
+class BestEpoch(TrainerCallback):
+    """Evaluates before the first step and after each epoch, stops early, and ends with the best weights.
+
+    The untouched start counts as epoch 0: where no epoch beats it, it is kept. Add it after a callback
+    that masks, so that epoch 0 is the masked adapter.
+
+    Args:
+        trainer: The one it is added to.
+        loss: The dev loss of a model; lower is better.
+        patience: Epochs without a better loss before training stops.
+    """
+
+    def __init__(self, trainer: Trainer, loss: Callable[[nn.Module], float], patience: int = 3) -> None:
+        self.trainer, self.loss, self.patience = trainer, loss, patience
+        self.losses: list[float] = []
+        self._best: dict[str, torch.Tensor] = {}
+
+    @property
+    def epoch(self) -> int:
+        """The best epoch; 0 is the start."""
+        return self.losses.index(min(self.losses))
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self.losses = []
+        self._evaluate()
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self._evaluate()
+        if len(self.losses) - 1 - self.epoch >= self.patience:
+            control.should_training_stop = True
+
+    @torch.no_grad()
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        for name, parameter in self._trainable().items():
+            parameter.copy_(self._best[name])
+
+    def _evaluate(self) -> None:
+        value = self.loss(self.trainer.model)
+        if not math.isfinite(value):
+            raise GraspError(f"the dev loss at step {self.trainer.state.global_step} is {value}; lower the learning rate")
+        self.losses.append(value)
+        if self.epoch == len(self.losses) - 1:
+            self._best = {n: p.detach().clone() for n, p in self._trainable().items()}
+        self.trainer.log({"dev_loss": value})
+
+    def _trainable(self) -> dict[str, nn.Parameter]:
+        return {n: p for n, p in self.trainer.model.named_parameters() if p.requires_grad}
+
+
+class _Log(TrainerCallback):
+    """One JSON line per log call. A loss that is not finite ends the run before anything is saved."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        logs = logs or {}
+        if not math.isfinite(logs.get("loss", 0.0)):
+            raise GraspError(f"the training loss at step {state.global_step} is {logs['loss']}; lower the learning rate")
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+
+
+class _Progress(TrainerCallback):
+    """A bar with the latest losses and, while learning, p_curr, mu and sigma."""
+
+    shown = {"loss": "loss", "dev_loss": "dev", "grasp/p_curr": "p", "grasp/mu": "mu", "grasp/sigma": "sigma"}
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self.values: dict[str, str] = {}
+        self.bar: Any = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self.bar = tqdm(total=state.max_steps, desc=self.title, unit="step", disable=not state.is_world_process_zero)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self.bar.update()
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        self.values |= {short: f"{logs[key]:.3f}" for key, short in self.shown.items() if logs and key in logs}
+        if self.bar is not None:
+            self.bar.set_postfix(self.values)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self.bar.close()

@@ -1,0 +1,62 @@
+"""Wall time and peak memory of a piece of work."""
+
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Cost", "measure"]
+
+
+@dataclass(slots=True)
+class Cost:
+    """Seconds of wall time, and peak bytes; both are set when `measure` ends."""
+
+    seconds: float = 0.0
+    peak_memory_bytes: int = 0
+    peak_gpu_memory_bytes: int = 0
+
+
+@contextmanager
+def measure() -> Iterator[Cost]:
+    """Measure the block: wall seconds, the process's peak resident memory, the GPU allocator's peak.
+
+    On Linux the kernel's high-water mark is reset first, so the peak is the block's own; elsewhere it is
+    the process's since its start.
+    """
+    cost = Cost()
+    _reset_peaks()
+    start = time.perf_counter()
+    try:
+        yield cost
+    finally:
+        cost.seconds = time.perf_counter() - start
+        cost.peak_memory_bytes = _peak_resident()
+        cost.peak_gpu_memory_bytes = _peak_gpu()
+
+
+def _reset_peaks() -> None:
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass  # not Linux, or not allowed: the peak is then the process's
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _peak_resident() -> int:
+    try:
+        status = Path("/proc/self/status").read_text()
+        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _peak_gpu() -> int:
+    torch = sys.modules.get("torch")
+    return int(torch.cuda.max_memory_allocated()) if torch is not None and torch.cuda.is_available() else 0

@@ -1,0 +1,50 @@
+"""Stage 5: dev and test loss of a method's adapter, and greedy answers to a few test examples."""
+
+import json
+from pathlib import Path
+
+from grasp_lora.lm.adapters import load_adapter
+from grasp_lora.lm.generation import generate
+from grasp_lora.stages.inputs import Inputs, adapter_digest, fingerprint
+from grasp_lora.stages.run_directory import RunDirectory, write_json
+
+__all__ = ["evaluate"]
+
+
+def evaluate(inputs: Inputs, run: RunDirectory, method: str, adapter: Path | None, seed: int) -> Path:
+    """Score one adapter (None: the bare backbone) into `eval/METHOD/seedN`.
+
+    Leaves `scores.json` (dev and test loss: mean over examples of the mean NLL per target token, in nats)
+    and `predictions.jsonl`.
+    """
+    config = inputs.config
+    dev = inputs.examples(config.target, "dev", config.target.dev_examples)
+    test = inputs.examples(config.target, "test", config.evaluation.test_examples)
+
+    def work(folder: Path) -> None:
+        backbone = inputs.backbone()
+        losses = {name: inputs.loss(rows, backbone) for name, rows in (("dev_loss", dev), ("test_loss", test))}
+        model = backbone.model if adapter is None else load_adapter(backbone.model, adapter, trainable=False)
+        write_json(folder / "scores.json", {name: loss(model) for name, loss in losses.items()})
+        shown = test[: config.evaluation.generate]
+        answers = generate(
+            model,
+            backbone.tokenizer,
+            shown,
+            max_length=config.max_length,
+            max_new_tokens=inputs.max_new_tokens,
+            token_budget=config.token_budget,
+        )
+        with (folder / "predictions.jsonl").open("w", encoding="utf-8") as file:
+            for example, answer in zip(shown, answers, strict=True):
+                row = {"id": example.id, "prediction": answer, "references": example.references or [example.target]}
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    dependencies = {
+        **inputs.model_inputs(),
+        "adapter": adapter and adapter_digest(adapter),
+        "evaluation.generate": config.evaluation.generate,
+        "data.dev": fingerprint(dev),
+        "data.test": fingerprint(test),
+    }
+    return run.stage(f"eval/{method}/seed{seed}", dependencies, work)

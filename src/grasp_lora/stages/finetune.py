@@ -1,0 +1,71 @@
+"""Stage 4: prune once at a fixed ratio and fine-tune (GRASP Sec. 3.4); ratio 0 is the plain merge."""
+
+import json
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from grasp_lora.control.callback import FixedMaskCallback
+from grasp_lora.lm.adapters import load_adapter, save_adapter
+from grasp_lora.lm.training import BestEpoch, build_trainer
+from grasp_lora.stages.inputs import Inputs, fingerprint, flat, settings
+from grasp_lora.stages.run_directory import RunDirectory, write_json
+
+__all__ = ["finetune", "learned_ratio"]
+
+
+def learned_ratio(inputs: Inputs, run: RunDirectory) -> float:
+    """p* of the learning run.
+
+    Raises:
+        GraspError: There was none yet.
+    """
+    name = f"learn/seed{inputs.config.seed}"
+    run.output(name, "ratio.json")
+    return float(json.loads((run.path(name) / "ratio.json").read_text(encoding="utf-8"))["p"])
+
+
+def finetune(inputs: Inputs, run: RunDirectory, p: float, seed: int, name: str) -> Path:
+    """Fine-tune the merged adapter under the mask at `p`, best dev epoch kept, into the stage `name`.
+
+    Starts from the pre-controller merge. Leaves a PEFT adapter, `mask.safetensors` (True = keep) and the
+    dev loss by epoch.
+    """
+    config = inputs.config
+    train = inputs.examples(config.target, "train", config.target.train_examples)
+    dev = inputs.examples(config.target, "dev", config.target.dev_examples)
+
+    def work(folder: Path) -> None:
+        backbone = inputs.backbone()
+        dev_loss = inputs.loss(dev, backbone)
+        model = load_adapter(backbone.model, run.path("merged"), trainable=True)
+        trainer = build_trainer(
+            model,
+            backbone.tokenizer,
+            inputs.encode(train, backbone),
+            settings(config.final.training, seed),
+            folder,
+            title=f"fine-tune at p = {p:.3f}",
+        )
+        mask = FixedMaskCallback(p, parts=run.path("merged"), unit=config.control.unit)
+        best = BestEpoch(trainer, dev_loss, config.final.training.patience)
+        trainer.add_callback(mask)
+        trainer.add_callback(best)
+        trainer.train()
+        save_adapter(model, folder)
+        assert mask.masked is not None
+        save_file(mask.masked.masks(), folder / "mask.safetensors")
+        write_json(folder / "pruned.json", {"p": p, "share_by_unit": mask.masked.pruned_shares()})
+        write_json(folder / "dev_losses.json", {"by_epoch": best.losses, "best_epoch": best.epoch})
+
+    dependencies = {
+        **inputs.model_inputs(),
+        **flat("final.training", config.final.training.model_dump()),
+        "control.unit": config.control.unit,
+        "p": p,
+        "seed": seed,
+        "merged": run.output("merged", "adapter_model.safetensors"),
+        "data.train": fingerprint(train),
+        "data.dev": fingerprint(dev),
+    }
+    return run.stage(name, dependencies, work)

@@ -1,0 +1,125 @@
+"""What the stages share: examples of a side, the backbone, and what a result depends on."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from grasp_lora.config import Config, Side, Training
+from grasp_lora.errors import GraspError
+from grasp_lora.lm.backbone import Backbone, load_backbone
+from grasp_lora.lm.batches import Encoded, encode
+from grasp_lora.lm.loss import TargetLoss
+from grasp_lora.lm.packaged import resolve_backbone
+from grasp_lora.lm.training import TrainSettings
+from grasp_lora.tasks.example import Example
+from grasp_lora.tasks.prepare import find_task
+from grasp_lora.tasks.task import Task, check_disjoint
+
+__all__ = ["Inputs", "adapter_digest", "fingerprint", "flat", "settings"]
+
+
+class Inputs:
+    """Reads a config's data and model on demand, and names them for `done.json`."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.task: Task = config.task if isinstance(config.task, Task) else find_task(config.task)
+        self._splits: dict[tuple[str, str], list[Example]] = {}
+
+    def examples(self, side: Side, split: str, limit: int | None = None) -> list[Example]:
+        """A split of one side's language, at most `limit` examples.
+
+        Raises:
+            GraspError: The task has no such split, or fewer examples than the micro-dev needs.
+        """
+        key = (side.language, split)
+        if key not in self._splits:
+            self._splits[key] = self.task.examples(side.language, split)
+        return self._splits[key][:limit]
+
+    def micro_dev(self) -> list[Example]:
+        """The controller's m examples; a smaller set is an error, never made up from dev."""
+        wanted = self.config.control.micro_dev
+        found = self.examples(self.config.target, "micro_dev", wanted)
+        if len(found) < wanted:
+            raise GraspError(
+                f"the micro_dev split of '{self.config.target.language}' has {len(found)} examples, "
+                f"control.micro_dev asks for {wanted}"
+            )
+        return found
+
+    def check_target_splits(self) -> None:
+        """Train, dev, micro-dev and test of the target share nothing, and no source example is held out."""
+        target, source = self.config.target, self.config.source
+        held_out = {name: self.examples(target, name) for name in ("dev", "micro_dev", "test")}
+        check_disjoint({"target train": self.examples(target, "train"), **held_out})
+        if source.adapter is None:
+            check_disjoint({"source train": self.examples(source, "train"), **held_out})
+
+    def backbone(self) -> Backbone:
+        config = self.config
+        return load_backbone(config.backbone, dtype=config.dtype, device=config.device, revision=config.revision)
+
+    @property
+    def backbone_path(self) -> str:
+        """What transformers loads: a hub name or a folder."""
+        return resolve_backbone(self.config.backbone)
+
+    @property
+    def max_new_tokens(self) -> int:
+        """The config's, or the task's for the target language."""
+        chosen = self.config.max_new_tokens or self.task.max_new_tokens
+        return chosen if isinstance(chosen, int) else chosen[self.config.target.language]
+
+    def encode(self, examples: Sequence[Example], backbone: Backbone) -> list[Encoded]:
+        limits = {"max_length": self.config.max_length, "max_new_tokens": self.max_new_tokens}
+        return [encode(example, backbone.tokenizer, **limits) for example in examples]
+
+    def loss(self, examples: Sequence[Example], backbone: Backbone) -> TargetLoss:
+        return TargetLoss(
+            examples,
+            backbone.tokenizer,
+            backbone.model,
+            max_length=self.config.max_length,
+            max_new_tokens=self.max_new_tokens,
+            token_budget=self.config.token_budget,
+        )
+
+    def model_inputs(self) -> dict[str, Any]:
+        """What every stage that runs the model depends on."""
+        config = self.config
+        return {
+            "backbone": config.backbone,
+            "revision": config.revision,
+            "dtype": config.dtype,
+            "max_length": config.max_length,
+            "max_new_tokens": self.max_new_tokens,
+        }
+
+
+def settings(training: Training, seed: int) -> TrainSettings:
+    """The part of a stage's training settings that the Trainer takes."""
+    return TrainSettings(**training.model_dump(exclude={"patience"}), seed=seed)
+
+
+def fingerprint(examples: Sequence[Example]) -> str:
+    """A hash of prompts and targets in their order."""
+    text = json.dumps([[e.prompt, e.target] for e in examples], ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def flat(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"training.epochs": 1, ...}`: one level of keys, as an error message names them."""
+    return {f"{prefix}.{key}": value for key, value in values.items()}
+
+
+def adapter_digest(folder: Path) -> str:
+    """A hash of an adapter that was not made by this run."""
+    from grasp_lora.stages.run_directory import digest
+
+    try:
+        return digest(folder / "adapter_model.safetensors")
+    except FileNotFoundError as error:
+        raise GraspError(f"{folder} holds no adapter: adapter_model.safetensors is missing") from error

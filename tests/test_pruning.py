@@ -1,0 +1,108 @@
+"""Scores, thresholds and masks (GRASP Secs. 3.1 and 3.3)."""
+
+from fractions import Fraction
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from grasp_lora.control.pruning import entries_to_prune, masks_at, prune_units, thresholds
+
+SITE = "model.layers.0.self_attn.q_proj"
+A, B = f"base_model.model.{SITE}.lora_A.default.weight", f"base_model.model.{SITE}.lora_B.default.weight"
+PARTS = {SITE: (SimpleNamespace(name="en", start=0, stop=2), SimpleNamespace(name="ar", start=2, stop=5))}
+RATIO = st.floats(0, 1)
+
+
+def masks(tensors, p, parts=None, unit="adapter"):
+    units = prune_units(tensors, parts, unit)
+    dense = list(tensors.values())
+    out = [torch.empty_like(t, dtype=torch.bool) for t in dense]
+    masks_at(dense, units, [t[0] for t in thresholds(dense, units, [p])], out)
+    return out, units
+
+
+def factors(seed=0, rank=5):
+    generator = torch.Generator().manual_seed(seed)
+    return {A: torch.randn(rank, 7, generator=generator), B: torch.randn(6, rank, generator=generator)}
+
+
+def test_mask_by_hand():
+    tensor = torch.tensor([[0.5, -0.1, 0.3], [-0.9, 0.2, 0.0]])
+    (mask,), _ = masks({A: tensor}, 0.5)  # k = 3: 0.0, 0.1 and 0.2 go
+    assert mask.tolist() == [[True, False, True], [True, False, False]]
+
+
+def test_units_are_blocks_of_rows_of_A_and_columns_of_B():
+    (mask_a, mask_b), units = masks(factors(), 0.5, PARTS)
+    assert [u.name.removeprefix(SITE) for u in units] == [".lora_A[en]", ".lora_A[ar]", ".lora_B[en]", ".lora_B[ar]"]
+    assert [(~m).sum().item() for m in (mask_a[:2], mask_a[2:], mask_b[:, :2], mask_b[:, 2:])] == [7, 10, 6, 9]
+    (whole_a, whole_b), _ = masks(factors(), 0.5, PARTS, unit="tensor")
+    assert [(~m).sum().item() for m in (whole_a, whole_b)] == [17, 15]
+
+
+@given(RATIO, RATIO, st.integers(0, 10**6))
+def test_pruned_sets_are_nested_in_p(p, q, seed):
+    low, _ = masks(factors(seed), min(p, q), PARTS)
+    high, _ = masks(factors(seed), max(p, q), PARTS)
+    assert all((h <= m).all() for h, m in zip(high, low, strict=True))  # kept at high p: kept at low p
+
+
+@given(RATIO, st.integers(0, 10**6))
+def test_exact_counts_without_ties(p, seed):
+    out, units = masks(factors(seed), p, PARTS)
+    for unit in units:
+        block = unit.of(out)
+        assert (~block).sum().item() == entries_to_prune(p, block.numel())
+
+
+@given(RATIO, st.floats(1e-3, 1e3))
+def test_a_constant_scale_changes_nothing(p, scale):
+    plain, _ = masks(factors(), p, PARTS)
+    scaled, _ = masks({n: t.double() * scale for n, t in factors().items()}, p, PARTS)
+    assert all(torch.equal(x, y) for x, y in zip(plain, scaled, strict=True))
+
+
+def test_many_ratios_from_one_sort_equal_one_by_one():
+    tensors, ratios = factors(), [0.0, 0.13, 0.5, 1.0]
+    units, dense = prune_units(tensors, PARTS), list(tensors.values())
+    together = thresholds(dense, units, ratios)
+    for i, p in enumerate(ratios):
+        for cut, alone in zip(together, thresholds(dense, units, [p]), strict=True):
+            assert cut[i] == alone[0]
+
+
+def test_ties_are_all_pruned_and_zero_prunes_nothing():
+    tensor = torch.tensor([[1.0, -1.0, 1.0, 2.0]])
+    assert masks({A: tensor}, 0.25)[0][0].tolist() == [[False, False, False, True]]
+    zeros = torch.zeros(2, 2)
+    assert masks({B: zeros}, 0.0)[0][0].all()
+    assert masks({B: zeros}, 0.24)[0][0].all()  # k = 0
+    assert not masks({B: zeros}, 0.25)[0][0].any()
+
+
+def test_bounds():
+    assert not torch.stack([m.any() for m in masks(factors(), 1.0)[0]]).any()
+    assert all(m.all() for m in masks(factors(), 0.0)[0])
+
+
+@given(st.integers(0, 100), st.integers(1, 5000))
+def test_count_is_the_floor_of_the_decimal_product(percent, size):
+    assert entries_to_prune(percent / 100, size) == int(Fraction(percent, 100) * size)
+
+
+@pytest.mark.parametrize("p", [-0.1, 1.1, float("nan")])
+def test_bad_ratio(p):
+    with pytest.raises(ValueError, match="prune ratio"):
+        entries_to_prune(p, 10)
+
+
+def test_parts_must_cover_the_rank():
+    with pytest.raises(ValueError, match="do not cover"):
+        prune_units(factors(rank=6), PARTS)
+    with pytest.raises(ValueError, match="do not cover"):
+        prune_units(factors(), {})
+    with pytest.raises(ValueError, match="not a LoRA factor"):
+        prune_units({"model.embed.weight": torch.ones(2, 2)})
