@@ -1,0 +1,46 @@
+"""Which rows and columns of a merged adapter came from which adapter (`parts.json`)."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from grasp_lora.errors import GraspError
+
+__all__ = ["PARTS_FILE", "Part", "read_parts", "write_parts"]
+
+PARTS_FILE = "parts.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Rows `start:stop` of A (R, in) and columns `start:stop` of B (out, R) belong to adapter `name`."""
+
+    name: str
+    start: int
+    stop: int
+
+
+def write_parts(folder: Path, parts: Mapping[str, Sequence[Part]]) -> None:
+    """Writes `parts.json` into `folder`; keys are sites, that is module paths as in the base model."""
+    rows = {site: [asdict(part) for part in of_site] for site, of_site in sorted(parts.items())}
+    temporary = folder / f".{PARTS_FILE}.tmp"
+    temporary.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(folder / PARTS_FILE)
+
+
+def read_parts(folder: Path) -> dict[str, tuple[Part, ...]] | None:
+    """The parts of the adapter in `folder`, or None if it is not a merged one.
+
+    Raises GraspError where the file is not what `write_parts` writes.
+    """
+    path = folder / PARTS_FILE
+    if not path.exists():
+        return None
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        return {site: tuple(Part(**part) for part in of_site) for site, of_site in rows.items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise GraspError(
+            f"{path} does not describe the parts of a merged adapter ({error}); merge the adapters again"
+        ) from error
