@@ -109,8 +109,10 @@ class MaskedAdapter:
         pruned = torch.stack([unit.of(self._masks).logical_not().sum() for unit in self.units]).tolist()
         return {u.name: n / u.of(self._masks).numel() for u, n in zip(self.units, pruned, strict=True)}
 
+    @torch.no_grad()
     def state_dict(self) -> dict[str, Tensor]:
-        """Masks, dense values and scored values by `KIND.NAME`; with the live weights, all there is."""
+        """The ratio, and masks, dense and scored values by `KIND.NAME`; live values follow from them."""
+        self._update_dense()
         kinds = {"mask": self._masks, "dense": self._dense}
         if self._scored is not self._dense:
             kinds["scored"] = self._scored

@@ -1,0 +1,200 @@
+"""Dense and live values, commits, probes, optimizer state (GRASP Sec. 3.3; design of the dense values)."""
+
+import logging
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from grasp_lora.control.masked import MaskedAdapter, reset_optimizer_state
+
+A = "base_model.model.layer.lora_A.default.weight"
+B = "base_model.model.layer.lora_B.default.weight"
+PARTS = {"layer": (SimpleNamespace(name="en", start=0, stop=2), SimpleNamespace(name="ar", start=2, stop=4))}
+
+
+def parameters(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        A: nn.Parameter(torch.randn(4, 6, generator=generator)),
+        B: nn.Parameter(torch.randn(5, 4, generator=generator)),
+    }
+
+
+def values(tensors):
+    return [t.detach().clone() for t in tensors.values()]
+
+
+def train(tensors, optimizer, masked, steps=1, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        for tensor in tensors.values():
+            tensor.grad = torch.randn(tensor.shape, generator=generator)
+        optimizer.step()
+        masked.zero_pruned()
+
+
+def test_pruned_entries_are_zero_and_stay_zero():
+    tensors = parameters()
+    optimizer = torch.optim.AdamW(tensors.values(), lr=0.1)
+    masked = MaskedAdapter(tensors, PARTS)
+    masked.commit(0.5, optimizer)
+    train(tensors, optimizer, masked, steps=3)
+    for name, mask in masked.masks().items():
+        assert (tensors[name][~mask] == 0).all()
+        assert (tensors[name][mask] != 0).all()
+    assert masked.pruned_shares() == {
+        "layer.lora_A[en]": 0.5,
+        "layer.lora_A[ar]": 0.5,
+        "layer.lora_B[en]": 0.5,
+        "layer.lora_B[ar]": 0.5,
+    }
+
+
+def test_revived_entries_come_back_with_the_value_they_were_pruned_at():
+    tensors = parameters()
+    optimizer = torch.optim.AdamW(tensors.values(), lr=0.1)
+    masked = MaskedAdapter(tensors, PARTS)
+    train(tensors, optimizer, masked, steps=2)
+    before = values(tensors)
+    masked.commit(0.75, optimizer)
+    held = masked.masks()
+    train(tensors, optimizer, masked, steps=2, seed=1)
+    trained = values(tensors)
+    masked.commit(0.0, optimizer)
+    for now, old, kept, mask in zip(values(tensors), before, trained, held.values(), strict=True):
+        assert torch.equal(now[~mask], old[~mask])
+        assert torch.equal(now[mask], kept[mask])
+
+
+def test_the_ratio_can_fall_again():
+    """Masks come from dense values: were zeros ranked, lowering p after training could revive nothing."""
+    tensors = parameters()
+    masked = MaskedAdapter(tensors)
+    masked.commit(0.8)
+    masked.commit(0.2)
+    expected = MaskedAdapter(parameters())
+    expected.commit(0.2)
+    assert all(torch.equal(x, y) for x, y in zip(masked.parameters, expected.parameters, strict=True))
+
+
+def test_commit_clears_the_moments_of_what_changed_and_keeps_the_step():
+    tensors = parameters()
+    optimizer = torch.optim.AdamW(tensors.values(), lr=0.1)
+    masked = MaskedAdapter(tensors, PARTS)
+    masked.commit(0.5, optimizer)
+    train(tensors, optimizer, masked, steps=3)
+    old = masked.masks()
+    state = {n: {k: v.clone() for k, v in optimizer.state[p].items()} for n, p in tensors.items()}
+    masked.commit(0.25, optimizer)
+    for name, parameter in tensors.items():
+        changed = old[name] ^ masked.masks()[name]
+        assert changed.any()
+        for key in ("exp_avg", "exp_avg_sq"):
+            now = optimizer.state[parameter][key]
+            assert (now[changed] == 0).all()
+            assert torch.equal(now[~changed], state[name][key][~changed])
+        assert optimizer.state[parameter]["step"] == state[name]["step"] == 3
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+        lambda p: torch.optim.Adam(p, lr=0.1, amsgrad=True),
+        lambda p: torch.optim.RMSprop(p, lr=0.1, centered=True),
+        lambda p: torch.optim.Adagrad(p, lr=0.1),
+    ],
+)
+def test_any_elementwise_optimizer(make):
+    tensors = parameters()
+    optimizer = make(tensors.values())
+    train(tensors, optimizer, MaskedAdapter(tensors))
+    changed = [torch.rand(p.shape) < 0.5 for p in tensors.values()]
+    reset_optimizer_state(optimizer, list(tensors.values()), changed)
+    cleared = 0
+    for parameter, entries in zip(tensors.values(), changed, strict=True):
+        for value in optimizer.state[parameter].values():
+            if torch.is_tensor(value) and value.shape == parameter.shape:
+                assert (value[entries] == 0).all()
+                assert (value[~entries] != 0).any()
+                cleared += 1
+    assert cleared >= 2
+
+
+def test_quantized_optimizer_state_is_refused():
+    tensors = parameters()
+    optimizer = torch.optim.SGD(tensors.values(), lr=0.1)
+    optimizer.state[tensors[A]]["state1"] = torch.zeros(4, 6, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="32-bit optimizer"):
+        MaskedAdapter(tensors).commit(0.5, optimizer)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=4), st.floats(0, 1), st.booleans())
+def test_probing_restores_every_bit(ratios, committed, fail):
+    tensors = parameters()
+    optimizer = torch.optim.AdamW(tensors.values(), lr=0.1)
+    masked = MaskedAdapter(tensors, PARTS)
+    masked.commit(committed, optimizer)
+    train(tensors, optimizer, masked)  # leaves -0.0 among the pruned
+    before = [t.view(torch.int32) for t in values(tensors)]
+    with pytest.raises(RuntimeError) if fail else nullcontext():  # noqa: PT012
+        with masked.probing(ratios) as apply:
+            for i, p in enumerate(ratios):
+                apply(i)
+                alone = MaskedAdapter({n: nn.Parameter(d.clone()) for n, d in zip(tensors, masked._dense, strict=True)}, PARTS)
+                alone.commit(p)
+                assert all(torch.equal(x, y.detach()) for x, y in zip(values(tensors), alone.parameters, strict=True))
+            if fail:
+                raise RuntimeError
+    assert all(torch.equal(x, y.view(torch.int32)) for x, y in zip(before, values(tensors), strict=True))
+
+
+def test_importance_from_the_start_ignores_later_values():
+    tensors = parameters()
+    start, fresh = MaskedAdapter(tensors, importance_refresh="start"), MaskedAdapter(parameters())
+    fresh.commit(0.5)
+    with torch.no_grad():
+        for tensor in tensors.values():
+            tensor.copy_(tensor.flip(0))
+    start.commit(0.5)
+    assert all(torch.equal(x, y) for x, y in zip(start.masks().values(), fresh.masks().values(), strict=True))
+
+
+def test_an_untrained_B_is_reported_once_by_name(caplog):
+    tensors = parameters() | {B: nn.Parameter(torch.zeros(5, 4))}
+    masked = MaskedAdapter(tensors, PARTS)
+    with caplog.at_level(logging.WARNING):
+        masked.commit(0.5)
+        masked.commit(0.4)
+    assert len(caplog.records) == 1
+    assert "layer.lora_B[en] (100%)" in caplog.text
+    assert "lora_A" not in caplog.text
+
+
+@pytest.mark.parametrize("refresh", ["round", "start"])
+def test_restored_state_continues_identically(refresh):
+    runs = []
+    for interrupted in (False, True):
+        tensors = parameters()
+        masked = MaskedAdapter(tensors, PARTS, importance_refresh=refresh)
+        masked.commit(0.6)
+        optimizer = torch.optim.SGD(tensors.values(), lr=0.1)
+        train(tensors, optimizer, masked)
+        if interrupted:
+            state = {k: v.clone() for k, v in masked.state_dict().items()}
+            weights = values(tensors)
+            tensors = parameters(seed=5)
+            masked = MaskedAdapter(tensors, PARTS, importance_refresh=refresh)
+            with torch.no_grad():
+                torch._foreach_copy_(list(tensors.values()), weights)
+            masked.load_state_dict(state)
+            optimizer = torch.optim.SGD(tensors.values(), lr=0.1)
+        train(tensors, optimizer, masked, seed=2)
+        masked.commit(0.3)
+        runs.append(values(tensors))
+    assert all(torch.equal(x, y) for x, y in zip(*runs, strict=True))
