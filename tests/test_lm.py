@@ -1,0 +1,144 @@
+"""Encoding, batches, loss and generation on tiny models of every architecture."""
+
+import inspect
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from grasp_lora.errors import GraspError
+from grasp_lora.lm.batches import TargetCollator, batches_by_tokens, encode, encode_prompt
+from grasp_lora.lm.generation import generate
+from grasp_lora.lm.loss import TargetLoss
+from grasp_lora.tasks.example import Example
+from tests.tiny_models import TINY_MODELS, tiny_llama
+from tests.tiny_tokenizer import tiny_tokenizer
+
+TOKENIZER = tiny_tokenizer()
+WORDS = "the quick brown fox jumps over a lazy dog near the river bank".split()
+EXAMPLES = [
+    Example(str(i), f"sum: {' '.join(WORDS[: 1 + i % 5])}\ntitle:", WORDS[-1 - i % 7], body=(5, 5 + len(" ".join(WORDS[: 1 + i % 5]))))
+    for i in range(8)
+]
+LIMITS = {"max_length": 60, "max_new_tokens": 12}
+
+
+@pytest.fixture(params=TINY_MODELS)
+def model(request):
+    return TINY_MODELS[request.param][0]()
+
+
+def encoded(examples=EXAMPLES):
+    return [encode(e, TOKENIZER, **LIMITS) for e in examples]
+
+
+def plain_losses(model):
+    """One example at a time, full logits, no padding: as simple as it gets."""
+    losses = []
+    for e in encoded():
+        ids = torch.tensor([e.input_ids])
+        log_probabilities = model(input_ids=ids).logits.log_softmax(-1)[0]
+        targets = range(len(e) - e.targets, len(e))
+        losses.append(-sum(log_probabilities[t - 1, e.input_ids[t]] for t in targets) / e.targets)
+    return torch.stack(losses).detach()
+
+
+def test_loss_is_the_plain_one_at_any_batch_size(model):
+    expected = plain_losses(model)
+    for budget in (1, 100, 10_000):
+        loss = TargetLoss(EXAMPLES, TOKENIZER, model, token_budget=budget, **LIMITS)
+        torch.testing.assert_close(loss.per_example(model), expected, rtol=1e-4, atol=1e-5)
+        assert loss(model) == pytest.approx(expected.mean().item(), rel=1e-5)
+    assert len(loss.batches) == 1
+
+
+def test_training_loss_and_gradients_equal_those_of_full_logits(model):
+    collate = TargetCollator(TOKENIZER, model)
+    batch = collate(encoded()[:3])
+    kept = batch["labels"].shape[1]
+    full = {k: v for k, v in batch.items() if k != "logits_to_keep"}
+    full["labels"] = torch.nn.functional.pad(batch["labels"], (batch["input_ids"].shape[1] - kept, 0), value=-100)
+    gradients = []
+    for inputs in (batch, full):
+        model.zero_grad()
+        loss = model(**inputs).loss
+        loss.backward()
+        gradients.append((loss.detach(), [p.grad.clone() for p in model.parameters() if p.grad is not None]))
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
+
+
+def test_a_forward_without_the_arguments_gets_the_plain_way():
+    model = tiny_llama()
+    plain = type("Plain", (torch.nn.Module,), {})()
+    plain.inner = model
+    plain.forward = lambda input_ids, attention_mask, labels=None, use_cache=None: model(
+        input_ids=input_ids,
+        attention_mask=attention_mask,
+        position_ids=(attention_mask.cumsum(1) - 1).clamp(min=0),
+        labels=labels,
+    )
+    collate = TargetCollator(TOKENIZER, plain)
+    assert set(inspect.signature(plain.forward).parameters) >= set(collate(encoded()))
+    loss = TargetLoss(EXAMPLES, TOKENIZER, plain, **LIMITS)
+    torch.testing.assert_close(loss.per_example(plain), plain_losses(model), rtol=1e-4, atol=1e-5)
+
+
+def test_encoding_ends_with_end_of_text():
+    ids = encode(EXAMPLES[0], TOKENIZER, **LIMITS)
+    text = TOKENIZER.decode(ids.input_ids)
+    assert text == f"<bos>{EXAMPLES[0].prompt}{EXAMPLES[0].target}<eos>"
+    assert ids.targets == len(EXAMPLES[0].target) + 1
+
+
+@given(st.integers(16, 80), st.integers(0, 90))
+def test_a_long_prompt_loses_the_end_of_its_body_only(limit, length):
+    body = ("abcdefghij" * 9)[:length]
+    example = Example("x", f"sum: {body}\ntitle:", "t", body=(5, 5 + length))
+    text = TOKENIZER.decode(encode_prompt(example, TOKENIZER, limit), skip_special_tokens=True)
+    assert text.startswith("sum: ")
+    assert text.endswith("\ntitle:")
+    kept = text[5:-7]
+    assert body.startswith(kept)
+    assert len(kept) >= min(length, limit - 16)  # start token, five and seven characters, some slack
+
+
+def test_a_prompt_without_a_body_to_cut_is_an_error():
+    with pytest.raises(GraspError, match="example x.*14 tokens where 5 fit"):
+        encode_prompt(Example("x", "a long prompt", "t"), TOKENIZER, 5)
+    with pytest.raises(GraspError, match="example x"):
+        encode_prompt(Example("x", "ab cdef gh", "t", body=(3, 7)), TOKENIZER, 5)
+
+
+def test_a_long_target_is_cut():
+    cut = encode(Example("x", "p:", "abcdefghijklmnop"), TOKENIZER, max_length=20, max_new_tokens=4)
+    assert TOKENIZER.decode(cut.input_ids) == "<bos>p:abcd"
+    assert cut.targets == 4
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=30), st.integers(1, 200))
+def test_batches_hold_every_row_once_within_the_budget(lengths, budget):
+    batches = batches_by_tokens(lengths, budget)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    assert all(len(b) == 1 or len(b) * max(lengths[i] for i in b) <= budget for b in batches)
+    longest = [max(lengths[i] for i in b) for b in batches]
+    assert longest == sorted(longest, reverse=True)
+
+
+def test_generation_is_greedy_and_the_same_at_any_batch_size(model):
+    expected = []
+    for example in EXAMPLES:
+        ids = encode_prompt(example, TOKENIZER, 48)
+        answer = []
+        while len(answer) < 12:
+            answer.append(model(input_ids=torch.tensor([ids + answer])).logits[0, -1].argmax().item())
+            if answer[-1] == TOKENIZER.eos_token_id:
+                break
+        expected.append(TOKENIZER.decode(answer, skip_special_tokens=True).strip())
+    for budget in (1, 10_000):
+        assert generate(model, TOKENIZER, EXAMPLES, token_budget=budget, **LIMITS) == expected
+
+
+def test_no_examples_is_an_error():
+    with pytest.raises(GraspError, match="no examples"):
+        TargetLoss([], TOKENIZER, tiny_llama())
