@@ -203,6 +203,16 @@ def test_target_modules_short_only_where_all_agree(pair: dict[str, Path], tmp_pa
     ]
 
 
+def test_target_modules_in_full_where_a_file_lacks_a_site(pair: dict[str, Path], tmp_path: Path) -> None:
+    kept = {
+        key: tensor for key, tensor in tensors_of(pair["target"]).items() if "layers.1.self_attn.v" not in key
+    }
+    save_file(kept, pair["target"] / "adapter_model.safetensors")
+    merge_adapters(pair, tmp_path / "merged")
+    assert "model.layers.1.self_attn.v_proj" in config_of(tmp_path / "merged")["target_modules"]
+    assert_equals_active_together(tiny_llama, pair, tmp_path / "merged")
+
+
 def test_target_modules_as_a_regular_expression(tmp_path: Path) -> None:
     adapters = {
         name: random_adapter(

@@ -123,6 +123,13 @@ def test_shapes_that_disagree_are_refused(pair: dict[str, Path], tmp_path: Path)
     with pytest.raises(GraspError, match=r"'target'.*lora_magnitude_vector"):
         merge_adapters(pair, tmp_path / "merged")
 
+    wrapped = (
+        "base_model.model.model.layers.1.attn.base_layer.out_proj.lora_A.weight"  # a module inside a module
+    )
+    save_file(tensors | {wrapped: torch.zeros(3, 16)}, path)
+    with pytest.raises(GraspError, match=r"'target'.*base_layer.out_proj.* which plain LoRA does not have"):
+        merge_adapters(pair, tmp_path / "merged")
+
     save_file({"base_model.model.lm_head.weight": torch.zeros(2, 2)}, path)
     with pytest.raises(GraspError, match=r"'target'.*no LoRA factors"):
         merge_adapters(pair, tmp_path / "merged")
