@@ -1,0 +1,24 @@
+"""What every task is turned into: a prompt, and what should follow it."""
+
+from dataclasses import dataclass
+
+__all__ = ["Example"]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One prompt with its answer.
+
+    The prompt ends exactly where the target begins and always in a newline, and the target has no whitespace
+    around it. So the two can be tokenized apart and joined: no tokenizer wants a space between them.
+    """
+
+    id: str
+    prompt: str
+    """What the model reads; generation starts right after it."""
+    target: str
+    """What it must write, without the end-of-text token."""
+    references: tuple[str, ...] = ()
+    """The right answers that metrics compare with; () means (target,)."""
+    body: tuple[int, int] | None = None
+    """prompt[start:stop] is the article or context: its end is cut when the prompt is too long."""

@@ -1,0 +1,154 @@
+"""Rows from CSV, JSON Lines and Parquet files; every bad row is named with file and line."""
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from grasp_lora.errors import GraspError
+
+__all__ = ["EXTENSIONS", "Faults", "Row", "read_rows"]
+
+EXTENSIONS = (".csv", ".jsonl", ".parquet")
+MAX_LINE_BYTES = 64 << 20
+"""A longer line is no example of anything: usually a JSON file that was named .jsonl."""
+LISTED_FAULTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row: `line` is where it starts in its file, counted from 1 (in Parquet the row's number)."""
+
+    line: int
+    values: Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class Faults:
+    """The bad rows of one file, collected so that one error can name several of them."""
+
+    path: Path
+    listed: list[str] = field(default_factory=list)
+    count: int = 0
+
+    def add(self, line: int, why: str) -> None:
+        """Note that the row at `line` is bad."""
+        self.count += 1
+        if len(self.listed) < LISTED_FAULTS:
+            self.listed.append(f"  {self.path}:{line}: {why}")
+
+    def check(self) -> None:
+        """Raise if any row was bad, listing the first five."""
+        if not self.count:
+            return
+        more = self.count - len(self.listed)
+        rows = "1 bad row" if self.count == 1 else f"{self.count} bad rows"
+        listed = "\n".join([*self.listed, *([f"  ... and {more} more"] if more else [])])
+        raise GraspError(f"{self.path} has {rows}; correct or remove them:\n{listed}")
+
+
+def read_rows(path: Path, faults: Faults) -> Iterator[Row]:
+    """The rows of a file, by its extension; rows that cannot be read go to `faults` instead.
+
+    CSV has a header line and commas; JSON Lines one object per line, blank lines are skipped. Both are UTF-8,
+    with or without a byte order mark. A missing, empty or unknown kind of file is an error at once.
+    """
+    if path.suffix.lower() not in EXTENSIONS:
+        raise GraspError(f"{path}: unknown kind of file {path.suffix!r}; known are {', '.join(EXTENSIONS)}")
+    if not path.is_file():
+        raise GraspError(f"{path} does not exist or is not a file: check the path in the task's `languages`")
+    if path.stat().st_size == 0:
+        raise GraspError(f"{path} is empty")
+    if path.suffix.lower() == ".parquet":
+        yield from _parquet_rows(path)
+        return
+    with path.open("rb") as file:
+        yield from (_csv_rows if path.suffix.lower() == ".csv" else _json_rows)(file, faults)
+
+
+def _lines(file: BinaryIO, faults: Faults) -> Iterator[tuple[int, str, bool]]:
+    """(line number, text, whether it is UTF-8); what is not is noted in `faults` and replaced in the text."""
+    number = 0
+    while raw := file.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        if len(raw) > MAX_LINE_BYTES:
+            raise GraspError(
+                f"{faults.path}:{number}: the line is longer than {MAX_LINE_BYTES >> 20} MiB; "
+                "is this one large JSON document rather than a row per line?"
+            )
+        if number == 1:
+            raw = raw.removeprefix(b"\xef\xbb\xbf")
+        try:
+            yield number, raw.decode("utf-8"), True
+        except UnicodeDecodeError as error:
+            faults.add(number, f"not UTF-8 (byte {error.start + 1} of the line); save the file as UTF-8")
+            yield number, raw.decode("utf-8", errors="replace"), False
+
+
+def _json_rows(file: BinaryIO, faults: Faults) -> Iterator[Row]:
+    for number, line, decoded in _lines(file, faults):
+        if not decoded or not line.strip():
+            continue
+        try:
+            values = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            faults.add(number, f"not valid JSON ({error})")
+            continue
+        if isinstance(values, dict):
+            yield Row(number, values)
+        else:
+            faults.add(number, f"a JSON {type(values).__name__}, not an object with named columns")
+
+
+def _csv_rows(file: BinaryIO, faults: Faults) -> Iterator[Row]:
+    undecoded: set[int] = set()
+
+    def text() -> Iterator[str]:
+        for number, line, decoded in _lines(file, faults):
+            if not decoded:
+                undecoded.add(number)
+            yield line
+
+    # The limit belongs to the process: it is raised, and not restored under another reader's feet.
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))
+    reader = csv.reader(text(), strict=True)
+    try:
+        header = next(reader, [])
+    except csv.Error as error:
+        raise GraspError(f"{faults.path}:1: the header is not valid CSV ({error})") from None
+    if not all(header) or len(set(header)) != len(header):
+        raise GraspError(f"{faults.path}:1: the header must name each column once, but it is {header}")
+    while True:
+        start = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            faults.add(start, f"not valid CSV ({error})")
+            continue
+        if not cells or undecoded.intersection(range(start, reader.line_num + 1)):
+            continue
+        if len(cells) == len(header):
+            yield Row(start, dict(zip(header, cells, strict=True)))
+        else:
+            faults.add(start, f"{len(cells)} fields where the header has {len(header)}")
+
+
+def _parquet_rows(path: Path) -> Iterator[Row]:
+    try:
+        import pyarrow
+        import pyarrow.parquet as parquet
+    except ImportError:
+        raise GraspError(f"{path}: reading Parquet needs pyarrow: pip install pyarrow") from None
+    number = 0
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=256):
+                for values in batch.to_pylist():
+                    number += 1
+                    yield Row(number, values)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise GraspError(f"{path}: not a readable Parquet file after row {number}: {error}") from None

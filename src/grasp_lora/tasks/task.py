@@ -1,0 +1,213 @@
+"""A task: files with named columns, and how a row becomes a prompt and a target."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from grasp_lora.errors import GraspError
+from grasp_lora.tasks.example import Example
+from grasp_lora.tasks.files import Faults, read_rows
+from grasp_lora.tasks.prompt import Template, parse_template
+
+__all__ = ["Split", "Task", "check_disjoint", "load_task"]
+
+Split = Literal["train", "dev", "micro_dev", "test"]
+Tokens = Annotated[int, Field(ge=1)]
+
+
+class Task(BaseModel):
+    """The schema of `task.yaml`, also given inline in a run's configuration."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1)
+    prompt: str | dict[str, str]
+    """A template with `{column}`s (see `tasks.prompt`), one for all languages or one for each."""
+    target: str
+    """The column that the model must write."""
+    body: str | None = None
+    """The field whose end is cut when a prompt is too long; by default the prompt's first field."""
+    id: str | None = None
+    """The column that names an example; by default "LANGUAGE/SPLIT:LINE"."""
+    references: str | None = None
+    """A column with a list of right answers (in CSV a JSON list) for metrics; by default the target."""
+    languages: dict[str, dict[Split, Path]] = Field(min_length=1)
+    max_new_tokens: Tokens | dict[str, Tokens] = 64
+    licence: str = ""
+    source: str = ""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name in ("prompt", "max_new_tokens"):
+            value = getattr(self, name)
+            missing = sorted(self.languages.keys() - value.keys()) if isinstance(value, dict) else []
+            if missing:
+                raise ValueError(f"{name} has no entry for {', '.join(missing)}")
+        for language in self.languages:
+            try:
+                self.template(language)
+            except GraspError as error:
+                raise ValueError(str(error)) from None
+        return self
+
+    def template(self, language: str) -> Template:
+        """The language's prompt template."""
+        text = self.prompt if isinstance(self.prompt, str) else self.prompt[language]
+        return parse_template(text, self.body)
+
+    def new_tokens(self, language: str) -> int:
+        """How many tokens generation may write in this language."""
+        tokens = self.max_new_tokens
+        return tokens[language] if isinstance(tokens, dict) else tokens
+
+    def resolved(self, folder: Path) -> Self:
+        """The same task with relative paths taken from `folder`."""
+        languages = {
+            language: {split: folder / path for split, path in splits.items()}
+            for language, splits in self.languages.items()
+        }
+        return self.model_copy(update={"languages": languages})
+
+    def path(self, language: str, split: str) -> Path:
+        """The file of a split; an error says which languages and splits there are."""
+        if language not in self.languages:
+            there = ", ".join(self.languages)
+            raise GraspError(f"task {self.name!r} has no language {language!r}; it has {there}")
+        splits = self.languages[language]
+        for name, path in splits.items():
+            if name == split:
+                return path
+        there = ", ".join(splits) or "none"
+        raise GraspError(f"task {self.name!r} has no {split!r} split for {language!r}; it has {there}")
+
+    def examples(self, language: str, split: str, limit: int | None = None) -> list[Example]:
+        """The first `limit` examples of a split, or all; bad rows are one error that lists up to five.
+
+        A row is bad when a column that is needed is missing or is not text, when the target or the prompt's
+        body is empty, or when its id was already used in the file.
+        """
+        path = self.path(language, split)
+        template = self.template(language)
+        faults = Faults(path)
+        examples: list[Example] = []
+        lines: dict[str, int] = {}
+        for row in read_rows(path, faults):
+            if limit is not None and len(examples) >= limit:
+                break
+            if not examples and not faults.count:
+                self._check_columns(row.values, template, path)
+            try:
+                example = self._example(row.values, template, f"{language}/{split}:{row.line}")
+                if example.id in lines:
+                    raise _BadRow(f"the id {example.id!r} was already used in line {lines[example.id]}")
+            except _BadRow as error:
+                faults.add(row.line, str(error))
+                continue
+            lines[example.id] = row.line
+            examples.append(example)
+        faults.check()
+        if not examples and limit != 0:
+            raise GraspError(f"{path} has no rows")
+        return examples
+
+    def _check_columns(self, values: Mapping[str, Any], template: Template, path: Path) -> None:
+        named = [("target", self.target), ("id", self.id), ("references", self.references)]
+        named += [(f"prompt {template.text!r}", field) for field in template.fields]
+        for where, column in named:
+            if column is not None and column not in values:
+                there = ", ".join(values) or "none"
+                raise GraspError(
+                    f"{path} has no column {column!r}, which the {where} of task {self.name!r} names; "
+                    f"its columns are {there}"
+                )
+
+    def _example(self, values: Mapping[str, Any], template: Template, default_id: str) -> Example:
+        fields = {field: _text(values, field) for field in template.fields}
+        target = _text(values, self.target).strip()
+        for column, text in ((self.target, target), (template.body, fields[template.body])):
+            if not text.strip():
+                raise _BadRow(f"the column {column!r} is empty")
+        prompt, body = template.render(fields)
+        return Example(
+            id=default_id if self.id is None else _text(values, self.id),
+            prompt=prompt,
+            target=target,
+            references=() if self.references is None else _texts(values, self.references),
+            body=body,
+        )
+
+
+def load_task(folder_or_yaml: Path) -> Task:
+    """Read `task.yaml`; its relative paths are taken from its own folder."""
+    path = folder_or_yaml / "task.yaml" if folder_or_yaml.is_dir() else folder_or_yaml
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise GraspError(f"{path} does not exist: give a task file or a folder with a task.yaml") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise GraspError(f"{path} cannot be read as YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise GraspError(f"{path} must be a mapping with name, prompt, target and languages")
+    try:
+        return Task.model_validate(values).resolved(path.parent.absolute())
+    except ValidationError as error:
+        faults = [f"\n  {'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+        raise GraspError(f"{path} is not a valid task:{''.join(faults)}") from None
+
+
+def check_disjoint(splits: Mapping[str, Sequence[Example]]) -> None:
+    """Raise if two splits share an example, by its id or by its text (prompt and target).
+
+    The names are the caller's, and splits of several languages may be given together: where ids mean the
+    same in every language, as in the handbook, a section that is trained on in one and tested in another is
+    found.
+    """
+    owners: dict[tuple[str, ...], str] = {}
+    for name, examples in splits.items():
+        for example in examples:
+            for key in (("id", example.id), ("text", example.prompt, example.target)):
+                owner = owners.setdefault(key, name)
+                if owner != name:
+                    raise GraspError(
+                        f"the splits {owner!r} and {name!r} share the example {example.id!r} "
+                        f"(same {key[0]}): remove it from one of them"
+                    )
+
+
+class _BadRow(Exception):
+    """Why a row cannot become an example."""
+
+
+def _text(values: Mapping[str, Any], column: str) -> str:
+    if values.get(column) is None:
+        raise _BadRow(f"the column {column!r} is missing")
+    value = values[column]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        value = str(value)
+    return _checked(value, column)
+
+
+def _texts(values: Mapping[str, Any], column: str) -> tuple[str, ...]:
+    value = values.get(column)
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise _BadRow(f"the column {column!r} is not a JSON list of texts") from None
+    if not isinstance(value, list) or not value:
+        raise _BadRow(f"the column {column!r} is not a list of texts")
+    return tuple(_checked(item, column).strip() for item in value)
+
+
+def _checked(value: Any, column: str) -> str:
+    if not isinstance(value, str):
+        raise _BadRow(f"the column {column!r} is a {type(value).__name__}, not text")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise _BadRow(f"the column {column!r} has half of a surrogate pair, which is no character") from None
+    return value
