@@ -1,0 +1,190 @@
+"""Titles for the sections of the Debian Administrator's Handbook, in English and its translations.
+
+The book is in Debian and Ubuntu as the package `debian-handbook`, one folder of XHTML per language.
+English is the source language.
+"""
+
+import gzip
+import hashlib
+import logging
+import random
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from grasp_lora import __version__
+from grasp_lora.errors import GraspError
+from grasp_lora.paths import cache_dir
+from grasp_lora.tasks import debian
+from grasp_lora.tasks.handbook_pages import read_sections
+from grasp_lora.tasks.handbook_rows import SOURCE, split_sections
+from grasp_lora.tasks.prepared import is_prepared, sha256, write_prepared
+
+__all__ = ["LANGUAGES", "prepare_handbook"]
+
+logger = logging.getLogger(__name__)
+
+PACKAGE = "debian-handbook"
+LICENCE = "GPL-2+ or CC-BY-SA-3.0"
+HTML = ("usr", "share", "doc", PACKAGE, "html")
+PREPARATION = 1
+"""Raised whenever the same package would give other rows: folders made before are then prepared again."""
+
+# Language -> (folder, the prompt's parts): direct translations of the English.
+LANGUAGES: dict[str, tuple[str, str, str]] = {
+    "en": ("en-US", "Write a short title for this section of a manual.", "Title:"),
+    "ar": ("ar-MA", "اكتب عنوانًا قصيرًا لهذا القسم من الدليل.", "العنوان:"),
+    "de": ("de-DE", "Schreibe einen kurzen Titel für diesen Abschnitt eines Handbuchs.", "Titel:"),
+    "es": ("es-ES", "Escribe un título breve para esta sección de un manual.", "Título:"),
+    "fr": ("fr-FR", "Écris un titre court pour cette section d'un manuel.", "Titre :"),
+    "it": ("it-IT", "Scrivi un titolo breve per questa sezione di un manuale.", "Titolo:"),
+    "ja": ("ja-JP", "マニュアルのこの節に短いタイトルを付けてください。", "タイトル："),
+    "pt": ("pt-BR", "Escreva um título curto para esta seção de um manual.", "Título:"),
+    "ru": ("ru-RU", "Напиши короткий заголовок для этого раздела руководства.", "Заголовок:"),
+    "zh": ("zh-CN", "为手册的这一节写一个简短的标题。", "标题："),
+}
+MAX_NEW_TOKENS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """The book's pages and where they came from."""
+
+    html: Path
+    version: str
+    sha256: str | None
+
+
+def prepare_handbook(
+    out: Path | None = None,
+    source: Path | None = None,
+    languages: Sequence[str] = ("ar", "zh", "ja"),
+    seed: int = 42,
+) -> Path:
+    """Prepare the handbook's task, or find it prepared.
+
+    Args:
+        out: The folder to write; by default one in the user's cache, named after languages and seed.
+        source: The package's .deb, or a folder that it was unpacked into (at any level down to `html`). By
+            default it is downloaded through apt, without root.
+        languages: Targets, out of `LANGUAGES`.
+        seed: Of the splits.
+
+    Returns:
+        The prepared folder. For each target it has 50 train, 50 dev, 16 micro-dev and up to 100 test rows;
+        for English everything else as train, 50 dev, and the English of the test sections as test. A
+        section has the same role in all languages.
+    """
+    targets = sorted(set(languages) - {SOURCE})
+    unknown = [language for language in targets if language not in LANGUAGES]
+    if unknown or not targets:
+        there = ", ".join(language for language in LANGUAGES if language != SOURCE)
+        raise GraspError(
+            f"the handbook cannot be prepared in {', '.join(unknown) or 'no language'}; choose from {there}"
+        )
+    folder = out or cache_dir() / "data" / _default_name(targets, seed)
+    inputs: dict[str, Any] = {"preparation": PREPARATION, "languages": targets, "seed": seed}
+    if source is None and is_prepared(folder, inputs):
+        return folder
+    with tempfile.TemporaryDirectory(prefix="grasp-handbook-") as scratch:
+        package = _package(source, Path(scratch))
+        inputs |= {"package": PACKAGE, "version": package.version}
+        if is_prepared(folder, inputs):
+            return folder
+        logger.info("reading the handbook's pages")
+        pages = {name: read_sections(package.html / LANGUAGES[name][0]) for name in (SOURCE, *targets)}
+        rows, dropped = split_sections(pages, random.Random(seed))
+        manifest = {
+            "inputs": inputs,
+            "sha256": package.sha256,
+            "licence": LICENCE,
+            "made": f"prepare_handbook of grasp_lora {__version__}",
+            "dropped": dropped,
+        }
+        write_prepared(folder, _task(targets, package.version), rows, manifest, replace=out is None)
+    logger.info("the handbook (%s %s) is in %s", PACKAGE, package.version, folder)
+    return folder
+
+
+def _default_name(targets: Sequence[str], seed: int) -> str:
+    name = "handbook" if set(targets) == {"ar", "ja", "zh"} else f"handbook-{'-'.join(targets)}"
+    return name if seed == 42 else f"{name}-seed{seed}"
+
+
+def _task(targets: Sequence[str], version: str) -> dict[str, Any]:
+    prompts = {}
+    for language in (SOURCE, *targets):
+        _, instruction, cue = LANGUAGES[language]
+        prompts[language] = f"{instruction}\n\n{{text}}\n\n{cue}\n"
+    return {
+        "name": "handbook",
+        "prompt": prompts,
+        "target": "title",
+        "body": "text",
+        "id": "id",
+        "max_new_tokens": MAX_NEW_TOKENS,
+        "licence": LICENCE,
+        "source": f"The Debian Administrator's Handbook, Debian package {PACKAGE} {version}",
+    }
+
+
+# The package
+
+
+def _package(source: Path | None, scratch: Path) -> Package:
+    if source is None:
+        source = _download(scratch)
+    if source.is_dir():
+        html = _html(source)
+        return Package(html, _version(html), None)
+    if not source.is_file():
+        raise GraspError(
+            f"{source} does not exist: give the {PACKAGE} .deb, or a folder it was unpacked into"
+        )
+    unpacked = scratch / "unpacked"
+    debian.unpack(source, unpacked)
+    fields = debian.fields(source)
+    if fields.get("Package") != PACKAGE:
+        raise GraspError(f"{source} is the package {fields.get('Package')!r}, not {PACKAGE!r}")
+    return Package(_html(unpacked), fields["Version"], sha256(source))
+
+
+def _download(scratch: Path) -> Path:
+    folder = scratch / "apt"
+    folder.mkdir()
+    try:
+        return debian.download(PACKAGE, folder)
+    except GraspError as error:
+        raise GraspError(
+            f"the package {PACKAGE} could not be downloaded through apt: {error}\n"
+            f"Download its .deb from any Debian or Ubuntu mirror (pool/main/d/{PACKAGE} or "
+            f"pool/universe/d/{PACKAGE}) and give it with --from, or a folder that it was unpacked into"
+        ) from None
+
+
+def _html(folder: Path) -> Path:
+    """The folder with one folder per language."""
+    for start in range(len(HTML) + 1):
+        html = folder.joinpath(*HTML[start:])
+        if (html / LANGUAGES[SOURCE][0]).is_dir():
+            return html
+    raise GraspError(
+        f"{folder} does not have the handbook's pages: "
+        f"{Path(*HTML, LANGUAGES[SOURCE][0])} or the end of that path must be in it"
+    )
+
+
+def _version(html: Path) -> str:
+    """From the changelog beside the pages, or a name made from the English pages."""
+    for name in ("changelog.gz", "changelog.Debian.gz"):
+        try:
+            first = gzip.decompress((html.parent / name).read_bytes()).split(b"\n", 1)[0].decode()
+        except (OSError, EOFError, UnicodeDecodeError):
+            continue
+        if found := re.match(rf"{PACKAGE} \((\S+)\)", first):
+            return found[1]
+    pages = sorted((html / LANGUAGES[SOURCE][0]).glob("*.html"))
+    return f"unknown-{hashlib.sha256(b''.join(page.read_bytes() for page in pages)).hexdigest()[:12]}"
