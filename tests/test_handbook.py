@@ -1,0 +1,462 @@
+"""The handbook's preparation, on small books of the same form; none of the real one's text is here."""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_book import make_book, page
+
+from grasp_lora.errors import GraspError
+from grasp_lora.tasks import check_disjoint, find_task, load_task
+from grasp_lora.tasks.handbook import prepare_handbook
+from grasp_lora.tasks.handbook_pages import Section, read_sections
+from grasp_lora.tasks.scripts import script_share
+from grasp_lora.tasks.splits import HELD_OUT, Sizes, assign_roles
+
+BOOK = {"en-US": 0, "ar-MA": 2, "zh-CN": 4, "ja-JP": 5}
+TARGETS = ("ar", "zh", "ja")
+HTML = Path("usr/share/doc/debian-handbook/html")
+needs_dpkg = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="dpkg-deb is not here")
+needs_apt = pytest.mark.skipif(shutil.which("apt-get") is None, reason="apt is not here")
+
+Splits = dict[str, dict[str, list[dict[str, str]]]]
+
+
+@pytest.fixture(scope="session")
+def book(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_book(tmp_path_factory.mktemp("book") / HTML, BOOK)
+
+
+@pytest.fixture(scope="session")
+def prepared(book: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepare_handbook(tmp_path_factory.mktemp("prepared") / "out", book)
+
+
+def read(folder: Path) -> Splits:
+    return {
+        language.name: {
+            file.stem: [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+            for file in language.glob("*.jsonl")
+        }
+        for language in folder.iterdir()
+        if language.is_dir()
+    }
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.*")}
+
+
+# Pages
+
+
+def only(tmp_path: Path, block: str) -> list[Section]:
+    (tmp_path / "some.html").write_text(page(block), encoding="utf-8")
+    return list(read_sections(tmp_path).values())
+
+
+@pytest.mark.parametrize(
+    ("kind", "heading", "title"),
+    [
+        ("chapter", "Chapter 6.\u00a0The Tools", "The Tools"),
+        ("chapter", "فصل 6.\u00a0الأدوات", "الأدوات"),
+        ("chapter", "第\u00a06\u00a0章\u00a0工具", "工具"),
+        ("chapter", "第 6 章 ツール", "ツール"),
+        ("chapter", "Phụ lục A. Công cụ", "Công cụ"),
+        ("appendix", "付録 A 派生", "派生"),
+        ("appendix", "Appendix B.\u00a0Tools", "Tools"),
+        ("preface", "Preface", "Preface"),
+        ("section", "6.2.10.\u00a0<code>apt</code> and \u200faptitude", "apt and aptitude"),
+        ("section", "B.4. 3.5 inch disks", "3.5 inch disks"),
+        ("section", "No number", "No number"),
+    ],
+)
+def test_titles_lose_their_number(tmp_path: Path, kind: str, heading: str, title: str) -> None:
+    [section] = only(
+        tmp_path,
+        f'<div class="{kind}"><div class="titlepage"><h1 class="title"><a id="x"></a>{heading}</h1></div>'
+        '<div class="para">Text.</div></div>',
+    )
+    assert (section.id, section.title) == ("x", title)
+
+
+@pytest.mark.parametrize(
+    ("heading", "title"),
+    [
+        (
+            '<span class="emphasis"><em>GOING FURTHER</em></span> Using <code>LVM</code> well',
+            "Using LVM well",
+        ),
+        ('<span class="emphasis"><em>进阶</em></span>高级 LVM', "高级 LVM"),
+        ('"<span class="emphasis"><em>基本</em></span> 代理', "代理"),
+        (
+            '<span class="emphasis"><em>TIP</em></span> <span class="emphasis"><em>RBL</em></span> use',
+            "RBL use",
+        ),
+        ("Installing an RPM with yum", "Installing an RPM with yum"),
+        ('The <span class="emphasis"><em>right</em></span> way', "The right way"),
+    ],
+)
+def test_sidebar_titles_lose_their_kind(tmp_path: Path, heading: str, title: str) -> None:
+    [section] = only(
+        tmp_path,
+        '<div class="sidebar"><a xmlns="" id="x"></a><div class="titlepage"><div><p class="title">'
+        f"<strong>{heading}</strong></p></div></div></div>",
+    )
+    assert (section.id, section.title) == ("x", title)
+
+
+def test_a_block_has_its_own_prose_only(tmp_path: Path) -> None:
+    inner = (
+        '<div class="sidebar"><div class="titlepage"><p class="title"><strong>S</strong></p></div>'
+        '<a id="id-1.2" class="indexterm"></a><div class="para">Aside.</div></div>'
+    )
+    outer, first, second = only(
+        tmp_path,
+        '<div class="section"><div class="titlepage"><h2 class="title"><a id="x"></a>1.1. T</h2></div>'
+        '<a id="id-1.1" class="indexterm"></a><div class="para">\n\t\tSee <code>a  b</code> in '
+        '<a class="xref" href="y"><em>Chapter 2</em>, “Secret”</a>. <div class="url">→ <a>u</a></div></div>'
+        f'{inner}<pre class="screen">code</pre><div class="example"><p class="title">E</p><pre>e</pre></div>'
+        '<div class="itemizedlist"><ul><li><div class="para">Item.</div></li></ul></div>'
+        f'<div class="para"></div>{inner}</div>',
+    )
+    assert outer == Section("x", "T", ("See a b in ….", "Item.", ""))
+    assert first == Section("x/1", "S", ("Aside.",))
+    assert second.id == "x/2"
+
+
+def test_a_broken_page_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_text(page("<p>"))
+    with pytest.raises(GraspError, match=r"a\.html is not a readable page"):
+        read_sections(tmp_path)
+
+
+# Scripts and splits
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "share"),
+    [
+        ("الأمر apt", "ar", 5 / 8),
+        ("使用 apt 工具", "zh", 4 / 7),
+        ("カーネルの使い方 apt", "ja", 8 / 11),
+        ("Über apt-get", "de", 1.0),
+        ("12 + 3", "ar", 0.0),
+        ("", "ja", 0.0),
+    ],
+)
+def test_script_share(text: str, language: str, share: float) -> None:
+    assert script_share(text, language) == pytest.approx(share)
+
+
+SIZES = Sizes(train=3, dev=2, micro_dev=1, test=5)
+
+
+@given(
+    st.lists(st.sets(st.sampled_from("abc"), min_size=1).map(frozenset), min_size=12, max_size=40),
+    st.integers(0, 9),
+)
+def test_a_section_has_one_role_in_all_languages(owners: list[frozenset[str]], seed: int) -> None:
+    sections = {
+        language: {str(number) for number, names in enumerate(owners) if language in names}
+        for language in "abc"
+    }
+    smallest = min(map(len, sections.values()))
+    try:
+        splits = assign_roles(sections, SIZES, random.Random(seed))
+    except GraspError:
+        # With hardly more sections than a split needs, languages that overlap can get in each other's way.
+        assert smallest < 13
+        return
+    assert splits == assign_roles(sections, SIZES, random.Random(seed))
+    roles: dict[str, set[str]] = {}
+    for language, split in splits.items():
+        taken = [name for names in split.values() for name in names]
+        assert len(set(taken)) == len(taken)
+        assert set(taken) <= sections[language]
+        assert [len(split[role]) for role in ("train", "dev", "micro_dev")] == [3, 2, 1]
+        if smallest >= 13:
+            assert len(split["test"]) == 5
+        for role, names in split.items():
+            for name in names:
+                roles.setdefault(name, set()).add(role)
+    assert all(len(found) == 1 for found in roles.values())
+
+
+def test_languages_share_the_sections_that_they_hold_out() -> None:
+    everything = {str(number) for number in range(60)}
+    splits = assign_roles(
+        {"a": everything, "b": {str(number) for number in range(20)}}, SIZES, random.Random(0)
+    )
+    for role in HELD_OUT:
+        assert set(splits["a"][role]) == set(splits["b"][role])
+
+
+# The preparation
+
+
+def test_splits_have_their_sizes_and_the_manifest_counts_them(prepared: Path) -> None:
+    rows = read(prepared)
+    manifest = json.loads((prepared / "manifest.json").read_text(encoding="utf-8"))
+    assert {
+        lang: {split: len(found) for split, found in splits.items()} for lang, splits in rows.items()
+    } == (manifest["counts"])
+    # Of 200 sections with a sidebar each and 20 chapters, a half, a quarter and a fifth are untranslated.
+    for language, translated in {"ar": 220, "zh": 320, "ja": 340}.items():
+        counts = manifest["counts"][language]
+        assert (counts["train"], counts["dev"], counts["micro_dev"]) == (50, 50, 16)
+        assert counts["test"] == min(100, translated - 116)
+        dropped = manifest["dropped"][language]
+        assert sum(counts.values()) + sum(dropped.values()) == 420
+        assert dropped["untranslated title"] == 420 - translated
+    assert {name for name in contents(prepared) if name != "manifest.json"} == set(manifest["files"])
+    for name, digest in manifest["files"].items():
+        assert hashlib.sha256((prepared / name).read_bytes()).hexdigest() == digest
+    assert manifest["inputs"]["seed"] == 42
+    assert manifest["inputs"]["version"].startswith("unknown-")
+    assert manifest["licence"] == "GPL-2+ or CC-BY-SA-3.0"
+
+
+def test_a_section_has_the_same_role_in_every_language(prepared: Path) -> None:
+    rows = read(prepared)
+    roles: dict[str, set[str]] = {}
+    for splits in rows.values():
+        for split, found in splits.items():
+            for row in found:
+                roles.setdefault(row["id"], set()).add(split)
+    assert all(len(found) == 1 for found in roles.values())
+    trained = {row["id"] for splits in rows.values() for row in splits["train"]}
+    source_dev = {row["id"] for row in rows["en"]["dev"]}
+    for target in TARGETS:
+        held_out = {row["id"] for split in HELD_OUT for row in rows[target][split]}
+        assert held_out.isdisjoint(trained | source_dev)
+    assert {row["id"] for row in rows["en"]["test"]} <= {
+        row["id"] for target in TARGETS for row in rows[target]["test"]
+    }
+
+
+def test_no_held_out_title_or_text_is_trained_on_in_any_language(book: Path, tmp_path: Path) -> None:
+    # Every chapter gets a section with one and the same English title, and another text that is repeated.
+    html = tmp_path / "html"
+    shutil.copytree(book, html)
+    for path in html.glob("*/*.html"):
+        text = path.read_text(encoding="utf-8")
+        own = text.index('<div class="section">')
+        aside = (
+            '<div class="sidebar"><div class="titlepage"><p class="title"><strong>{}</strong></p></div>'
+            '<div class="para">{}</div></div>'
+        )
+        words = {"en-US": "overview ", "ar-MA": "نظرة ", "zh-CN": "概述 ", "ja-JP": "あらまし "}[
+            path.parent.name
+        ]
+        added = aside.format(words, f"{words * 20}{path.stem}") + aside.format(words + path.stem, words * 20)
+        path.write_text(text[:own] + added + text[own:], encoding="utf-8")
+    out = prepare_handbook(tmp_path / "out", html)
+    english = {name: section.title for name, section in read_sections(html / "en-US").items()}
+    rows = read(out)
+    assert sum("overview" in row["title"] for split in rows["en"].values() for row in split) <= 2
+    for column in ("title", "text"):
+        for language, splits in rows.items():
+            seen: dict[str, str] = {}
+            for split, found in splits.items():
+                for row in found:
+                    assert seen.setdefault(row[column].casefold(), split) == split, (language, row[column])
+    titles = {english[row["id"]] for splits in rows.values() for row in splits["train"]}
+    for target in TARGETS:
+        assert titles.isdisjoint(english[row["id"]] for split in HELD_OUT for row in rows[target][split])
+
+
+def test_what_is_not_translated_is_dropped(prepared: Path) -> None:
+    for language, splits in read(prepared).items():
+        for row in (row for found in splits.values() for row in found):
+            assert script_share(row["title"], language) == 1.0
+            assert script_share(row["text"], language) == 1.0
+            assert "# apt" not in row["text"]
+
+
+def test_untranslated_paragraphs_count_against_a_section(book: Path, tmp_path: Path) -> None:
+    html = tmp_path / "html"
+    shutil.copytree(book, html)
+    folder = html / "ar-MA"
+    name = "sect.1-2"
+    arabic, english = read_sections(folder)[name], read_sections(html / "en-US")[name]
+    page_of = folder / "chapter-01.html"
+    text = page_of.read_text(encoding="utf-8")
+    assert arabic.paragraphs[0] in text
+    page_of.write_text(text.replace(arabic.paragraphs[0], english.paragraphs[0]), encoding="utf-8")
+    out = prepare_handbook(tmp_path / "out", html, languages=["ar"])
+    dropped = json.loads((out / "manifest.json").read_text(encoding="utf-8"))["dropped"]["ar"]
+    assert dropped["untranslated text"] == 1
+
+
+def test_the_task_reads_what_was_prepared(prepared: Path) -> None:
+    task = load_task(prepared)
+    [example] = task.examples("ar", "micro_dev", limit=1)
+    row = read(prepared)["ar"]["micro_dev"][0]
+    assert example.body is not None
+    assert (example.id, example.target, example.prompt[slice(*example.body)]) == (
+        row["id"],
+        row["title"],
+        row["text"],
+    )
+    assert example.prompt.startswith("اكتب عنوانًا")
+    assert example.prompt.endswith("\n\nالعنوان:\n")
+    held_out = {split: task.examples("ar", split) for split in HELD_OUT}
+    for language in ("en", "ar"):
+        check_disjoint({"train": task.examples(language, "train"), **held_out})
+
+
+def test_the_seed_alone_decides(book: Path, prepared: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib, grasp_lora.tasks.handbook as handbook\n"
+        "out, source = map(pathlib.Path, sys.argv[1:])\n"
+        "handbook.prepare_handbook(out, source, languages=['zh', 'ja', 'ar'])"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "again"), str(book)]
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONHASHSEED": "7"})
+    assert contents(tmp_path / "again") == contents(prepared)
+    other = prepare_handbook(tmp_path / "other", book, seed=43)
+    assert contents(other)["ar/test.jsonl"] != contents(prepared)["ar/test.jsonl"]
+
+
+def test_a_language_with_too_few_sections_is_named(tmp_path: Path) -> None:
+    html = make_book(tmp_path / "html", {"en-US": 0, "ar-MA": 0}, chapters=4)
+    with pytest.raises(GraspError, match=r"'ar' has 84 usable sections.* at least 117"):
+        prepare_handbook(tmp_path / "out", html, languages=["ar"])
+
+
+def test_it_is_prepared_once(book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRASP_CACHE", str(tmp_path))
+    folder = prepare_handbook(source=book)
+    assert folder == tmp_path / "data" / "handbook"
+    made = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    # Neither the pages nor apt are needed again.
+    assert prepare_handbook() == prepare_handbook(source=book) == folder
+    assert find_task("handbook").examples("ja", "dev", limit=1)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == made
+    assert prepare_handbook(source=book, languages=["ar"], seed=1).name == "handbook-ar-seed1"
+    before = contents(folder)
+    (folder / "ar" / "test.jsonl").write_text("")
+    assert contents(prepare_handbook(source=book)) == before
+    assert {path.name for path in folder.parent.iterdir()} == {"handbook", "handbook-ar-seed1"}
+
+
+def test_a_users_folder_is_not_overwritten(book: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(GraspError, match="already there"):
+        prepare_handbook(tmp_path, book)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_nothing_is_left_of_a_failure(book: Path, tmp_path: Path) -> None:
+    html = tmp_path / "html"
+    shutil.copytree(book, html)
+    (html / "ja-JP" / "chapter-09.html").write_text("<html>")
+    with pytest.raises(GraspError, match=r"chapter-09\.html"):
+        prepare_handbook(tmp_path / "out", html)
+    assert [path.name for path in tmp_path.iterdir()] == ["html"]
+
+
+@pytest.mark.parametrize("level", range(len(HTML.parts) + 1))
+def test_an_unpacked_package_is_found_at_any_level(
+    book: Path, prepared: Path, tmp_path: Path, level: int
+) -> None:
+    root = [book, *book.parents][level]
+    assert contents(prepare_handbook(tmp_path / "out", root)) == contents(prepared)
+
+
+@pytest.mark.parametrize(
+    ("languages", "said"),
+    [(["ko", "ar"], "cannot be prepared in ko; choose from ar, de"), (["en"], "in no language")],
+)
+def test_unknown_languages(tmp_path: Path, languages: list[str], said: str) -> None:
+    with pytest.raises(GraspError, match=said):
+        prepare_handbook(tmp_path / "out", tmp_path, languages=languages)
+
+
+def test_a_source_that_is_not_the_book(tmp_path: Path) -> None:
+    with pytest.raises(GraspError, match="does not have the handbook's pages"):
+        prepare_handbook(tmp_path / "out", tmp_path)
+    with pytest.raises(GraspError, match="does not exist"):
+        prepare_handbook(tmp_path / "out", tmp_path / "missing.deb")
+
+
+# The package
+
+
+def build_deb(book: Path, folder: Path, name: str = "debian-handbook") -> Path:
+    root = folder / "root"
+    shutil.copytree(book, root / HTML)
+    (root / "DEBIAN").mkdir()
+    (root / "DEBIAN" / "control").write_text(
+        f"Package: {name}\nVersion: 1:2.3\nArchitecture: all\nMaintainer: A <a@example.org>\n"
+        "Description: a book\n"
+    )
+    deb = folder / f"{name}.deb"
+    subprocess.run(
+        ["dpkg-deb", "--root-owner-group", "-Znone", "--build", root, deb], check=True, capture_output=True
+    )
+    return deb
+
+
+@needs_dpkg
+def test_a_deb_is_unpacked(book: Path, prepared: Path, tmp_path: Path) -> None:
+    deb = build_deb(book, tmp_path)
+    out = prepare_handbook(tmp_path / "out", deb)
+    manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["inputs"]["version"] == "1:2.3"
+    assert manifest["sha256"] == hashlib.sha256(deb.read_bytes()).hexdigest()
+    assert contents(out)["ja/test.jsonl"] == contents(prepared)["ja/test.jsonl"]
+    other = tmp_path / "other"
+    other.mkdir()
+    with pytest.raises(GraspError, match="is the package 'cookbook', not 'debian-handbook'"):
+        prepare_handbook(tmp_path / "new", build_deb(book, other, "cookbook"))
+    (tmp_path / "broken.deb").write_bytes(deb.read_bytes()[:5000])
+    with pytest.raises(GraspError, match=r"dpkg-deb --extract .*broken\.deb"):
+        prepare_handbook(tmp_path / "new", tmp_path / "broken.deb")
+    assert not (tmp_path / "new").exists()
+
+
+@needs_dpkg
+@needs_apt
+def test_apt_downloads_without_touching_the_systems_lists(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With real apt, from a repository in a folder that the user's own apt configuration names."""
+    deb = build_deb(book, tmp_path)
+    index = (
+        subprocess.run(["dpkg-deb", "--field", deb], check=True, capture_output=True, text=True).stdout
+        + f"Filename: ./{deb.name}\nSize: {deb.stat().st_size}\n"
+        + f"SHA256: {hashlib.sha256(deb.read_bytes()).hexdigest()}\n"
+    )
+    (tmp_path / "Packages").write_text(index)
+    (tmp_path / "sources.list").write_text(f"deb [trusted=yes] file:{tmp_path} ./\n")
+    (tmp_path / "user.conf").write_text(
+        f'Dir::Etc::sourcelist "{tmp_path}/sources.list";\nDir::Etc::sourceparts "-";\n'
+        f'APT::Update::Post-Invoke {{ "touch {tmp_path}/hook-was-run"; }};\n'
+    )
+    monkeypatch.setenv("APT_CONFIG", str(tmp_path / "user.conf"))
+    system = [path for path in (Path("/var/lib/apt"), Path("/var/cache/apt")) if path.is_dir()]
+    before = {path: path.stat().st_mtime_ns for root in system for path in root.rglob("*")}
+    out = prepare_handbook(tmp_path / "out")
+    assert {path: path.stat().st_mtime_ns for root in system for path in root.rglob("*")} == before
+    manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["sha256"] == hashlib.sha256(deb.read_bytes()).hexdigest()
+    assert not (tmp_path / "hook-was-run").exists()
+    (tmp_path / "Packages").write_text(index.replace("debian-handbook", "cookbook"))
+    with pytest.raises(GraspError, match=r"(?s)Unable to locate package debian-handbook.*--from"):
+        prepare_handbook(tmp_path / "new")
+
+
+def test_without_apt_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(GraspError, match=r"(?s)no apt-get here.*\.deb.*--from"):
+        prepare_handbook(tmp_path / "out")
