@@ -76,10 +76,22 @@ def write_prepared(
             for split, lines in splits.items():
                 text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
                 _write(new / files[language][split], text)
-        _write(new / "task.yaml", yaml.safe_dump(values, allow_unicode=True, sort_keys=False, width=100))
+        text = yaml.dump(values, Dumper=_Readable, allow_unicode=True, sort_keys=False, width=100)
+        _write(new / "task.yaml", text)
         hashes = {path.relative_to(new).as_posix(): sha256(path) for path in sorted(new.rglob("*.*"))}
         full = {**manifest, "counts": counts, "files": hashes}
         _write(new / "manifest.json", json.dumps(full, ensure_ascii=False, indent=2) + "\n")
+
+
+class _Readable(yaml.SafeDumper):
+    """Writes texts of several lines (the prompts) as blocks, as a person would."""
+
+
+def _block(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Readable.add_representer(str, _block)
 
 
 @contextmanager
