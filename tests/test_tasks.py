@@ -158,6 +158,7 @@ def test_a_field_of_a_csv_file_may_be_long(tmp_path: Path) -> None:
         ("a.jsonl", b"\n\n", "a.jsonl has no rows"),
         ("a.csv", b"text,summary\n", "a.csv has no rows"),
         ("a.csv", b"text,text\nx,y\n", "a.csv:1: the header must name each column once"),
+        ("a.csv", "text,summary\nx,y\n".encode("utf-16"), "a.csv:1: not UTF-8"),
         ("a.parquet", b"PAR1 and then nothing", "a.parquet: not a readable Parquet file"),
         ("a.jsonl", None, "a.jsonl does not exist"),
     ],

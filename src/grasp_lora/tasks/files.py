@@ -30,23 +30,22 @@ class Faults:
     """The bad rows of one file, collected so that one error can name several of them."""
 
     path: Path
-    listed: list[str] = field(default_factory=list)
-    count: int = 0
+    found: dict[int, str] = field(default_factory=dict)
+    """Line -> what is wrong with it."""
 
     def add(self, line: int, why: str) -> None:
-        """Note that the row at `line` is bad."""
-        self.count += 1
-        if len(self.listed) < LISTED_FAULTS:
-            self.listed.append(f"  {self.path}:{line}: {why}")
+        """Note that the row at `line` is bad; the first reason is kept."""
+        self.found.setdefault(line, why)
 
     def check(self) -> None:
         """Raise if any row was bad, listing the first five."""
-        if not self.count:
+        if not self.found:
             return
-        more = self.count - len(self.listed)
-        rows = "1 bad row" if self.count == 1 else f"{self.count} bad rows"
-        listed = "\n".join([*self.listed, *([f"  ... and {more} more"] if more else [])])
-        raise GraspError(f"{self.path} has {rows}; correct or remove them:\n{listed}")
+        listed = [f"  {self.path}:{line}: {why}" for line, why in sorted(self.found.items())[:LISTED_FAULTS]]
+        if len(self.found) > LISTED_FAULTS:
+            listed.append(f"  ... and {len(self.found) - LISTED_FAULTS} more")
+        rows = "1 bad row" if len(self.found) == 1 else f"{len(self.found)} bad rows"
+        raise GraspError("\n".join([f"{self.path} has {rows}; correct or remove them:", *listed]))
 
 
 def read_rows(path: Path, faults: Faults) -> Iterator[Row]:
@@ -68,8 +67,8 @@ def read_rows(path: Path, faults: Faults) -> Iterator[Row]:
         yield from (_csv_rows if path.suffix.lower() == ".csv" else _json_rows)(file, faults)
 
 
-def _lines(file: BinaryIO, faults: Faults) -> Iterator[tuple[int, str, bool]]:
-    """(line number, text, whether it is UTF-8); what is not is noted in `faults` and replaced in the text."""
+def _lines(file: BinaryIO, faults: Faults) -> Iterator[tuple[int, str]]:
+    """(line number, text); where it is not UTF-8, that is noted in `faults` and replaced in the text."""
     number = 0
     while raw := file.readline(MAX_LINE_BYTES + 1):
         number += 1
@@ -81,15 +80,15 @@ def _lines(file: BinaryIO, faults: Faults) -> Iterator[tuple[int, str, bool]]:
         if number == 1:
             raw = raw.removeprefix(b"\xef\xbb\xbf")
         try:
-            yield number, raw.decode("utf-8"), True
+            yield number, raw.decode("utf-8")
         except UnicodeDecodeError as error:
             faults.add(number, f"not UTF-8 (byte {error.start + 1} of the line); save the file as UTF-8")
-            yield number, raw.decode("utf-8", errors="replace"), False
+            yield number, raw.decode("utf-8", errors="replace")
 
 
 def _json_rows(file: BinaryIO, faults: Faults) -> Iterator[Row]:
-    for number, line, decoded in _lines(file, faults):
-        if not decoded or not line.strip():
+    for number, line in _lines(file, faults):
+        if not line.strip():
             continue
         try:
             values = json.loads(line)
@@ -103,21 +102,15 @@ def _json_rows(file: BinaryIO, faults: Faults) -> Iterator[Row]:
 
 
 def _csv_rows(file: BinaryIO, faults: Faults) -> Iterator[Row]:
-    undecoded: set[int] = set()
-
-    def text() -> Iterator[str]:
-        for number, line, decoded in _lines(file, faults):
-            if not decoded:
-                undecoded.add(number)
-            yield line
-
     # The limit belongs to the process: it is raised, and not restored under another reader's feet.
     csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))
-    reader = csv.reader(text(), strict=True)
+    reader = csv.reader((line for _, line in _lines(file, faults)), strict=True)
     try:
         header = next(reader, [])
     except csv.Error as error:
         raise GraspError(f"{faults.path}:1: the header is not valid CSV ({error})") from None
+    if 1 in faults.found:
+        faults.check()
     if not all(header) or len(set(header)) != len(header):
         raise GraspError(f"{faults.path}:1: the header must name each column once, but it is {header}")
     while True:
@@ -129,7 +122,7 @@ def _csv_rows(file: BinaryIO, faults: Faults) -> Iterator[Row]:
         except csv.Error as error:
             faults.add(start, f"not valid CSV ({error})")
             continue
-        if not cells or undecoded.intersection(range(start, reader.line_num + 1)):
+        if not cells:
             continue
         if len(cells) == len(header):
             yield Row(start, dict(zip(header, cells, strict=True)))

@@ -98,7 +98,7 @@ class Task(BaseModel):
         for row in read_rows(path, faults):
             if limit is not None and len(examples) >= limit:
                 break
-            if not examples and not faults.count:
+            if not examples and not faults.found:
                 self._check_columns(row.values, template, path)
             try:
                 example = self._example(row.values, template, f"{language}/{split}:{row.line}")
