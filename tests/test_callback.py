@@ -6,14 +6,14 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
+from tests.tiny_models import tiny_llama
+from tests.tiny_tokenizer import tiny_tokenizer
 from transformers import Trainer, TrainingArguments
 
 from grasp_lora.control.callback import FixedMaskCallback, GraspCallback
 from grasp_lora.control.policy import RatioPolicy
 from grasp_lora.lm.batches import TargetCollator, encode
 from grasp_lora.tasks.example import Example
-from tests.tiny_models import tiny_llama
-from tests.tiny_tokenizer import tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
 TEXTS = ["abc", "bcd", "cde", "def", "efg", "fgh"]
@@ -23,7 +23,9 @@ MICRO_DEV = [{"prompt": "say xyz:", "completion": "xyz"}, {"prompt": "say uvw:",
 
 def adapted():
     torch.manual_seed(0)
-    model = get_peft_model(tiny_llama(), LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
+    model = get_peft_model(
+        tiny_llama(), LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    )
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
@@ -37,7 +39,11 @@ def trainer_for(folder, model=None, **options):
     return Trainer(
         model=model,
         args=TrainingArguments(
-            output_dir=str(folder), use_cpu=True, save_strategy="no", disable_tqdm=True, **{**arguments, **options}
+            output_dir=str(folder),
+            use_cpu=True,
+            save_strategy="no",
+            disable_tqdm=True,
+            **{**arguments, **options},
         ),
         train_dataset=[encode(e, TOKENIZER, max_length=40, max_new_tokens=8) for e in EXAMPLES],
         data_collator=TargetCollator(TOKENIZER, model),
@@ -71,7 +77,9 @@ def test_tensorboard_shows_the_values(tmp_path, monkeypatch):
 
 def test_reward_is_the_trainers_loss_on_the_micro_dev(tmp_path):
     trainer = trainer_for(tmp_path)
-    grasp = GraspCallback(trainer, [Example("a", "say abc:", "abc")], every=6, policy=RatioPolicy(p_min=0.0, p_init=0.0))
+    grasp = GraspCallback(
+        trainer, [Example("a", "say abc:", "abc")], every=6, policy=RatioPolicy(p_min=0.0, p_init=0.0)
+    )
     trainer.add_callback(grasp)
     trainer.train()
     batch = trainer.data_collator([encode(EXAMPLES[0], TOKENIZER, max_length=40, max_new_tokens=8)])

@@ -5,16 +5,18 @@ import json
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from tests.tiny_models import tiny_llama, tokens
 
 from grasp_lora.control.controller import GraspController, Probe, Round, select_ratio
 from grasp_lora.control.policy import RatioPolicy
 from grasp_lora.errors import GraspError
-from tests.tiny_models import tiny_llama, tokens
 
 
 def adapted(seed=0):
     torch.manual_seed(seed)
-    model = get_peft_model(tiny_llama(), LoraConfig(r=4, target_modules=["q_proj", "v_proj"], lora_dropout=0.1))
+    model = get_peft_model(
+        tiny_llama(), LoraConfig(r=4, target_modules=["q_proj", "v_proj"], lora_dropout=0.1)
+    )
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
@@ -118,7 +120,7 @@ def test_weights_are_restored_when_the_reward_raises():
 
 
 def test_a_reward_that_is_not_finite_stops_and_names_the_step():
-    with pytest.raises(GraspError, match="step 2 .* nan"):
+    with pytest.raises(GraspError, match=r"step 2 .* nan"):
         fit(reward=lambda _: float("nan"))
 
 
@@ -129,7 +131,19 @@ def test_needs_a_trainable_adapter():
 
 
 def made(number, p, base, *probes):
-    return Round(number, number * 10, p, 0.4, 0.1, base, tuple(Probe(q, q, r) for q, r in probes), True, 0.33, 0.44, 0.1)
+    return Round(
+        number,
+        number * 10,
+        p,
+        0.4,
+        0.1,
+        base,
+        tuple(Probe(q, q, r) for q, r in probes),
+        True,
+        0.33,
+        0.44,
+        0.1,
+    )
 
 
 def test_selection_compares_absolute_rewards():

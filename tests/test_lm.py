@@ -6,19 +6,24 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.tiny_models import TINY_MODELS, tiny_llama
+from tests.tiny_tokenizer import tiny_tokenizer
 
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.batches import TargetCollator, batches_by_tokens, encode, encode_prompt
 from grasp_lora.lm.generation import generate
 from grasp_lora.lm.loss import TargetLoss
 from grasp_lora.tasks.example import Example
-from tests.tiny_models import TINY_MODELS, tiny_llama
-from tests.tiny_tokenizer import tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
-WORDS = "the quick brown fox jumps over a lazy dog near the river bank".split()
+WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "near", "the", "river", "bank"]
 EXAMPLES = [
-    Example(str(i), f"sum: {' '.join(WORDS[: 1 + i % 5])}\ntitle:", WORDS[-1 - i % 7], body=(5, 5 + len(" ".join(WORDS[: 1 + i % 5]))))
+    Example(
+        str(i),
+        f"sum: {' '.join(WORDS[: 1 + i % 5])}\ntitle:",
+        WORDS[-1 - i % 7],
+        body=(5, 5 + len(" ".join(WORDS[: 1 + i % 5]))),
+    )
     for i in range(8)
 ]
 LIMITS = {"max_length": 60, "max_new_tokens": 12}
@@ -58,7 +63,9 @@ def test_training_loss_and_gradients_equal_those_of_full_logits(model):
     batch = collate(encoded()[:3])
     kept = batch["labels"].shape[1]
     full = {k: v for k, v in batch.items() if k != "logits_to_keep"}
-    full["labels"] = torch.nn.functional.pad(batch["labels"], (batch["input_ids"].shape[1] - kept, 0), value=-100)
+    full["labels"] = torch.nn.functional.pad(
+        batch["labels"], (batch["input_ids"].shape[1] - kept, 0), value=-100
+    )
     gradients = []
     for inputs in (batch, full):
         model.zero_grad()
@@ -104,7 +111,7 @@ def test_a_long_prompt_loses_the_end_of_its_body_only(limit, length):
 
 
 def test_a_prompt_without_a_body_to_cut_is_an_error():
-    with pytest.raises(GraspError, match="example x.*14 tokens where 5 fit"):
+    with pytest.raises(GraspError, match=r"example x.*14 tokens where 5 fit"):
         encode_prompt(Example("x", "a long prompt", "t"), TOKENIZER, 5)
     with pytest.raises(GraspError, match="example x"):
         encode_prompt(Example("x", "ab cdef gh", "t", body=(3, 7)), TOKENIZER, 5)

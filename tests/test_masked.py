@@ -142,15 +142,18 @@ def test_probing_restores_every_bit(ratios, committed, fail):
     masked.commit(committed, optimizer)
     train(tensors, optimizer, masked)  # leaves -0.0 among the pruned
     before = [t.view(torch.int32) for t in values(tensors)]
-    with pytest.raises(RuntimeError) if fail else nullcontext():  # noqa: PT012
-        with masked.probing(ratios) as apply:
-            for i, p in enumerate(ratios):
-                apply(i)
-                alone = MaskedAdapter({n: nn.Parameter(d.clone()) for n, d in zip(tensors, masked._dense, strict=True)}, PARTS)
-                alone.commit(p)
-                assert all(torch.equal(x, y.detach()) for x, y in zip(values(tensors), alone.parameters, strict=True))
-            if fail:
-                raise RuntimeError
+    with pytest.raises(RuntimeError) if fail else nullcontext(), masked.probing(ratios) as apply:
+        for i, p in enumerate(ratios):
+            apply(i)
+            alone = MaskedAdapter(
+                {n: nn.Parameter(d.clone()) for n, d in zip(tensors, masked._dense, strict=True)}, PARTS
+            )
+            alone.commit(p)
+            assert all(
+                torch.equal(x, y.detach()) for x, y in zip(values(tensors), alone.parameters, strict=True)
+            )
+        if fail:
+            raise RuntimeError
     assert all(torch.equal(x, y.view(torch.int32)) for x, y in zip(before, values(tensors), strict=True))
 
 

@@ -138,14 +138,24 @@ def test_defaults_are_table_7():
 
 @pytest.mark.parametrize(
     "options",
-    [{"p_min": 0.9}, {"p_max": 1.2}, {"p_init": 0.05}, {"candidates": 0}, {"eta": -1}, {"tau": math.nan}, {"sigma_min": 0}],
+    [
+        {"p_min": 0.9},
+        {"p_max": 1.2},
+        {"p_init": 0.05},
+        {"candidates": 0},
+        {"eta": -1},
+        {"tau": math.nan},
+        {"sigma_min": 0},
+    ],
 )
 def test_bad_arguments(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         RatioPolicy(**options)
 
 
-@pytest.mark.parametrize(("rewards", "base"), [([0.0, math.nan, 0.0], 0.0), ([0.0] * 3, math.inf), ([0.0] * 2, 0.0)])
+@pytest.mark.parametrize(
+    ("rewards", "base"), [([0.0, math.nan, 0.0], 0.0), ([0.0] * 3, math.inf), ([0.0] * 2, 0.0)]
+)
 def test_bad_rewards(rewards, base):
     policy = RatioPolicy()
     with pytest.raises(ValueError, match="reward"):

@@ -37,8 +37,18 @@ def test_mask_by_hand():
 
 def test_units_are_blocks_of_rows_of_A_and_columns_of_B():
     (mask_a, mask_b), units = masks(factors(), 0.5, PARTS)
-    assert [u.name.removeprefix(SITE) for u in units] == [".lora_A[en]", ".lora_A[ar]", ".lora_B[en]", ".lora_B[ar]"]
-    assert [(~m).sum().item() for m in (mask_a[:2], mask_a[2:], mask_b[:, :2], mask_b[:, 2:])] == [7, 10, 6, 9]
+    assert [u.name.removeprefix(SITE) for u in units] == [
+        ".lora_A[en]",
+        ".lora_A[ar]",
+        ".lora_B[en]",
+        ".lora_B[ar]",
+    ]
+    assert [(~m).sum().item() for m in (mask_a[:2], mask_a[2:], mask_b[:, :2], mask_b[:, 2:])] == [
+        7,
+        10,
+        6,
+        9,
+    ]
     (whole_a, whole_b), _ = masks(factors(), 0.5, PARTS, unit="tensor")
     assert [(~m).sum().item() for m in (whole_a, whole_b)] == [17, 15]
 

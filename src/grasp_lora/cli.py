@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("grasp_lora").setLevel(logging.INFO)
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its notes are about how we call it, not for users
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         arguments.verb(arguments)
@@ -31,13 +31,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"grasp: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("grasp: interrupted; the same command continues with the stages that are not done", file=sys.stderr)
+        print(
+            "grasp: interrupted; the same command continues with what is not done",
+            file=sys.stderr,
+        )
         return 130
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="grasp", description="Learn how much of a merged LoRA adapter to prune.")
+    parser = argparse.ArgumentParser(prog="grasp", description="Learn how much of a merged LoRA to prune.")
     parser.add_argument("--version", action="version", version=f"grasp-lora {__version__}")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -63,9 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     final = with_config("finetune", _finetune, "Prune the merged adapter once and fine-tune it.")
     final.add_argument("--p", type=float, help="prune ratio in [0, 1]; default: the learned one")
     with_config("config", _config, "Print the resolved config.")
-    demo = configured("demo", _demo, "Learn a prune ratio on a small real model and real text (10 minutes on 2 cores).")
+    demo = configured("demo", _demo, "Learn a ratio on a small real model and real text, in minutes.")
     demo.add_argument("language", nargs="?", choices=list(DEMOS), default="ar", help="target language")
-    demo.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. runs=/tmp/runs")
+    demo.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. control.every=5")
     demo.add_argument("--force", action="store_true", help="make stages again whose settings changed")
     data = verbs.add_parser("data", help="Prepare data sets.").add_subparsers(required=True, metavar="VERB")
     prepare = data.add_parser("prepare", parents=[common], help="Make a task's splits.")
@@ -97,10 +100,11 @@ def _run(arguments: argparse.Namespace) -> None:
     print((run.path("report") / "summary.md").read_text(encoding="utf-8"))
     print(f"Everything is in {run.root}/; the report in {run.path('report')}/")
     if "grasp" in config.methods:
-        print(_HOW_TO_LOAD.format(backbone=inputs.backbone_path, adapter=run.path(f"final/seed{config.seeds[0]}")))
+        adapter = run.path(f"final/seed{config.seeds[0]}")
+        print(_HOW_TO_LOAD.format(backbone=inputs.backbone_path, report=run.path("report"), adapter=adapter))
 
 
-_HOW_TO_LOAD = """The trajectory: {adapter.parent.parent}/report/trajectory.png
+_HOW_TO_LOAD = """The trajectory: {report}/trajectory.png
 The sparse adapter: {adapter}. To load it with PEFT alone:
 
     from peft import PeftModel
@@ -135,16 +139,14 @@ def _learn(arguments: argparse.Namespace) -> None:
 
 
 def _finetune(arguments: argparse.Namespace) -> None:
-    from grasp_lora.stages.finetune import finetune, learned_ratio
+    from grasp_lora.stages.finetune import finetune
 
     config, inputs, run = _load(arguments)
     if arguments.p is not None and not 0.0 <= arguments.p <= 1.0:
         raise GraspError(f"--p is a ratio between 0 and 1, got {arguments.p}")
     for seed in config.seeds:
-        if arguments.p is None:
-            print(finetune(inputs, run, learned_ratio(inputs, run), seed, f"final/seed{seed}"))
-        else:
-            print(finetune(inputs, run, arguments.p, seed, f"fixed/p{arguments.p:.2f}-seed{seed}"))
+        name = f"final/seed{seed}" if arguments.p is None else f"fixed/p{arguments.p:.2f}-seed{seed}"
+        print(finetune(inputs, run, seed, name, arguments.p))
 
 
 def _config(arguments: argparse.Namespace) -> None:
@@ -160,9 +162,11 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
-    from grasp_lora.tasks.prepare import prepare
+    from grasp_lora.tasks.prepare import PREPARERS
 
-    print(prepare(arguments.task, out=arguments.out, source=arguments.source))
+    if arguments.task not in PREPARERS:
+        raise GraspError(f"no built-in task '{arguments.task}'; there are: {', '.join(PREPARERS)}")
+    print(PREPARERS[arguments.task](out=arguments.out, source=arguments.source))
 
 
 if __name__ == "__main__":

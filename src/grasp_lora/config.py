@@ -119,7 +119,12 @@ class Config(_Node):
     learn: Stage = Stage()
     final: Stage = Stage()
     control: Control = Control()
-    methods: Annotated[tuple[Method, ...], Field(min_length=1)] = ("lora_target", "merge_untrained", "merge", "grasp")
+    methods: Annotated[tuple[Method, ...], Field(min_length=1)] = (
+        "lora_target",
+        "merge_untrained",
+        "merge",
+        "grasp",
+    )
     evaluation: Evaluation = Evaluation()
     max_length: Count = 2200  # tokens of prompt and answer together
     max_new_tokens: Count | None = None  # None: the task's own
@@ -191,9 +196,10 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise GraspError(f"cannot read the config {path}: {error}") from error
-    data = _parse(text, str(path))
-    if not isinstance(data, dict):
+    parsed = _parse(text, str(path))
+    if not isinstance(parsed, dict):
         raise GraspError(f"{path} holds no mapping of keys to values")
+    data: dict[str, Any] = parsed
     if isinstance(task := data.get("task"), dict) and isinstance(task.get("languages"), dict):
         data["task"] = {**task, "languages": _absolute(task["languages"], path.parent)}
     if (base := data.pop("extends", None)) is not None:
@@ -202,10 +208,12 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def _absolute(languages: dict[str, Any], folder: Path) -> dict[str, Any]:
-    return {
-        language: {k: str(folder.resolve() / v) for k, v in splits.items()} if isinstance(splits, dict) else splits
-        for language, splits in languages.items()
-    }
+    def absolute(splits: Any) -> Any:
+        if not isinstance(splits, dict):
+            return splits  # the schema will say what is wrong with it
+        return {split: str(folder.resolve() / str(path)) for split, path in splits.items()}
+
+    return {language: absolute(splits) for language, splits in languages.items()}
 
 
 def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -224,15 +232,15 @@ class _UniqueKeys(yaml.SafeLoader):
     """PyYAML takes the last of two equal keys without a word; here it is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
-                raise yaml.YAMLError(f"the key '{key}' stands twice, the second time before line {node.end_mark.line + 1}")
+                raise yaml.YAMLError(f"the key '{key}' stands twice before line {node.end_mark.line + 1}")
         return super().construct_mapping(node, deep)
 
 
 def _parse(text: str, where: str) -> Any:
     try:
-        return yaml.load(text, _UniqueKeys)  # noqa: S506 - a SafeLoader
+        return yaml.load(text, _UniqueKeys)
     except yaml.YAMLError as error:
         raise GraspError(f"{where} is not valid YAML: {error}") from error

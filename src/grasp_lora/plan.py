@@ -2,17 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from grasp_lora.config import Config, Method
 from grasp_lora.stages.evaluate import evaluate
-from grasp_lora.stages.finetune import finetune, learned_ratio
-from grasp_lora.stages.inputs import Inputs
+from grasp_lora.stages.finetune import finetune
+from grasp_lora.stages.inputs import Inputs, adapter_folder
 from grasp_lora.stages.learn_ratio import learn_ratio
 from grasp_lora.stages.merge import merge
 from grasp_lora.stages.report import report
 from grasp_lora.stages.run_directory import RunDirectory
-from grasp_lora.stages.train_adapter import adapter_folder, train_adapter
+from grasp_lora.stages.train_adapter import train_adapter
 
 __all__ = ["Job", "plan"]
 
@@ -28,57 +29,41 @@ class Job:
 
 def plan(config: Config, inputs: Inputs, run: RunDirectory) -> list[Job]:
     """The jobs of `grasp run`, each after those it needs."""
-    source, target, learn = (
-        f"adapters/{config.source.language}",
-        f"adapters/{config.target.language}",
-        f"learn/seed{config.seed}",
-    )
-    jobs = [
-        Job(source, lambda: train_adapter(inputs, run, config.source)),
-        Job(target, lambda: train_adapter(inputs, run, config.target)),
-        Job("merged", lambda: merge(inputs, run), (source, target)),
-    ]
-    if "grasp" in config.methods:
-        jobs.append(Job(learn, lambda: learn_ratio(inputs, run), ("merged",)))
-    evaluations = []
+    sides = {f"adapters/{side.language}": side for side in (config.source, config.target)}
+    jobs = [Job(name, partial(train_adapter, inputs, run, side)) for name, side in sides.items()]
+    jobs.append(Job("merged", partial(merge, inputs, run), tuple(sides)))
+    shown: dict[str, str] = {}
     for method in config.methods:
-        for seed in config.seeds if method in _TRAINED else config.seeds[:1]:
-            made, adapter = _adapter(method, seed, inputs, run, learn)
-            jobs += made
+        for seed in config.seeds if method in ("merge", "grasp") else config.seeds[:1]:
+            made, adapter = _adapter(method, seed, inputs, run)
             name = f"eval/{method}/seed{seed}"
-            jobs.append(
-                Job(
-                    name,
-                    lambda method=method, adapter=adapter, seed=seed: evaluate(  # type: ignore[misc]
-                        inputs, run, method, adapter(), seed
-                    ),
-                    tuple(job.name for job in made) or ("merged",),
-                )
-            )
-            evaluations.append((method, name))
-    first = {method: name for method, name in reversed(evaluations)}
-    shown = {method: first[method] for method in config.methods}
-    jobs.append(Job("report", lambda: report(inputs, run, shown), tuple(name for _, name in evaluations)))
+            scored = partial(evaluate, inputs, run, method, adapter, seed)
+            jobs += [job for job in made if job.name not in {j.name for j in jobs}]
+            jobs.append(Job(name, scored, (made[-1].name,) if made else tuple(sides)))
+            shown.setdefault(method, name)
+    jobs.append(Job("report", partial(report, inputs, run, shown), tuple(shown.values())))
     return jobs
 
 
-_TRAINED = {"merge": "merge", "grasp": "final"}  # methods with a training run of their own: their folders
-
-
-def _adapter(
-    method: Method, seed: int, inputs: Inputs, run: RunDirectory, learn: str
-) -> tuple[list[Job], Callable[[], Path | None]]:
-    """The jobs that make a method's adapter beyond the shared ones, and where it will be."""
+def _adapter(method: Method, seed: int, inputs: Inputs, run: RunDirectory) -> tuple[list[Job], Path | None]:
+    """The jobs that make a method's adapter beyond the two sides', and where it will be."""
     config = inputs.config
-    if method in _TRAINED:
-        name = f"{_TRAINED[method]}/seed{seed}"
-        ratio = (lambda: learned_ratio(inputs, run)) if method == "grasp" else (lambda: 0.0)
-        needs = (learn,) if method == "grasp" else ("merged",)
-        return [Job(name, lambda: finetune(inputs, run, ratio(), seed, name), needs)], lambda: run.path(name)
-    places: dict[str, Callable[[], Path | None]] = {
-        "zero_shot": lambda: None,
-        "lora_source": lambda: adapter_folder(run, config.source)[0],
-        "lora_target": lambda: adapter_folder(run, config.target)[0],
-        "merge_untrained": lambda: run.path("merged"),
-    }
-    return [], places[method]
+    merged = run.path("merged")
+    match method:
+        case "zero_shot":
+            return [], None
+        case "lora_source":
+            return [], adapter_folder(run, config.source)
+        case "lora_target":
+            return [], adapter_folder(run, config.target)
+        case "merge_untrained":
+            return [Job("merged", partial(merge, inputs, run))], merged
+        case "merge":
+            name = f"merge/seed{seed}"
+            return [Job(name, partial(finetune, inputs, run, seed, name, p=0.0), ("merged",))], run.path(name)
+        case "grasp":
+            learn, name = f"learn/seed{config.seed}", f"final/seed{seed}"
+            return [
+                Job(learn, partial(learn_ratio, inputs, run), ("merged",)),
+                Job(name, partial(finetune, inputs, run, seed, name), (learn,)),
+            ], run.path(name)

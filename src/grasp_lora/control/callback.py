@@ -111,7 +111,11 @@ class GraspCallback(TrainerCallback):
         self.trainer.log({**made.log_values(), "grasp/round_seconds": seconds})
 
     def _loss_reward(
-        self, rows: Sequence[Example | Mapping[str, Any]], max_length: int, max_new_tokens: int, token_budget: int
+        self,
+        rows: Sequence[Example | Mapping[str, Any]],
+        max_length: int,
+        max_new_tokens: int,
+        token_budget: int,
     ) -> Reward:
         loss = TargetLoss(
             [_example(i, row) for i, row in enumerate(rows)],
@@ -167,5 +171,5 @@ def _example(index: int, row: Example | Mapping[str, Any]) -> Example:
         return row
     prompt, completion = row.get("prompt"), row.get("completion")
     if not isinstance(prompt, str) or not isinstance(completion, str):
-        raise ValueError(f"micro-dev row {index} needs `prompt` and `completion` strings; it has {sorted(row)}")
+        raise ValueError(f"micro-dev row {index} needs `prompt` and `completion` strings, has {sorted(row)}")
     return Example(str(index), prompt, completion)

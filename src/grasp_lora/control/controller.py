@@ -132,7 +132,7 @@ class GraspController:
         on_round: Called after each round with it and its seconds.
 
     Example:
-        >>> controller = GraspController(model, optimizer, reward=lambda m: -micro_dev_loss(m))  # doctest: +SKIP
+        >>> controller = GraspController(model, optimizer, reward)  # doctest: +SKIP
         >>> for batch in loader:  # doctest: +SKIP
         ...     model(**batch).loss.backward()
         ...     optimizer.step()
@@ -187,9 +187,7 @@ class GraspController:
         update = policy.tell(candidates, rewards, base)
         if update.committed:
             self.masked.commit(update.p_curr, self.optimizer)
-        probes = tuple(
-            Probe(c.z, c.p, r) for c, r in zip(candidates, update.relative_rewards, strict=True)
-        )
+        probes = tuple(Probe(c.z, c.p, r) for c, r in zip(candidates, update.relative_rewards, strict=True))
         made = Round(
             round=len(self.rounds) + 1,
             step=self.step,
@@ -223,7 +221,7 @@ class GraspController:
             value = float(self.reward(self.model))
             seconds += time.perf_counter() - start
             if not math.isfinite(value):
-                raise GraspError(f"the micro-dev reward at step {self.step} and p = {p:.4f} is {value}; training diverged")
+                raise GraspError(f"the reward at step {self.step} and p = {p:.4f} is {value}")
             return value
 
         with evaluation_mode(self.model):

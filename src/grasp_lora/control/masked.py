@@ -63,7 +63,9 @@ class MaskedAdapter:
         """
         self._update_dense()
         masks = [torch.empty_like(m) for m in self._masks]
-        masks_at(self._scored, self.units, [t[0] for t in thresholds(self._scored, self.units, [p])], out=masks)
+        masks_at(
+            self._scored, self.units, [t[0] for t in thresholds(self._scored, self.units, [p])], out=masks
+        )
         self._write_live(masks)
         if optimizer is not None:
             changed = [old ^ new for old, new in zip(self._masks, masks, strict=True)]
@@ -127,9 +129,11 @@ class MaskedAdapter:
             KeyError: The state is that of other parameters.
         """
         self.p = float(state["p"])
-        for kind, tensors in (("mask", self._masks), ("dense", self._dense), ("scored", self._scored)):
+        kinds = {"mask": self._masks, "dense": self._dense, "scored": self._scored}
+        for kind, tensors in kinds.items():
             if kind != "scored" or self._scored is not self._dense:
-                torch._foreach_copy_(tensors, [state[f"{kind}.{n}"].to(t.device) for n, t in zip(self.names, tensors)])
+                for name, tensor in zip(self.names, tensors, strict=True):
+                    tensor.copy_(state[f"{kind}.{name}"])
         self._write_live(self._masks)
 
     def _live(self) -> list[Tensor]:
@@ -140,7 +144,7 @@ class MaskedAdapter:
         for dense, live, mask in zip(self._dense, self._live(), self._masks, strict=True):
             torch.where(mask, live, dense, out=dense)
 
-    def _write_live(self, masks: Sequence[Tensor]) -> None:
+    def _write_live(self, masks: list[Tensor]) -> None:
         live = self._live()
         torch._foreach_copy_(live, self._dense)
         torch._foreach_mul_(live, masks)
@@ -173,7 +177,7 @@ def reset_optimizer_state(
             if not isinstance(value, Tensor) or value.shape != parameter.shape:
                 continue
             if not value.is_floating_point():
-                raise ValueError(f"cannot clear {value.dtype} optimizer state '{name}'; use a 32-bit optimizer")
+                raise ValueError(f"cannot clear '{name}' of type {value.dtype}; use a 32-bit optimizer")
             states.append(value)
             keep.append(~entries)
     if states:

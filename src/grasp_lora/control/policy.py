@@ -130,7 +130,10 @@ class RatioPolicy:
         mean = sum(relative) / count
         advantages = [r - mean for r in relative]  # A_i
         g_mu = sum(a * (x - self.mu) / sigma**2 for a, x in zip(advantages, z, strict=True)) / count
-        g_sigma = sum(a * ((x - self.mu) ** 2 - sigma**2) / sigma**3 for a, x in zip(advantages, z, strict=True)) / count
+        g_sigma = (
+            sum(a * ((x - self.mu) ** 2 - sigma**2) / sigma**3 for a, x in zip(advantages, z, strict=True))
+            / count
+        )
         anchor = self.beta * (self.mu - self.p_curr)
         self.mu = self._clamp(self.mu + self.eta * g_mu - self.eta * anchor)
         self.sigma = max(self.sigma_min, sigma + self.eta * g_sigma + self.tau)

@@ -9,7 +9,6 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
 import torch
@@ -41,14 +40,14 @@ class PruneUnit(NamedTuple):
     """
 
     name: str
-    index: int  # of the factor in the list of adapter parameters
+    factor: int  # its index in the list of adapter parameters
     dim: int
     start: int
     length: int
 
     def of(self, tensors: Sequence[Tensor]) -> Tensor:
         """This unit's view into the list of tensors."""
-        return tensors[self.index].narrow(self.dim, self.start, self.length)
+        return tensors[self.factor].narrow(self.dim, self.start, self.length)
 
 
 def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -59,7 +58,7 @@ def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """
     found = {n: p for n, p in model.named_parameters() if p.requires_grad and _LORA_NAME.match(n)}
     if not found:
-        raise ValueError("the model has no trainable LoRA parameters; wrap it with PEFT first (is_trainable=True)")
+        raise ValueError("the model has no trainable LoRA parameters; load it by PEFT with is_trainable=True")
     return found
 
 
@@ -131,7 +130,9 @@ def thresholds(dense: Sequence[Tensor], units: Sequence[PruneUnit], ratios: Sequ
     return [result[i] for i in range(len(units))]
 
 
-def masks_at(dense: Sequence[Tensor], units: Sequence[PruneUnit], cut: Sequence[Tensor], out: Sequence[Tensor]) -> None:
+def masks_at(
+    dense: Sequence[Tensor], units: Sequence[PruneUnit], cut: Sequence[Tensor], out: Sequence[Tensor]
+) -> None:
     """Write keep masks: M_j = 1 - I[I_j <= tau], Sec. 3.1. Ties at the threshold are all pruned.
 
     Args:

@@ -46,7 +46,9 @@ def load_backbone(
 
     path = resolve_backbone(name)
     target = pick_device(device)
-    chosen = {"auto": torch.bfloat16 if target.type == "cuda" else torch.float32}.get(dtype) or getattr(torch, dtype)
+    chosen = {"auto": torch.bfloat16 if target.type == "cuda" else torch.float32}.get(dtype) or getattr(
+        torch, dtype
+    )
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, padding_side="left")
         model = AutoModelForCausalLM.from_pretrained(
@@ -55,7 +57,7 @@ def load_backbone(
     except (OSError, ValueError) as error:
         raise GraspError(f"cannot load the backbone '{name}': {str(error).splitlines()[0]}") from error
     if tokenizer.eos_token_id is None:
-        raise GraspError(f"the tokenizer of '{name}' has no end-of-text token, so nothing says where an answer ends")
+        raise GraspError(f"the tokenizer of '{name}' has no end-of-text token to end an answer with")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.requires_grad_(False)

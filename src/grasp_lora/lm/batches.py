@@ -48,7 +48,7 @@ def encode_prompt(example: Example, tokenizer: Any, limit: int) -> list[int]:
         return ids
     if stop == start:
         raise GraspError(
-            f"example {example.id}: its prompt has {len(ids)} tokens where {limit} fit, and no body left to cut; "
+            f"example {example.id}: its prompt has {len(ids)} tokens where {limit} fit, and no body to cut; "
             "raise max_length or shorten the prompt template"
         )
     # Cut by the measured characters per token, a little too much rather than too little.
@@ -87,7 +87,8 @@ class TargetCollator:
     """
 
     def __init__(self, tokenizer: Any, model: nn.Module) -> None:
-        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        inner: Any = model  # a PEFT model's own forward says nothing about what it takes
+        base = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
         accepted = inspect.signature(base.forward).parameters
         self.pad_id: int = tokenizer.pad_token_id
         self.only_targets = "logits_to_keep" in accepted

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
 
 from grasp_lora.lm.batches import batches_by_tokens, encode_prompt
 from grasp_lora.lm.loss import evaluation_mode
@@ -14,7 +13,7 @@ __all__ = ["generate"]
 
 
 def generate(
-    model: nn.Module,
+    model: Any,
     tokenizer: Any,
     examples: Sequence[Example],
     *,

@@ -1,6 +1,6 @@
 """The loss on target tokens: in training, on the dev sets, and as the controller's reward."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,24 +14,51 @@ from grasp_lora.tasks.example import Example
 __all__ = ["TargetLoss", "evaluation_mode", "target_nll"]
 
 
-def target_nll(logits: Tensor, labels: Tensor) -> Tensor:
+def target_nll(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
     """Each example's mean negative log likelihood over its target tokens, in nats.
 
     Args:
-        logits: (batch, k, vocabulary); position j predicts the label at j + 1.
-        labels: (batch, k), -100 where there is nothing to predict.
+        batch: As `TargetCollator` makes it, on the model's device; row i has k labels, -100 where there is
+            nothing to predict.
 
     Returns:
         (batch,) in float32.
     """
-    following = labels[:, 1:]
+    inputs = dict(batch)
+    following = inputs.pop("labels")[:, 1:]
     targets = following != IGNORED
-    # Only the rows with a target are taken up to float32: padding would cost a vocabulary each.
-    nll = torch.nn.functional.cross_entropy(
-        logits[:, :-1][targets].float(), following[targets], reduction="none"
-    )
+    with _logits_only_at(targets, model) as reduced:
+        logits = model(**inputs, use_cache=False).logits
+    rows = logits[0] if reduced else logits[:, :-1][targets]  # (tokens, vocabulary)
+    nll = torch.nn.functional.cross_entropy(rows.float(), following[targets], reduction="none")
     per_token = torch.zeros_like(targets, dtype=torch.float32).masked_scatter(targets, nll)
     return per_token.sum(1) / targets.sum(1)
+
+
+@contextmanager
+def _logits_only_at(targets: Tensor, model: Any) -> Iterator[list[bool]]:
+    """Let the output embedding see only the positions before a target, as one row (1, tokens, hidden).
+
+    `logits_to_keep` cuts a rectangle; in a batch most of it is padding of short answers, and each position
+    costs a product with the whole vocabulary. Yields a list that is not empty once that was done; a model
+    whose output embedding is not a module with one input of the expected shape is left alone.
+    """
+    done: list[bool] = []
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+
+    def select(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Tensor] | None:
+        hidden = arguments[0] if len(arguments) == 1 else None
+        if not isinstance(hidden, Tensor) or hidden.shape[:2] != (targets.shape[0], targets.shape[1] + 1):
+            return None
+        done.append(True)
+        return (hidden[:, :-1][targets].unsqueeze(0),)
+
+    handle = head.register_forward_pre_hook(select) if isinstance(head, nn.Module) else None
+    try:
+        yield done
+    finally:
+        if handle is not None:
+            handle.remove()
 
 
 class TargetLoss:
@@ -64,7 +91,8 @@ class TargetLoss:
         if not examples:
             raise GraspError("cannot evaluate a loss on no examples")
         encoded = [
-            encode(example, tokenizer, max_length=max_length, max_new_tokens=max_new_tokens) for example in examples
+            encode(example, tokenizer, max_length=max_length, max_new_tokens=max_new_tokens)
+            for example in examples
         ]
         collate = TargetCollator(tokenizer, model)
         self.count = len(encoded)
@@ -85,8 +113,7 @@ class TargetLoss:
         losses = torch.zeros(self.count, device=device)
         for rows, batch in list(zip(self.rows, self.batches, strict=True))[rank::world]:
             inputs = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
-            labels = inputs.pop("labels")
-            losses[torch.tensor(rows, device=device)] = target_nll(model(**inputs, use_cache=False).logits, labels)
+            losses[torch.tensor(rows, device=device)] = target_nll(model, inputs)
         if distributed:
             torch.distributed.all_reduce(losses)
         return losses

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -149,7 +149,9 @@ class BestEpoch(TrainerCallback):
     def _evaluate(self) -> None:
         value = self.loss(self.trainer.model)
         if not math.isfinite(value):
-            raise GraspError(f"the dev loss at step {self.trainer.state.global_step} is {value}; lower the learning rate")
+            raise GraspError(
+                f"the dev loss at step {self.trainer.state.global_step} is {value}; lower the learning rate"
+            )
         self.losses.append(value)
         if self.epoch == len(self.losses) - 1:
             self._best = {n: p.detach().clone() for n, p in self._trainable().items()}
@@ -176,7 +178,9 @@ class _Log(TrainerCallback):
     ) -> None:
         logs = logs or {}
         if not math.isfinite(logs.get("loss", 0.0)):
-            raise GraspError(f"the training loss at step {state.global_step} is {logs['loss']}; lower the learning rate")
+            raise GraspError(
+                f"the training loss at step {state.global_step} is {logs['loss']}; lower the learning rate"
+            )
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
 
@@ -184,7 +188,13 @@ class _Log(TrainerCallback):
 class _Progress(TrainerCallback):
     """A bar with the latest losses and, while learning, p_curr, mu and sigma."""
 
-    shown = {"loss": "loss", "dev_loss": "dev", "grasp/p_curr": "p", "grasp/mu": "mu", "grasp/sigma": "sigma"}
+    shown: ClassVar = {
+        "loss": "loss",
+        "dev_loss": "dev",
+        "grasp/p_curr": "p",
+        "grasp/mu": "mu",
+        "grasp/sigma": "sigma",
+    }
 
     def __init__(self, title: str) -> None:
         self.title = title
@@ -194,7 +204,9 @@ class _Progress(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        self.bar = tqdm(total=state.max_steps, desc=self.title, unit="step", disable=not state.is_world_process_zero)
+        self.bar = tqdm(
+            total=state.max_steps, desc=self.title, unit="step", disable=not state.is_world_process_zero
+        )
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -209,7 +221,9 @@ class _Progress(TrainerCallback):
         logs: Mapping[str, Any] | None = None,
         **_: Any,
     ) -> None:
-        self.values |= {short: f"{logs[key]:.3f}" for key, short in self.shown.items() if logs and key in logs}
+        self.values |= {
+            short: f"{logs[key]:.3f}" for key, short in self.shown.items() if logs and key in logs
+        }
         if self.bar is not None:
             self.bar.set_postfix(self.values)
 

@@ -23,7 +23,9 @@ def evaluate(inputs: Inputs, run: RunDirectory, method: str, adapter: Path | Non
 
     def work(folder: Path) -> None:
         backbone = inputs.backbone()
-        losses = {name: inputs.loss(rows, backbone) for name, rows in (("dev_loss", dev), ("test_loss", test))}
+        losses = {
+            name: inputs.loss(rows, backbone) for name, rows in (("dev_loss", dev), ("test_loss", test))
+        }
         model = backbone.model if adapter is None else load_adapter(backbone.model, adapter, trainable=False)
         write_json(folder / "scores.json", {name: loss(model) for name, loss in losses.items()})
         shown = test[: config.evaluation.generate]
@@ -37,7 +39,11 @@ def evaluate(inputs: Inputs, run: RunDirectory, method: str, adapter: Path | Non
         )
         with (folder / "predictions.jsonl").open("w", encoding="utf-8") as file:
             for example, answer in zip(shown, answers, strict=True):
-                row = {"id": example.id, "prediction": answer, "references": example.references or [example.target]}
+                row = {
+                    "id": example.id,
+                    "prediction": answer,
+                    "references": example.references or [example.target],
+                }
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
     dependencies = {

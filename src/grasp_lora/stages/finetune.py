@@ -25,13 +25,14 @@ def learned_ratio(inputs: Inputs, run: RunDirectory) -> float:
     return float(json.loads((run.path(name) / "ratio.json").read_text(encoding="utf-8"))["p"])
 
 
-def finetune(inputs: Inputs, run: RunDirectory, p: float, seed: int, name: str) -> Path:
-    """Fine-tune the merged adapter under the mask at `p`, best dev epoch kept, into the stage `name`.
+def finetune(inputs: Inputs, run: RunDirectory, seed: int, name: str, p: float | None = None) -> Path:
+    """Fine-tune the merged adapter under the mask at `p` (None: p*), best dev epoch kept, into `name`.
 
     Starts from the pre-controller merge. Leaves a PEFT adapter, `mask.safetensors` (True = keep) and the
     dev loss by epoch.
     """
     config = inputs.config
+    p = learned_ratio(inputs, run) if p is None else p
     train = inputs.examples(config.target, "train", config.target.train_examples)
     dev = inputs.examples(config.target, "dev", config.target.dev_examples)
 

@@ -13,11 +13,12 @@ from grasp_lora.lm.batches import Encoded, encode
 from grasp_lora.lm.loss import TargetLoss
 from grasp_lora.lm.packaged import resolve_backbone
 from grasp_lora.lm.training import TrainSettings
+from grasp_lora.stages.run_directory import RunDirectory, digest
 from grasp_lora.tasks.example import Example
 from grasp_lora.tasks.prepare import find_task
 from grasp_lora.tasks.task import Task, check_disjoint
 
-__all__ = ["Inputs", "adapter_digest", "fingerprint", "flat", "settings"]
+__all__ = ["Inputs", "adapter_digest", "adapter_folder", "fingerprint", "flat", "settings"]
 
 
 class Inputs:
@@ -60,7 +61,9 @@ class Inputs:
 
     def backbone(self) -> Backbone:
         config = self.config
-        return load_backbone(config.backbone, dtype=config.dtype, device=config.device, revision=config.revision)
+        return load_backbone(
+            config.backbone, dtype=config.dtype, device=config.device, revision=config.revision
+        )
 
     @property
     def backbone_path(self) -> str:
@@ -70,8 +73,7 @@ class Inputs:
     @property
     def max_new_tokens(self) -> int:
         """The config's, or the task's for the target language."""
-        chosen = self.config.max_new_tokens or self.task.max_new_tokens
-        return chosen if isinstance(chosen, int) else chosen[self.config.target.language]
+        return self.config.max_new_tokens or self.task.new_tokens(self.config.target.language)
 
     def encode(self, examples: Sequence[Example], backbone: Backbone) -> list[Encoded]:
         limits = {"max_length": self.config.max_length, "max_new_tokens": self.max_new_tokens}
@@ -116,10 +118,17 @@ def flat(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def adapter_digest(folder: Path) -> str:
-    """A hash of an adapter that was not made by this run."""
-    from grasp_lora.stages.run_directory import digest
+    """The hash of an adapter's weights.
 
+    Raises:
+        GraspError: There is none; the message says what to do.
+    """
     try:
         return digest(folder / "adapter_model.safetensors")
     except FileNotFoundError as error:
-        raise GraspError(f"{folder} holds no adapter: adapter_model.safetensors is missing") from error
+        raise GraspError(f"{folder} holds no adapter yet: run its stage first, or `grasp run`") from error
+
+
+def adapter_folder(run: RunDirectory, side: Side) -> Path:
+    """Where the side's adapter is or will be."""
+    return side.adapter or run.path(f"adapters/{side.language}")

@@ -36,7 +36,9 @@ def report(inputs: Inputs, run: RunDirectory, evaluations: Mapping[str, str]) ->
         parts = []
         if "grasp" in evaluations:
             parts.append(_learned(inputs, run.path(learn), folder))
-        scores = {m: json.loads((run.path(e) / "scores.json").read_text("utf-8")) for m, e in evaluations.items()}
+        scores = {
+            m: json.loads((run.path(e) / "scores.json").read_text("utf-8")) for m, e in evaluations.items()
+        }
         rows = [[_TITLES[m], f"{s['dev_loss']:.4f}", f"{s['test_loss']:.4f}"] for m, s in scores.items()]
         parts.append("Loss on target tokens (nats):\n\n" + table(["method", "dev", "test"], rows))
         if shown := _answers(run, evaluations):
@@ -64,7 +66,8 @@ def _learned(inputs: Inputs, learn: Path, folder: Path) -> str:
             chosen=ratio["p"],
             title=f"{inputs.task.name}: {source} → {target}",
         )
-    return f"Learned prune ratio p* = {ratio['p']:.4f} after {len(rounds)} rounds ({len(rounds) * len(rounds[0].probes)} probes)."
+    probes = sum(len(r.probes) for r in rounds)
+    return f"Learned prune ratio p* = {ratio['p']:.4f}, from {len(rounds)} rounds with {probes} probes."
 
 
 def _answers(run: RunDirectory, evaluations: Mapping[str, str]) -> list[dict[str, str]]:

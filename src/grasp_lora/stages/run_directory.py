@@ -98,7 +98,9 @@ def _read_done(folder: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise GraspError(f"{folder / 'done.json'} is damaged: {error}; remove it to make the stage again") from error
+        raise GraspError(
+            f"{folder / 'done.json'} is damaged: {error}; remove it to make the stage again"
+        ) from error
     return done
 
 

@@ -7,14 +7,14 @@ from transformers import set_seed
 from grasp_lora.config import Side
 from grasp_lora.lm.adapters import new_adapter, save_adapter
 from grasp_lora.lm.training import BestEpoch, build_trainer
-from grasp_lora.stages.inputs import Inputs, adapter_digest, fingerprint, flat, settings
+from grasp_lora.stages.inputs import Inputs, fingerprint, flat, settings
 from grasp_lora.stages.run_directory import RunDirectory, write_json
 
-__all__ = ["adapter_folder", "train_adapter"]
+__all__ = ["train_adapter"]
 
 
 def train_adapter(inputs: Inputs, run: RunDirectory, side: Side) -> Path:
-    """Train the side's adapter, best dev epoch kept, into `adapters/LANGUAGE`; a given one is used as it is."""
+    """Train the side's adapter, best dev epoch kept, into `adapters/LANGUAGE`; use a given one as it is."""
     if side.adapter is not None:
         return side.adapter
     config = inputs.config
@@ -49,15 +49,3 @@ def train_adapter(inputs: Inputs, run: RunDirectory, side: Side) -> Path:
         "data.dev": fingerprint(dev),
     }
     return run.stage(f"adapters/{side.language}", dependencies, work)
-
-
-def adapter_folder(run: RunDirectory, side: Side) -> tuple[Path, str]:
-    """Where the side's adapter is, and its hash.
-
-    Raises:
-        GraspError: It is not trained yet.
-    """
-    if side.adapter is not None:
-        return side.adapter, adapter_digest(side.adapter)
-    name = f"adapters/{side.language}"
-    return run.path(name), run.output(name, "adapter_model.safetensors")
