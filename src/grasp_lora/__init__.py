@@ -1,3 +1,49 @@
-"""GRASP LoRA: learn how much of a merged LoRA adapter to prune."""
+"""GRASP LoRA: learn how much of a merged LoRA adapter to prune.
+
+The public names are imported on first use, so that `import grasp_lora` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from grasp_lora.control.callback import FixedMaskCallback as FixedMaskCallback
+    from grasp_lora.control.callback import GraspCallback as GraspCallback
+    from grasp_lora.control.controller import GraspController as GraspController
+    from grasp_lora.control.controller import GraspResult as GraspResult
+    from grasp_lora.control.policy import RatioPolicy as RatioPolicy
+    from grasp_lora.errors import GraspError as GraspError
+    from grasp_lora.lm.loss import TargetLoss as TargetLoss
+    from grasp_lora.merging import merge_adapters as merge_adapters
+    from grasp_lora.merging import read_parts as read_parts
+    from grasp_lora.tasks.example import Example as Example
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Example": "tasks.example",
+    "FixedMaskCallback": "control.callback",
+    "GraspCallback": "control.callback",
+    "GraspController": "control.controller",
+    "GraspError": "errors",
+    "GraspResult": "control.controller",
+    "RatioPolicy": "control.policy",
+    "TargetLoss": "lm.loss",
+    "merge_adapters": "merging",
+    "read_parts": "merging",
+}
+
+__all__ = [
+    "__version__",
+    *_HOMES,
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"grasp_lora.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'grasp_lora' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

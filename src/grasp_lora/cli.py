@@ -86,7 +86,7 @@ def _load(arguments: argparse.Namespace):  # type: ignore[no-untyped-def]
     from grasp_lora.stages.run_directory import RunDirectory
 
     config = load_config(arguments.config, arguments.overrides)
-    return config, Inputs(config), RunDirectory(config.folder, force=arguments.force)
+    return config, Inputs(config), RunDirectory(config.folder, config=config.dump(), force=arguments.force)
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -95,7 +95,6 @@ def _run(arguments: argparse.Namespace) -> None:
 
     config, inputs, run = _load(arguments)
     inputs.check_target_splits()
-    run.describe(config.dump())
     execute(plan(config, inputs, run))
     print((run.path("report") / "summary.md").read_text(encoding="utf-8"))
     print(f"Everything is in {run.root}/; the report in {run.path('report')}/")

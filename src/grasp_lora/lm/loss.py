@@ -25,7 +25,7 @@ def target_nll(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
         (batch,) in float32.
     """
     inputs = dict(batch)
-    following = inputs.pop("labels")[:, 1:]
+    following: Tensor = inputs.pop("labels")[:, 1:]
     targets = following != IGNORED
     with _logits_only_at(targets, model) as reduced:
         logits = model(**inputs, use_cache=False).logits

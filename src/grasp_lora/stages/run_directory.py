@@ -28,21 +28,17 @@ class RunDirectory:
 
     Args:
         root: The run's folder; created when the first stage starts.
+        config: The resolved config, written as `config.yaml`, with `env.json` (versions, hardware), whenever
+            a stage starts: a command that only finds that something does not fit leaves both as they are.
         force: Replace finished stages whose inputs differ. What they hold is moved aside, not deleted.
     """
 
-    def __init__(self, root: Path, *, force: bool = False) -> None:
-        self.root, self.force = root, force
+    def __init__(self, root: Path, *, config: str | None = None, force: bool = False) -> None:
+        self.root, self.config, self.force = root, config, force
 
     def path(self, name: str) -> Path:
         """The folder of a stage."""
         return self.root / name
-
-    def describe(self, config: str) -> None:
-        """Write `config.yaml` and `env.json`: the resolved config, versions and hardware."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        (self.root / "config.yaml").write_text(config, encoding="utf-8")
-        write_json(self.root / "env.json", environment())
 
     def stage(self, name: str, inputs: Mapping[str, Any], work: Callable[[Path], None]) -> Path:
         """Run `work(folder)` unless the stage is done with the same inputs; return its folder.
@@ -70,6 +66,7 @@ class RunDirectory:
         partial = folder.with_name(folder.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)  # ours: left by a killed run
         partial.mkdir(parents=True)
+        self._describe()
         logger.info("%s: started", name)
         with measure() as cost:
             work(partial)
@@ -90,6 +87,11 @@ class RunDirectory:
         if done is None:
             raise GraspError(f"{self.path(name)} is missing: run that stage first, or `grasp run`")
         return str(done["outputs"][file])
+
+    def _describe(self) -> None:
+        if self.config is not None:
+            (self.root / "config.yaml").write_text(self.config, encoding="utf-8")
+            write_json(self.root / "env.json", environment())
 
 
 def _read_done(folder: Path) -> dict[str, Any] | None:

@@ -1,0 +1,208 @@
+"""`grasp run` end to end on a tiny model: every stage, skipping, forcing, errors."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.tiny_models import tiny_llama
+from tests.tiny_tokenizer import tiny_tokenizer
+
+from grasp_lora.cli import main
+
+WORDS = ["ab", "bc", "cd", "de", "ef", "fg", "gh", "hi", "ij", "jk", "kl", "lm", "mn", "no", "op", "pq"]
+SPLITS = {
+    "en": {"train": 12, "dev": 4},
+    "ar": {"train": 8, "dev": 4, "micro_dev": 4, "test": 6},
+}
+TASK = """
+name: copy
+prompt: "say {text}\\n"
+target: title
+languages:
+  en: {train: en-train.jsonl, dev: en-dev.jsonl}
+  ar: {train: ar-train.jsonl, dev: ar-dev.jsonl, micro_dev: ar-micro_dev.jsonl, test: ar-test.jsonl}
+"""
+CONFIG = """
+name: tiny
+backbone: BACKBONE
+task: TASK
+source: {language: en}
+target: {language: ar}
+training: {epochs: 2, learning_rate: 1e-2}
+control: {micro_dev: 4, every: 2, p_min: 0.0}
+methods: [zero_shot, lora_source, lora_target, merge_untrained, merge, grasp]
+max_length: 40
+max_new_tokens: 6
+"""
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    """A backbone, a task and a config on disk."""
+    folder = tmp_path_factory.mktemp("setting")
+    tiny_llama().save_pretrained(folder / "backbone")
+    tiny_tokenizer().save_pretrained(folder / "backbone")
+    (folder / "task.yaml").write_text(TASK)
+    number = 0
+    for language, splits in SPLITS.items():
+        for split, count in splits.items():
+            with (folder / f"{language}-{split}.jsonl").open("w") as file:
+                for _ in range(count):
+                    word = WORDS[number % 16] + WORDS[number // 16]
+                    file.write(json.dumps({"text": f"{word} {number}", "title": word}) + "\n")
+                    number += 1
+    text = CONFIG.replace("BACKBONE", str(folder / "backbone")).replace("TASK", str(folder / "task.yaml"))
+    (folder / "run.yaml").write_text(text)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(setting):
+    assert main(["run", str(setting / "run.yaml"), f"runs={setting}/runs"]) == 0
+    return setting / "runs" / "tiny"
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def test_the_run_directory(finished):
+    stages = [
+        "adapters/en",
+        "adapters/ar",
+        "merged",
+        "learn/seed42",
+        "final/seed42",
+        "merge/seed42",
+        "report",
+    ]
+    stages += [f"eval/{m}/seed42" for m in ("zero_shot", "lora_source", "lora_target", "merge", "grasp")]
+    for stage in stages:
+        assert read(finished / stage / "done.json")["seconds"] > 0
+    assert (finished / "config.yaml").exists()
+    assert {"torch", "peft", "cores", "git_commit"} <= set(read(finished / "env.json"))
+    assert list((finished / "learn/seed42/tensorboard").iterdir())
+    assert (finished / "report/trajectory.svg").stat().st_size > 1000
+    logged = [
+        json.loads(line) for line in (finished / "final/seed42/train_log.jsonl").read_text().splitlines()
+    ]
+    assert any("dev_loss" in entry for entry in logged)
+
+
+def test_the_ratio_is_the_best_of_the_log(finished):
+    log = (finished / "learn/seed42/rounds.jsonl").read_text().splitlines()
+    rounds = [json.loads(line) for line in log]
+    assert [r["step"] for r in rounds] == [2, 4, 6, 8, 10, 12, 14, 16]
+    seen = [(r["base_reward"], r["p_curr"]) for r in rounds]
+    seen += [(r["base_reward"] + x["reward"], x["p"]) for r in rounds for x in r["probes"]]
+    ratio = read(finished / "learn/seed42/ratio.json")
+    assert ratio["reward"] == max(seen)[0]
+    assert (ratio["reward"], ratio["p"]) in seen
+
+
+def test_the_final_adapter_is_sparse_and_loads_by_peft_alone(finished, setting):
+    p = read(finished / "learn/seed42/ratio.json")["p"]
+    shares = read(finished / "final/seed42/pruned.json")["share_by_unit"]
+    assert len(shares) == 16  # two layers, q and v, A and B, two adapters
+    masks = load_file(finished / "final/seed42/mask.safetensors")
+    weights = load_file(finished / "final/seed42/adapter_model.safetensors")
+    for name, mask in masks.items():
+        assert mask.dtype == torch.bool
+        assert (weights[name.replace(".default", "")][~mask] == 0).all()
+    assert all(p - 1 / 64 <= share <= p + 0.02 for share in shares.values())
+    code = (
+        "import sys, torch; from peft import PeftModel; from transformers import AutoModelForCausalLM\n"
+        f"m = AutoModelForCausalLM.from_pretrained({str(setting / 'backbone')!r})\n"
+        f"m = PeftModel.from_pretrained(m, {str(finished / 'final/seed42')!r})\n"
+        "print(sum(p.abs().sum().item() for n, p in m.named_parameters() if 'lora_' in n))\n"
+        "assert not any(name.startswith('grasp') for name in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) == pytest.approx(sum(w.abs().sum().item() for w in weights.values()), rel=1e-5)
+
+
+def test_the_best_epoch_is_kept_the_start_included(finished):
+    losses = read(finished / "final/seed42/dev_losses.json")
+    assert losses["by_epoch"][losses["best_epoch"]] == min(losses["by_epoch"])
+    scored = read(finished / "eval/grasp/seed42/scores.json")["dev_loss"]
+    assert scored == pytest.approx(min(losses["by_epoch"]), rel=1e-5)
+    plain = read(finished / "merge/seed42/dev_losses.json")["by_epoch"][0]
+    assert read(finished / "eval/merge_untrained/seed42/scores.json")["dev_loss"] == pytest.approx(
+        plain, rel=1e-5
+    )
+
+
+def test_the_same_command_skips_what_is_done(finished, setting, caplog, capsys):
+    before = {p: p.stat().st_mtime_ns for p in finished.rglob("done.json")}
+    with caplog.at_level("INFO", logger="grasp_lora"):
+        assert main(["run", str(setting / "run.yaml"), f"runs={setting}/runs"]) == 0
+    assert {p: p.stat().st_mtime_ns for p in finished.rglob("done.json")} == before
+    assert "final/seed42: done, skipped" in caplog.text
+    out = capsys.readouterr().out
+    assert "p* = " in out
+    assert "PeftModel.from_pretrained" in out
+
+
+def test_a_second_run_writes_the_same_rounds(finished, setting):
+    arguments = [str(setting / "run.yaml"), f"runs={setting}/again"]
+    assert main(["adapter", "--side", "source", *arguments]) == 0
+    assert main(["adapter", "--side", "target", *arguments]) == 0
+    assert main(["merge", *arguments]) == 0
+    assert main(["learn", *arguments]) == 0
+    assert main(["finetune", *arguments]) == 0
+    assert main(["finetune", "--p", "0.25", *arguments]) == 0
+    again = setting / "again" / "tiny"
+    for file in ("learn/seed42/rounds.jsonl", "final/seed42/adapter_model.safetensors"):
+        assert (again / file).read_bytes() == (finished / file).read_bytes()
+    assert read(again / "fixed/p0.25-seed42/pruned.json")["p"] == 0.25
+
+
+def test_a_changed_setting_is_an_error_with_exit_code_2(finished, setting, capsys):
+    config = (finished / "config.yaml").read_bytes()
+    code = main(["run", str(setting / "run.yaml"), f"runs={setting}/runs", "final.training.epochs=3"])
+    assert code == 2
+    error = capsys.readouterr().err
+    assert "final.training.epochs: was 2, now 3" in error
+    assert "Traceback" not in error
+    assert (finished / "config.yaml").read_bytes() == config
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["control.micro_dev=16"], "micro_dev split of 'ar' has 4 examples"),
+        (["backbone=nobody/nothing"], "cannot load the backbone 'nobody/nothing'"),
+        (["lora.target_modules=[query]"], "cannot place LoRA"),
+        (["source.adapter=nowhere"], "nowhere holds no adapter"),
+        (["target.language=fr"], "no language 'fr'"),
+        (["max_length=8"], "no body to cut"),
+        (["training.learning_rate=1e30"], "lower the learning rate"),
+    ],
+)
+def test_errors_are_one_message(setting, capsys, tmp_path, overrides, message):
+    assert main(["run", str(setting / "run.yaml"), f"runs={tmp_path}", *overrides]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.glob("*/final/*/adapter_model.safetensors"))
+
+
+def test_a_missing_micro_dev_is_an_error(setting, capsys, tmp_path):
+    text = TASK.replace(", micro_dev: ar-micro_dev.jsonl", "").replace(": en-", f": {setting}/en-")
+    (tmp_path / "task.yaml").write_text(text.replace(": ar-", f": {setting}/ar-"))
+    assert main(["run", str(setting / "run.yaml"), f"runs={tmp_path}", f"task={tmp_path}/task.yaml"]) == 2
+    assert "no 'micro_dev' split" in capsys.readouterr().err
+
+
+def test_overlap_is_an_error(setting, capsys, tmp_path):
+    text = TASK.replace("ar-micro_dev", "ar-dev").replace(": en-", f": {setting}/en-")
+    (tmp_path / "task.yaml").write_text(text.replace(": ar-", f": {setting}/ar-"))
+    assert main(["run", str(setting / "run.yaml"), f"runs={tmp_path}", f"task={tmp_path}/task.yaml"]) == 2
+    assert "share the example" in capsys.readouterr().err
+
+
+def test_stages_out_of_order_say_what_is_missing(setting, capsys, tmp_path):
+    for verb, missing in (("merge", "adapters/en"), ("learn", "merged"), ("finetune", "learn/seed42")):
+        assert main([verb, str(setting / "run.yaml"), f"runs={tmp_path}"]) == 2
+        assert missing in capsys.readouterr().err
