@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from grasp_lora.errors import GraspError
-from grasp_lora.lm.batches import IGNORED, TargetCollator, batches_by_tokens, encode
+from grasp_lora.lm.batches import IGNORED, Encoded, TargetCollator, batches_by_tokens, encode
 from grasp_lora.tasks.example import Example
 
 __all__ = ["TargetLoss", "evaluation_mode", "target_nll"]
@@ -88,13 +88,22 @@ class TargetLoss:
         max_new_tokens: int = 128,
         token_budget: int = 4096,
     ) -> None:
-        if not examples:
+        limits = {"max_length": max_length, "max_new_tokens": max_new_tokens}
+        encoded = [encode(example, tokenizer, **limits) for example in examples]
+        self._batch(encoded, TargetCollator(tokenizer, model), token_budget)
+
+    @classmethod
+    def from_encoded(
+        cls, encoded: Sequence[Encoded], collate: TargetCollator, *, token_budget: int = 4096
+    ) -> "TargetLoss":
+        """The same of examples that are token ids already."""
+        loss = cls.__new__(cls)
+        loss._batch(encoded, collate, token_budget)
+        return loss
+
+    def _batch(self, encoded: Sequence[Encoded], collate: TargetCollator, token_budget: int) -> None:
+        if not encoded:
             raise GraspError("cannot evaluate a loss on no examples")
-        encoded = [
-            encode(example, tokenizer, max_length=max_length, max_new_tokens=max_new_tokens)
-            for example in examples
-        ]
-        collate = TargetCollator(tokenizer, model)
         self.count = len(encoded)
         self.rows = batches_by_tokens([len(e) for e in encoded], token_budget)
         self.batches = [collate([encoded[i] for i in rows]) for rows in self.rows]
