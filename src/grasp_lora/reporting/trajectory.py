@@ -33,9 +33,12 @@ def plot_trajectory(
     figure, axes = pyplot.subplots(figsize=(8, 4.2), layout="constrained")
     low = [m - s for m, s in zip(mu, sigma, strict=True)]
     high = [m + s for m, s in zip(mu, sigma, strict=True)]
-    axes.fill_between(steps, low, high, color="tab:blue", alpha=0.15, linewidth=0, label="policy, μ ± σ")
+    axes.fill_between(steps, low, high, color="tab:blue", alpha=0.15, linewidth=0, label="policy μ ± σ")
     axes.plot(steps, mu, color="tab:blue", linewidth=1, linestyle="--")
-    axes.step(steps, committed, where="post", color="black", linewidth=1.8, label="committed ratio")
+    # A round ends the stretch that was trained under the ratio it began with.
+    axes.step(
+        [0, *steps], [committed[0], *committed], where="pre", color="black", linewidth=1.8, label="committed"
+    )
     limit = max((abs(reward) for _, _, reward in probes), default=0.0) or 1.0
     dots = axes.scatter(
         [step for step, _, _ in probes],
@@ -53,7 +56,8 @@ def plot_trajectory(
     figure.colorbar(dots, label="relative reward (nats per target token)")
     axes.axhline(chosen, color="tab:red", linewidth=1.2, linestyle=":", label=f"p* = {chosen:.3f}")
     axes.set(xlabel="optimizer step", ylabel="prune ratio p", title=title)
-    axes.set_ylim(max(0.0, min([*low, chosen]) - 0.05), min(1.0, max([*high, chosen]) + 0.05))
-    axes.legend(loc="best", fontsize=8, framealpha=0.9)
+    seen = [chosen, *low, *high, *(p for _, p, _ in probes)]
+    axes.set_ylim(max(-0.03, min(seen) - 0.05), min(1.03, max(seen) + 0.05))
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     figure.savefig(path, dpi=150)
     pyplot.close(figure)

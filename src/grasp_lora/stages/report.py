@@ -77,7 +77,7 @@ def _answers(run: RunDirectory, evaluations: Mapping[str, str]) -> list[dict[str
         for i, row in enumerate(map(_row, lines)):
             if i == len(blocks):
                 blocks.append({"reference": row["references"][0]})
-            blocks[i][_TITLES[method]] = row["prediction"]
+            blocks[i][_TITLES[method]] = " ".join(row["prediction"].split())
     return blocks
 
 
