@@ -17,6 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
     {"__init__"},
     {"cli", "__main__"},
+    {"cli_data"},
     {"plan", "executors"},
     {"stages"},
     {"config"},

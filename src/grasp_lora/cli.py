@@ -10,6 +10,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 from grasp_lora import __version__
+from grasp_lora.cli_data import add_data_verbs
 from grasp_lora.errors import GraspError
 
 __all__ = ["main"]
@@ -72,12 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("language", nargs="?", choices=list(DEMOS), default="ar", help="target language")
     demo.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. control.every=5")
     demo.add_argument("--force", action="store_true", help="make stages again whose settings changed")
-    data = verbs.add_parser("data", help="Prepare data sets.").add_subparsers(required=True, metavar="VERB")
-    prepare = data.add_parser("prepare", parents=[common], help="Make a task's splits.")
-    prepare.set_defaults(verb=_prepare)
-    prepare.add_argument("task", help="a built-in task: handbook")
-    prepare.add_argument("--from", dest="source", type=Path, help="files on disk instead of a download")
-    prepare.add_argument("--out", type=Path, help="folder to write; default: the cache")
+    add_data_verbs(verbs, common)
     return parser
 
 
@@ -160,14 +156,6 @@ def _demo(arguments: argparse.Namespace) -> None:
     with as_file(files("grasp_lora") / "configs") as folder:
         arguments.config = folder / DEMOS[arguments.language]
         _run(arguments)
-
-
-def _prepare(arguments: argparse.Namespace) -> None:
-    from grasp_lora.tasks.prepare import PREPARERS
-
-    if arguments.task not in PREPARERS:
-        raise GraspError(f"no built-in task '{arguments.task}'; there are: {', '.join(PREPARERS)}")
-    print(PREPARERS[arguments.task](out=arguments.out, source=arguments.source))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 from grasp_lora.errors import GraspError
 
-__all__ = ["EXTENSIONS", "Faults", "Row", "read_rows"]
+__all__ = ["EXTENSIONS", "Faults", "Row", "csv_rows", "json_rows", "parquet_rows", "read_rows"]
 
 EXTENSIONS = (".csv", ".jsonl", ".parquet")
 MAX_LINE_BYTES = 64 << 20
@@ -61,10 +61,10 @@ def read_rows(path: Path, faults: Faults) -> Iterator[Row]:
     if path.stat().st_size == 0:
         raise GraspError(f"{path} is empty")
     if path.suffix.lower() == ".parquet":
-        yield from _parquet_rows(path)
+        yield from parquet_rows(path)
         return
     with path.open("rb") as file:
-        yield from (_csv_rows if path.suffix.lower() == ".csv" else _json_rows)(file, faults)
+        yield from (csv_rows if path.suffix.lower() == ".csv" else json_rows)(file, faults)
 
 
 def _lines(file: BinaryIO, faults: Faults) -> Iterator[tuple[int, str]]:
@@ -86,7 +86,8 @@ def _lines(file: BinaryIO, faults: Faults) -> Iterator[tuple[int, str]]:
             yield number, raw.decode("utf-8", errors="replace")
 
 
-def _json_rows(file: BinaryIO, faults: Faults) -> Iterator[Row]:
+def json_rows(file: BinaryIO, faults: Faults) -> Iterator[Row]:
+    """The objects of an open JSON Lines file; lines that hold none go to `faults`."""
     for number, line in _lines(file, faults):
         if not line.strip():
             continue
@@ -101,7 +102,8 @@ def _json_rows(file: BinaryIO, faults: Faults) -> Iterator[Row]:
             faults.add(number, f"a JSON {type(values).__name__}, not an object with named columns")
 
 
-def _csv_rows(file: BinaryIO, faults: Faults) -> Iterator[Row]:
+def csv_rows(file: BinaryIO, faults: Faults) -> Iterator[Row]:
+    """The rows of an open CSV file with a header line; rows that do not fit it go to `faults`."""
     # The limit belongs to the process: it is raised, and not restored under another reader's feet.
     csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))
     reader = csv.reader((line for _, line in _lines(file, faults)), strict=True)
@@ -130,7 +132,8 @@ def _csv_rows(file: BinaryIO, faults: Faults) -> Iterator[Row]:
             faults.add(start, f"{len(cells)} fields where the header has {len(header)}")
 
 
-def _parquet_rows(path: Path) -> Iterator[Row]:
+def parquet_rows(path: Path, opened: BinaryIO | None = None) -> Iterator[Row]:
+    """The rows of a Parquet file, counted from 1; `opened` is the file where it is not at `path` itself."""
     try:
         import pyarrow
         import pyarrow.parquet as parquet
@@ -138,7 +141,7 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
         raise GraspError(f"{path}: reading Parquet needs pyarrow: pip install pyarrow") from None
     number = 0
     try:
-        with parquet.ParquetFile(path) as file:
+        with parquet.ParquetFile(opened or path) as file:
             for batch in file.iter_batches(batch_size=256):
                 for values in batch.to_pylist():
                     number += 1

@@ -16,8 +16,8 @@ from grasp_lora.tasks.task import Split, Task
 
 __all__ = ["Rows", "is_prepared", "read_manifest", "sha256", "write_prepared"]
 
-Rows = Mapping[str, Mapping[Split, Sequence[Mapping[str, str]]]]
-"""Language -> split -> rows."""
+Rows = Mapping[str, Mapping[Split, Sequence[Mapping[str, str | Sequence[str]]]]]
+"""Language -> split -> rows of texts, and of lists of texts for references."""
 
 
 def sha256(path: Path) -> str:

@@ -7,6 +7,7 @@ __all__ = ["SCRIPTS", "script_share"]
 
 SCRIPTS: dict[str, tuple[str, ...]] = {
     "ar": ("ARABIC",),
+    "hi": ("DEVANAGARI",),
     "ja": ("HIRAGANA", "KATAKANA", "CJK", "IDEOGRAPHIC"),
     "ru": ("CYRILLIC",),
     "zh": ("CJK", "IDEOGRAPHIC"),

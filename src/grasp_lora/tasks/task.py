@@ -37,6 +37,8 @@ class Task(BaseModel):
     """A column with a list of right answers (in CSV a JSON list) for metrics; by default the target."""
     languages: dict[str, dict[Split, Path]] = Field(min_length=1)
     max_new_tokens: Tokens | dict[str, Tokens] = 64
+    metrics: tuple[str, ...] = ()
+    """The scores that the task is judged by, most important first."""
     licence: str = ""
     source: str = ""
 

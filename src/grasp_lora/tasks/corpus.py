@@ -1,0 +1,172 @@
+"""All records of a card's source: read from files or the hub, checked, and what was left out and why."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from grasp_lora.errors import GraspError
+from grasp_lora.tasks.card import ANY, Card, Hub
+from grasp_lora.tasks.files import Faults, Row, parquet_rows
+from grasp_lora.tasks.prepared import sha256
+from grasp_lora.tasks.sources import READERS, BadRow, Record, Unsuitable, hub
+from grasp_lora.tasks.sources.archives import refuse_damage, walk
+from grasp_lora.tasks.sources.base import text, texts
+from grasp_lora.tasks.sources.patterns import FilePatterns
+from grasp_lora.tasks.task import Split
+
+__all__ = ["Corpus", "Item", "read_corpus"]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A record, the split that its source gives it, and where it was found."""
+
+    record: Record
+    split: Split | None
+    where: str
+
+
+@dataclass(slots=True)
+class Corpus:
+    """What a source holds."""
+
+    items: dict[str, dict[str, Item]] = field(default_factory=dict)
+    """Language -> record id -> item."""
+    dropped: dict[str, Counter[str]] = field(default_factory=dict)
+    """Language -> why -> rows."""
+    origins: list[dict[str, str]] = field(default_factory=list)
+    """The files with their hashes, or the hub's repository and commit."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """One file of rows."""
+
+    language: str | None
+    split: Split | None
+    faults: Faults
+    rows: Iterator[Row]
+
+
+def read_corpus(card: Card, source: Path | None, languages: Sequence[str] | None) -> Corpus:
+    """Read all of a card's rows, from `source` or else from the hub.
+
+    Args:
+        card: What to read and how.
+        source: A folder, an archive or a file; None is the hub.
+        languages: Codes, all of which must be there; None takes those of the card that are there.
+    """
+    corpus = Corpus()
+    codes = [code for code in languages or card.languages if code != ANY]
+    names = {code: card.language(code).name or code for code in codes}
+    if source is not None:
+        known = {} if languages is None and ANY in card.languages else names
+        where, tables = str(source), _files(card, source, known, corpus)
+    elif card.hub is not None:
+        where, tables = f"the hub's {card.hub.repository}", _hub(card, card.hub, names, corpus)
+    else:
+        raise GraspError(f"the task {card.name!r} is made from files: {_obtain(card)}")
+    with refuse_damage(where):
+        _collect(card, tables, corpus)
+    _check_languages(card, corpus, languages, where)
+    return corpus
+
+
+def _files(card: Card, source: Path, names: Mapping[str, str], corpus: Corpus) -> Iterator[_Table]:
+    patterns = FilePatterns.compile(card.files, names)
+    reader = READERS[card.reader]
+    hashed: set[Path] = set()
+    for path, name, file in walk(source, lambda name: patterns.match(name) is not None):
+        root = source.parent if path == source else source
+        if path not in hashed:
+            hashed.add(path)
+            corpus.origins.append({"file": path.relative_to(root).as_posix(), "sha256": sha256(path)})
+        language, split = patterns.match(name) or (None, None)
+        faults = Faults(root / name)
+        yield _Table(language, split, faults, reader.rows(file, faults))
+
+
+def _hub(card: Card, where: Hub, names: Mapping[str, str], corpus: Corpus) -> Iterator[_Table]:
+    """The hub's Parquet files, or where there are none the original archive that is kept there."""
+    configs = {code: card.language(code).config or name for code, name in names.items()}
+    try:
+        folder = hub.download(where.repository, where.revision, list(configs.values()))
+    except hub.NoConversion as error:
+        if not where.archive:
+            raise GraspError(f"{error}: {_obtain(card)}") from None
+        for code, name in names.items():
+            path = hub.download_archive(where.repository, where.archive.format(name=name))
+            yield from _files(card, path, {code: name}, corpus)
+        return
+    except GraspError as error:
+        raise GraspError(f"{error}\nWithout the hub: {_obtain(card)}") from None
+    corpus.origins.append({"hub": where.repository, "revision": where.revision, "commit": folder.name})
+    for code, split, path in hub.tables(folder, configs):
+        yield _Table(code, split, Faults(path), parquet_rows(path))
+
+
+def _collect(card: Card, tables: Iterator[_Table], corpus: Corpus) -> None:
+    for table in tables:
+        code = table.language or _only_language(card, table.faults.path)
+        dropped = corpus.dropped.setdefault(code, Counter())
+        items = corpus.items.setdefault(code, {})
+        kinds: dict[int, str] = {}
+        for row in table.rows:
+            try:
+                for item in _made(card, code, table, row):
+                    _add(items, item, dropped)
+            except Unsuitable as reason:
+                dropped[str(reason)] += 1
+            except BadRow as error:
+                table.faults.add(row.line, str(error))
+                kinds[row.line] = error.kind
+        if card.bad_rows == "error":
+            table.faults.check()
+        dropped.update(kinds.get(line, "unreadable line") for line in table.faults.found)
+
+
+def _made(card: Card, code: str, table: _Table, row: Row) -> Iterator[Item]:
+    """The items of a row, with no columns but those that the card uses."""
+    where = f"{table.faults.path}:{row.line}"
+    default_id = f"{code}/{table.faults.path.stem}:{row.line}"
+    for record in READERS[card.reader].records(row.values, card.options, default_id):
+        values: dict[str, str | list[str]] = {name: text(record.values, name) for name in card.columns(code)}
+        if card.references:
+            values[card.references] = texts(record.values, card.references)
+        yield Item(Record(record.id, values, record.groups), table.split, where)
+
+
+def _add(items: dict[str, Item], item: Item, dropped: Counter[str]) -> None:
+    known = items.setdefault(item.record.id, item)
+    if known is item:
+        return
+    if known.record.values != item.record.values or known.split != item.split:
+        raise BadRow("id used twice", f"{item.record.id!r}, first for another row in {known.where}")
+    dropped["the same row again"] += 1
+
+
+def _only_language(card: Card, path: Path) -> str:
+    codes = [code for code in card.languages if code != ANY]
+    if len(codes) != 1:
+        raise GraspError(
+            f"{path}: its name does not tell its language, and the task {card.name!r} has "
+            f"{len(codes) or 'any'} of them; file names are {' or '.join(card.files)}"
+        )
+    return codes[0]
+
+
+def _check_languages(card: Card, corpus: Corpus, languages: Sequence[str] | None, where: str) -> None:
+    missing = [code for code in languages or () if not corpus.items.get(code)]
+    if missing or not any(corpus.items.values()):
+        raise GraspError(
+            f"{where} has no rows of {card.name!r} in {', '.join(missing) or 'any language'}; "
+            f"files are named {' or '.join(card.files)}. {_obtain(card)}"
+        )
+    for code in [code for code, items in corpus.items.items() if not items]:
+        reasons = dict(corpus.dropped[code]) or "its files are empty"
+        raise GraspError(f"no row of {code!r} in {where} can be used: {reasons}")
+
+
+def _obtain(card: Card) -> str:
+    return " ".join(card.obtain.split())
