@@ -1,0 +1,62 @@
+"""Two data-parallel ranks share the probing and stay in step."""
+
+import json
+
+import pytest
+import torch
+from tests.tiny_models import tiny_llama
+from tests.tiny_tokenizer import tiny_tokenizer
+from torch import distributed, multiprocessing
+
+from grasp_lora.control.controller import GraspController
+from grasp_lora.lm.adapters import new_adapter
+from grasp_lora.lm.loss import TargetLoss
+from grasp_lora.tasks.example import Example
+
+MICRO_DEV = [Example(str(i), f"say {'abcdefgh'[: i + 1]}:", "abcdefgh"[: i + 1]) for i in range(7)]
+
+
+def learn(folder, rank=0, world=1):
+    """Four rounds on one rank; writes its losses and rounds."""
+    if world > 1:
+        distributed.init_process_group(
+            "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world
+        )
+    torch.manual_seed(0)
+    model = new_adapter(tiny_llama(), r=2)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.3)
+    loss = TargetLoss(MICRO_DEV, tiny_tokenizer(), model, max_length=40, max_new_tokens=10, token_budget=30)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    controller = GraspController(model, optimizer, lambda m: -loss(m), every=1, folder=folder)
+    per_example = loss.per_example(model.eval()).tolist()
+    for _ in range(4):
+        controller.after_optimizer_step()
+    rounds = [r.to_json() for r in controller.rounds]
+    (folder / f"rank{rank}.json").write_text(json.dumps([per_example, rounds]))
+    if world > 1:
+        distributed.destroy_process_group()
+
+
+def _rank(rank, folder):
+    torch.set_num_threads(1)
+    learn(folder, rank, world=2)
+
+
+@pytest.mark.slow
+def test_two_ranks_see_the_same_rewards_as_one(tmp_path):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    learn(tmp_path / "one")
+    multiprocessing.spawn(_rank, args=(tmp_path / "two",), nprocs=2)
+    alone = json.loads((tmp_path / "one" / "rank0.json").read_text())
+    first, second = (json.loads((tmp_path / "two" / f"rank{r}.json").read_text()) for r in (0, 1))
+    assert first == second
+    assert first[0] == pytest.approx(alone[0])
+    for shared, single in zip(map(json.loads, first[1]), map(json.loads, alone[1]), strict=True):
+        assert shared["base_reward"] == pytest.approx(single["base_reward"], rel=1e-5)
+        assert shared["p_next"] == pytest.approx(single["p_next"], abs=1e-3)
+    lines = (tmp_path / "two" / "rounds.jsonl").read_text().splitlines()  # written by the main rank alone
+    assert len(lines) == 4

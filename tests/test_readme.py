@@ -1,0 +1,66 @@
+"""The README's examples run as they stand."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from tests.tiny_models import random_adapter, tiny_llama, tokens
+from tests.tiny_tokenizer import tiny_tokenizer
+
+from grasp_lora import GraspController, merge_adapters
+from grasp_lora.config import load_config
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+MODULES = ["q_proj", "v_proj"]
+
+
+def block(language, number=0):
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.S)[number]
+
+
+@pytest.fixture
+def merged(tmp_path, monkeypatch):
+    """A trainable merged adapter in `merged`, made by the README's own call."""
+    monkeypatch.chdir(tmp_path)
+    for seed, name in enumerate(("en", "ar")):
+        random_adapter(tiny_llama(), tmp_path / name, seed=seed, target_modules=MODULES, r=4)
+    call = re.search(r"`(merge_adapters\(.*?\))`\.", README, flags=re.S)[1]
+    eval(call, {"merge_adapters": merge_adapters, "Path": Path})
+    return PeftModel.from_pretrained(tiny_llama(), "merged", is_trainable=True)
+
+
+def test_the_callback_example(merged, capsys):
+    pytest.importorskip("trl")
+    rows = [{"prompt": f"say {t}:", "completion": t} for t in ("abc", "bcd", "cde", "def") * 4]
+    code = block("python").replace('SFTConfig("out")', 'SFTConfig("out", use_cpu=True, bf16=False)')
+    names = {
+        "model": merged,
+        "tokenizer": tiny_tokenizer(),
+        "train": Dataset.from_list(rows),
+        "micro_dev": rows,
+    }
+    exec(code.replace("every=10", "every=2"), names)
+    assert 0.1 <= float(capsys.readouterr().out.splitlines()[-1]) <= 0.8
+    assert len(code.strip().splitlines()) <= 10
+
+
+def test_the_plain_loop_example(merged, capsys):
+    batches = [{"input_ids": tokens(seed=i), "labels": tokens(seed=i)} for i in range(10)]
+    names = {
+        "GraspController": GraspController,
+        "model": merged,
+        "optimizer": torch.optim.AdamW([p for p in merged.parameters() if p.requires_grad]),
+        "my_loss": lambda model: model(**batches[0]).loss.item(),
+        "loader": batches,
+    }
+    exec(block("python", 1), names)
+    assert 0.1 <= float(capsys.readouterr().out) <= 0.8
+
+
+def test_the_yaml_example_is_valid(tmp_path):
+    (tmp_path / "titles.yaml").write_text(block("yaml"), encoding="utf-8")
+    config = load_config(tmp_path / "titles.yaml", ["control.every=5", "name=titles-k5"])
+    assert config.task.languages["ar"]["micro_dev"] == tmp_path / "ar/micro.jsonl"
