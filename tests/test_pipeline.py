@@ -33,7 +33,9 @@ source: {language: en}
 target: {language: ar}
 training: {epochs: 2, learning_rate: 1e-2}
 control: {micro_dev: 4, every: 2, p_min: 0.0}
-methods: [zero_shot, lora_source, lora_target, merge_untrained, merge, grasp]
+methods: [zero_shot, lora_source, lora_target, merge_untrained, merge, ties, svd, grid, random, grasp]
+grid: [0.2, 0.6]
+combine: {density: 0.4, weights: {en: 1.0, ar: 0.5}}
 max_length: 40
 max_new_tokens: 6
 """
@@ -133,6 +135,38 @@ def test_the_best_epoch_is_kept_the_start_included(finished):
     assert read(finished / "eval/merge_untrained/seed42/scores.json")["dev_loss"] == pytest.approx(
         plain, rel=1e-5
     )
+
+
+def test_the_grid_keeps_its_best_on_dev(finished):
+    choice = read(finished / "grid/best-seed42/choice.json")
+    losses = {float(p): loss for p, loss in choice["dev_loss"].items()}
+    assert losses.keys() == {0.2, 0.6}
+    assert losses[choice["p"]] == min(losses.values())
+    assert read(finished / "grid/best-seed42/pruned.json")["p"] == choice["p"]
+    scored = read(finished / "eval/grid/seed42/scores.json")["dev_loss"]
+    assert scored == pytest.approx(min(losses.values()), rel=1e-5)
+
+
+def test_random_probes_as_much_as_the_policy_and_learns_nothing(finished):
+    runs = {}
+    for name in ("learn/seed42", "learn/random-seed42"):
+        runs[name] = [
+            json.loads(line) for line in (finished / name / "rounds.jsonl").read_text().splitlines()
+        ]
+    policy, uniform = runs.values()
+    assert [len(r["probes"]) for r in uniform] == [len(r["probes"]) for r in policy]
+    assert {r["mu_next"] for r in uniform} == {0.4}
+    assert all(0.0 <= x["p"] <= 0.8 and x["z"] == x["p"] for r in uniform for x in r["probes"])
+    p = read(finished / "learn/random-seed42/ratio.json")["p"]
+    assert read(finished / "random/seed42/pruned.json")["p"] == p
+
+
+def test_combinations_are_not_the_plain_merge(finished):
+    losses = {
+        m: read(finished / f"eval/{m}/seed42/scores.json")["test_loss"]
+        for m in ("ties", "svd", "merge_untrained")
+    }
+    assert len(set(losses.values())) == 3
 
 
 def test_the_same_command_skips_what_is_done(finished, setting, caplog, capsys):

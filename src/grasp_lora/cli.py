@@ -143,7 +143,7 @@ def _finetune(arguments: argparse.Namespace) -> None:
         raise GraspError(f"--p is a ratio between 0 and 1, got {arguments.p}")
     for seed in config.seeds:
         name = f"final/seed{seed}" if arguments.p is None else f"fixed/p{arguments.p:.2f}-seed{seed}"
-        print(finetune(inputs, run, seed, name, arguments.p))
+        print(finetune(inputs, run, seed, name, "grasp" if arguments.p is None else arguments.p))
 
 
 def _config(arguments: argparse.Namespace) -> None:

@@ -13,14 +13,33 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from grasp_lora.errors import GraspError
 from grasp_lora.tasks.task import Task
 
-__all__ = ["Config", "Control", "Evaluation", "Lora", "Method", "Side", "Stage", "Training", "load_config"]
+__all__ = [
+    "Combination",
+    "Combine",
+    "Config",
+    "Control",
+    "Evaluation",
+    "Lora",
+    "Method",
+    "Side",
+    "Stage",
+    "Training",
+    "load_config",
+]
 
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 
-Method = Literal["zero_shot", "lora_source", "lora_target", "merge_untrained", "merge", "grasp"]
+Combination = Literal[
+    "linear", "svd", "ties", "ties_svd", "dare_ties", "dare_ties_svd", "dare_linear", "dare_linear_svd",
+    "magnitude_prune", "magnitude_prune_svd",
+]  # fmt: skip
+Single = Literal[
+    "zero_shot", "lora_source", "lora_target", "merge_untrained", "merge", "grid", "random", "grasp"
+]
+Method = Single | Combination
 
 
 class _Node(BaseModel):
@@ -90,6 +109,14 @@ class Control(_Node):
         return self
 
 
+class Combine(_Node):
+    """How PEFT's combinations weigh and prune the adapters."""
+
+    density: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5  # share of entries that ties, dare, ... keep
+    weights: dict[str, float] | None = None  # by language; None: 1 each
+    rank: Count | None = None  # of the svd forms; None: the largest adapter's
+
+
 class Evaluation(_Node):
     """What is measured on the target's test set."""
 
@@ -125,6 +152,8 @@ class Config(_Node):
         "merge",
         "grasp",
     )
+    combine: Combine = Combine()
+    grid: Annotated[tuple[Ratio, ...], Field(min_length=1)] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
     evaluation: Evaluation = Evaluation()
     max_length: Count = 2200  # tokens of prompt and answer together
     max_new_tokens: Count | None = None  # None: the task's own

@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from grasp_lora.config import Config, Method
+from grasp_lora.stages.choose import choose
+from grasp_lora.stages.combine import combine
 from grasp_lora.stages.evaluate import evaluate
 from grasp_lora.stages.finetune import finetune
 from grasp_lora.stages.inputs import Inputs, adapter_folder
@@ -34,7 +36,7 @@ def plan(config: Config, inputs: Inputs, run: RunDirectory) -> list[Job]:
     jobs.append(Job("merged", partial(merge, inputs, run), tuple(sides)))
     shown: dict[str, str] = {}
     for method in config.methods:
-        for seed in config.seeds if method in ("merge", "grasp") else config.seeds[:1]:
+        for seed in config.seeds if method in _SEEDED else config.seeds[:1]:
             made, adapter = _adapter(method, seed, inputs, run)
             name = f"eval/{method}/seed{seed}"
             scored = partial(evaluate, inputs, run, method, adapter, seed)
@@ -45,10 +47,17 @@ def plan(config: Config, inputs: Inputs, run: RunDirectory) -> list[Job]:
     return jobs
 
 
+_SEEDED = ("merge", "grid", "random", "grasp")  # methods with a training run of their own
+
+
 def _adapter(method: Method, seed: int, inputs: Inputs, run: RunDirectory) -> tuple[list[Job], Path | None]:
     """The jobs that make a method's adapter beyond the two sides', and where it will be."""
     config = inputs.config
-    merged = run.path("merged")
+    sides = tuple(f"adapters/{side.language}" for side in (config.source, config.target))
+
+    def tuned(name: str, p: float | str, needs: str = "merged") -> Job:
+        return Job(name, partial(finetune, inputs, run, seed, name, p), (needs,))
+
     match method:
         case "zero_shot":
             return [], None
@@ -57,13 +66,22 @@ def _adapter(method: Method, seed: int, inputs: Inputs, run: RunDirectory) -> tu
         case "lora_target":
             return [], adapter_folder(run, config.target)
         case "merge_untrained":
-            return [Job("merged", partial(merge, inputs, run))], merged
+            return [Job("merged", partial(merge, inputs, run), sides)], run.path("merged")
         case "merge":
-            name = f"merge/seed{seed}"
-            return [Job(name, partial(finetune, inputs, run, seed, name, p=0.0), ("merged",))], run.path(name)
-        case "grasp":
-            learn, name = f"learn/seed{config.seed}", f"final/seed{seed}"
-            return [
-                Job(learn, partial(learn_ratio, inputs, run), ("merged",)),
-                Job(name, partial(finetune, inputs, run, seed, name), (learn,)),
-            ], run.path(name)
+            made = [tuned(f"merge/seed{seed}", 0.0)]
+        case "grasp" | "random":
+            learn = inputs.learn_stage(method)
+            folder = "final" if method == "grasp" else method
+            made = [
+                Job(learn, partial(learn_ratio, inputs, run, method), ("merged",)),
+                tuned(f"{folder}/seed{seed}", method, learn),
+            ]
+        case "grid":
+            points = {p: f"grid/p{p:.2f}-seed{seed}" for p in config.grid}
+            best = f"grid/best-seed{seed}"
+            made = [tuned(name, p) for p, name in points.items()]
+            made.append(Job(best, partial(choose, run, points, best), tuple(points.values())))
+        case _:  # PEFT's combinations
+            name = f"combined/{method}"
+            made = [Job(name, partial(combine, inputs, run, method), sides)]
+    return made, run.path(made[-1].name)

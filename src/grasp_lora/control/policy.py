@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Candidate", "RatioPolicy", "Update"]
+__all__ = ["Candidate", "RatioPolicy", "UniformPolicy", "Update"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,3 +163,21 @@ class RatioPolicy:
         """Continue exactly where `state_dict` was taken."""
         self.p_curr, self.mu, self.sigma = state["p_curr"], state["mu"], state["sigma"]
         self._rng.bit_generator.state = state["rng"]
+
+
+class UniformPolicy(RatioPolicy):
+    """The control experiment: candidates drawn evenly from [p_min, p_max], nothing learned.
+
+    Everything else is the same, the commit rule included: what the Gaussian policy must beat to have earned
+    its place.
+    """
+
+    def ask(self) -> list[Candidate]:
+        """Draw C candidates, p_i ~ U(p_min, p_max)."""
+        draws = self._rng.uniform(self.p_min, self.p_max, self.candidates).tolist()
+        return [Candidate(z=p, p=p) for p in draws]
+
+    def _step_policy(self, z: Sequence[float], relative: Sequence[float]) -> None:
+        """Mean and spread of the uniform distribution do not move."""
+        self.mu = (self.p_min + self.p_max) / 2
+        self.sigma = (self.p_max - self.p_min) / math.sqrt(12)

@@ -14,25 +14,28 @@ from grasp_lora.stages.run_directory import RunDirectory, write_json
 __all__ = ["finetune", "learned_ratio"]
 
 
-def learned_ratio(inputs: Inputs, run: RunDirectory) -> float:
-    """p* of the learning run.
+def learned_ratio(inputs: Inputs, run: RunDirectory, method: str = "grasp") -> float:
+    """p* of the learning run with the method's policy.
 
     Raises:
         GraspError: There was none yet.
     """
-    name = f"learn/seed{inputs.config.seed}"
+    name = inputs.learn_stage(method)
     run.output(name, "ratio.json")
     return float(json.loads((run.path(name) / "ratio.json").read_text(encoding="utf-8"))["p"])
 
 
-def finetune(inputs: Inputs, run: RunDirectory, seed: int, name: str, p: float | None = None) -> Path:
-    """Fine-tune the merged adapter under the mask at `p` (None: p*), best dev epoch kept, into `name`.
+def finetune(inputs: Inputs, run: RunDirectory, seed: int, name: str, p: float | str = "grasp") -> Path:
+    """Fine-tune the merged adapter under the mask at `p`, best dev epoch kept, into `name`.
+
+    `p` is a ratio, or the method ("grasp", "random") whose learning run says which.
+
 
     Starts from the pre-controller merge. Leaves a PEFT adapter, `mask.safetensors` (True = keep) and the
     dev loss by epoch.
     """
     config = inputs.config
-    p = learned_ratio(inputs, run) if p is None else p
+    p = learned_ratio(inputs, run, p) if isinstance(p, str) else p
     train = inputs.examples(config.target, "train", config.target.train_examples)
     dev = inputs.examples(config.target, "dev", config.target.dev_examples)
 

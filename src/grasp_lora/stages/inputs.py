@@ -89,6 +89,11 @@ class Inputs:
             token_budget=self.config.token_budget,
         )
 
+    def learn_stage(self, method: str = "grasp") -> str:
+        """The folder of a learning run: `learn/seedN`, or `learn/METHOD-seedN` for another policy."""
+        prefix = "" if method == "grasp" else f"{method}-"
+        return f"learn/{prefix}seed{self.config.seed}"
+
     def model_inputs(self) -> dict[str, Any]:
         """What every stage that runs the model depends on."""
         config = self.config

@@ -3,19 +3,23 @@
 from pathlib import Path
 
 from grasp_lora.control.callback import GraspCallback
-from grasp_lora.control.policy import RatioPolicy
+from grasp_lora.control.policy import RatioPolicy, UniformPolicy
 from grasp_lora.lm.adapters import load_adapter
 from grasp_lora.lm.training import build_trainer
 from grasp_lora.stages.inputs import Inputs, fingerprint, flat, settings
 from grasp_lora.stages.run_directory import RunDirectory, write_json
 
-__all__ = ["learn_ratio"]
+__all__ = ["POLICIES", "learn_ratio"]
+
+POLICIES = {"grasp": RatioPolicy, "random": UniformPolicy}
 
 _NOT_POLICY = {"every", "micro_dev", "unit", "importance_refresh", "select"}
 
 
-def learn_ratio(inputs: Inputs, run: RunDirectory) -> Path:
-    """Fine-tune the merged adapter with controller rounds in between, into `learn/seedN`.
+def learn_ratio(inputs: Inputs, run: RunDirectory, method: str = "grasp") -> Path:
+    """Fine-tune the merged adapter with controller rounds in between, into `learn_stage`.
+
+    "grasp" learns with the Gaussian policy, "random" probes as many ratios drawn evenly.
 
     Leaves `rounds.jsonl`, `timings.jsonl` and `ratio.json` with p*. The weights are not kept: the final
     run starts from the merged adapter (Sec. 3.4).
@@ -35,12 +39,12 @@ def learn_ratio(inputs: Inputs, run: RunDirectory) -> Path:
             inputs.encode(train, backbone),
             settings(config.learn.training, config.seed),
             folder,
-            title="learn ratio",
+            title="learn ratio" if method == "grasp" else "random ratios",
         )
         grasp = GraspCallback(
             trainer,
             reward=lambda model: -loss(model),
-            policy=RatioPolicy(**control.model_dump(exclude=_NOT_POLICY), seed=config.seed),
+            policy=POLICIES[method](**control.model_dump(exclude=_NOT_POLICY), seed=config.seed),
             every=control.every,
             parts=run.path("merged"),
             unit=control.unit,
@@ -63,4 +67,4 @@ def learn_ratio(inputs: Inputs, run: RunDirectory) -> Path:
         "data.train": fingerprint(train),
         "data.micro_dev": fingerprint(micro_dev),
     }
-    return run.stage(f"learn/seed{config.seed}", dependencies, work)
+    return run.stage(inputs.learn_stage(method), dependencies, work)

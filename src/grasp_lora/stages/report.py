@@ -20,6 +20,8 @@ _TITLES = {
     "lora_target": "target adapter, not merged",
     "merge_untrained": "merged, not fine-tuned",
     "merge": "merged, fine-tuned, not pruned",
+    "grid": "best of the grid",
+    "random": "random ratios",
     "grasp": "GRASP",
 }
 
@@ -30,7 +32,7 @@ def report(inputs: Inputs, run: RunDirectory, evaluations: Mapping[str, str]) ->
     Args:
         evaluations: The evaluation stage of every method, in the order to show.
     """
-    learn = f"learn/seed{inputs.config.seed}"
+    learn = inputs.learn_stage()
 
     def work(folder: Path) -> None:
         parts = []
@@ -39,7 +41,9 @@ def report(inputs: Inputs, run: RunDirectory, evaluations: Mapping[str, str]) ->
         scores = {
             m: json.loads((run.path(e) / "scores.json").read_text("utf-8")) for m, e in evaluations.items()
         }
-        rows = [[_TITLES[m], f"{s['dev_loss']:.4f}", f"{s['test_loss']:.4f}"] for m, s in scores.items()]
+        rows = [
+            [_TITLES.get(m, m), f"{s['dev_loss']:.4f}", f"{s['test_loss']:.4f}"] for m, s in scores.items()
+        ]
         parts.append("Loss on target tokens (nats):\n\n" + table(["method", "dev", "test"], rows))
         if shown := _answers(run, evaluations):
             parts.append("Greedy answers to the first test examples:\n\n" + predictions(shown))
@@ -77,7 +81,7 @@ def _answers(run: RunDirectory, evaluations: Mapping[str, str]) -> list[dict[str
         for i, row in enumerate(map(_row, lines)):
             if i == len(blocks):
                 blocks.append({"reference": row["references"][0]})
-            blocks[i][_TITLES[method]] = " ".join(row["prediction"].split())
+            blocks[i][_TITLES.get(method, method)] = " ".join(row["prediction"].split())
     return blocks
 
 

@@ -1,0 +1,36 @@
+"""The grid's last step: the fine-tuned adapter with the lowest dev loss."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from grasp_lora.stages.run_directory import RunDirectory, write_json
+
+__all__ = ["choose"]
+
+
+def choose(run: RunDirectory, candidates: Mapping[float, str], name: str) -> Path:
+    """Copy the best of several `finetune` stages into the stage `name`.
+
+    Leaves the adapter and `choice.json` with the best dev loss by ratio; of equal losses the smaller ratio
+    wins.
+
+    Args:
+        candidates: Ratio -> stage.
+    """
+
+    def work(folder: Path) -> None:
+        losses = {p: _dev_loss(run.path(stage)) for p, stage in sorted(candidates.items())}
+        best = min(losses, key=lambda p: losses[p])
+        for file in ("adapter_config.json", "adapter_model.safetensors", "mask.safetensors", "pruned.json"):
+            shutil.copyfile(run.path(candidates[best]) / file, folder / file)
+        write_json(folder / "choice.json", {"p": best, "dev_loss": {str(p): x for p, x in losses.items()}})
+
+    inputs = {f"p{p}": run.output(stage, "adapter_model.safetensors") for p, stage in candidates.items()}
+    return run.stage(name, inputs, work)
+
+
+def _dev_loss(folder: Path) -> float:
+    by_epoch = json.loads((folder / "dev_losses.json").read_text("utf-8"))["by_epoch"]
+    return float(min(by_epoch))
