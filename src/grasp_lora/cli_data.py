@@ -78,18 +78,18 @@ def _prepare(arguments: argparse.Namespace) -> None:
 
 
 def _show(arguments: argparse.Namespace) -> None:
-    from grasp_lora.tasks.show import show
+    from grasp_lora.tasks.show import Encode, show
 
+    tokenizer: Any = None
+    encode: Encode | None = None
     if arguments.tokenizer:
         from grasp_lora.lm.batches import encode_prompt
 
-        tokenizer = _tokenizer(arguments.tokenizer)
-    else:
-        tokenizer = encode_prompt = None
+        tokenizer, encode = _tokenizer(arguments.tokenizer), encode_prompt
     text = show(
         arguments.folder,
         tokenizer=tokenizer,
-        encode=encode_prompt,
+        encode=encode,
         max_length=arguments.max_length,
         examples=arguments.examples,
         full=arguments.full,

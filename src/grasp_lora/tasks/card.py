@@ -134,7 +134,7 @@ class Card(_Node):
     def columns(self, code: str) -> tuple[str, ...]:
         """The columns of texts that are needed in a language: for its prompt, the target, and `unique`."""
         fields = parse_template(self.template(code), self.body).fields
-        return tuple(dict.fromkeys((*fields, self.target, *self.unique)))
+        return tuple(name for name in dict.fromkeys((*fields, self.target, *self.unique)) if name != "id")
 
     def new_tokens(self, code: str) -> int:
         """How many tokens an answer in this language may have."""

@@ -32,7 +32,7 @@ class Corpus:
     """What a source holds."""
 
     items: dict[str, dict[str, Item]] = field(default_factory=dict)
-    """Language -> record id -> item."""
+    """Language -> key -> item; a key is "SPLIT/ID" where the source has splits that are kept, else the id."""
     dropped: dict[str, Counter[str]] = field(default_factory=dict)
     """Language -> why -> rows."""
     origins: list[dict[str, str]] = field(default_factory=list)
@@ -76,15 +76,15 @@ def read_corpus(card: Card, source: Path | None, languages: Sequence[str] | None
 def _files(card: Card, source: Path, names: Mapping[str, str], corpus: Corpus) -> Iterator[_Table]:
     patterns = FilePatterns.compile(card.files, names)
     reader = READERS[card.reader]
-    hashed: set[Path] = set()
+    root = source.parent if source.is_file() else source
+    read: dict[Path, None] = {}
     for path, name, file in walk(source, lambda name: patterns.match(name) is not None):
-        root = source.parent if path == source else source
-        if path not in hashed:
-            hashed.add(path)
-            corpus.origins.append({"file": path.relative_to(root).as_posix(), "sha256": sha256(path)})
+        read[path] = None
         language, split = patterns.match(name) or (None, None)
         faults = Faults(root / name)
         yield _Table(language, split, faults, reader.rows(file, faults))
+    for path in read:  # last, so that a fault in a large file is not waited for
+        corpus.origins.append({"file": path.relative_to(root).as_posix(), "sha256": sha256(path)})
 
 
 def _hub(card: Card, where: Hub, names: Mapping[str, str], corpus: Corpus) -> Iterator[_Table]:
@@ -111,37 +111,62 @@ def _collect(card: Card, tables: Iterator[_Table], corpus: Corpus) -> None:
         code = table.language or _only_language(card, table.faults.path)
         dropped = corpus.dropped.setdefault(code, Counter())
         items = corpus.items.setdefault(code, {})
-        kinds: dict[int, str] = {}
-        for row in table.rows:
-            try:
-                for item in _made(card, code, table, row):
-                    _add(items, item, dropped)
-            except Unsuitable as reason:
-                dropped[str(reason)] += 1
-            except BadRow as error:
-                table.faults.add(row.line, str(error))
-                kinds[row.line] = error.kind
+        bad = _collect_table(card, code, table, items, dropped)
         if card.bad_rows == "error":
             table.faults.check()
-        dropped.update(kinds.get(line, "unreadable line") for line in table.faults.found)
+        dropped.update(bad)
 
 
-def _made(card: Card, code: str, table: _Table, row: Row) -> Iterator[Item]:
-    """The items of a row, with no columns but those that the card uses."""
-    where = f"{table.faults.path}:{row.line}"
-    default_id = f"{code}/{table.faults.path.stem}:{row.line}"
-    for record in READERS[card.reader].records(row.values, card.options, default_id):
-        values: dict[str, str | list[str]] = {name: text(record.values, name) for name in card.columns(code)}
-        if card.references:
-            values[card.references] = texts(record.values, card.references)
-        yield Item(Record(record.id, values, record.groups), table.split, where)
+def _collect_table(
+    card: Card, code: str, table: _Table, items: dict[str, Item], dropped: Counter[str]
+) -> Counter[str]:
+    """Put the records of one file into `items`; the result counts what is wrong with the others."""
+    bad: Counter[str] = Counter()
+    lines: set[int] = set()
+
+    def note(line: int, error: BadRow) -> None:
+        table.faults.add(line, str(error))
+        bad[error.kind] += 1
+        lines.add(line)
+
+    reader = READERS[card.reader]
+    columns = card.columns(code)
+    prefix = f"{table.split}/" if table.split and card.split != "pool" else ""
+    for row in table.rows:
+        default_id = f"{code}/{table.faults.path.stem}:{row.line}"
+        try:
+            records = list(reader.records(row.values, card.options, default_id))
+        except Unsuitable as reason:
+            dropped[str(reason)] += 1
+            continue
+        except BadRow as error:
+            note(row.line, error)
+            continue
+        for record in records:
+            try:
+                item = Item(
+                    _needed(record, columns, card.references), table.split, f"{table.faults.path}:{row.line}"
+                )
+                _add(items, prefix + record.id, item, dropped)
+            except BadRow as error:
+                note(row.line, error)
+    bad["unreadable line"] += len(table.faults.found) - len(lines)
+    return +bad
 
 
-def _add(items: dict[str, Item], item: Item, dropped: Counter[str]) -> None:
-    known = items.setdefault(item.record.id, item)
+def _needed(record: Record, columns: Sequence[str], references: str | None) -> Record:
+    """The record with no columns but those that the card uses, which must all be there."""
+    values: dict[str, str | list[str]] = {name: text(record.values, name) for name in columns}
+    if references:
+        values[references] = texts(record.values, references)
+    return Record(record.id, values, record.groups)
+
+
+def _add(items: dict[str, Item], key: str, item: Item, dropped: Counter[str]) -> None:
+    known = items.setdefault(key, item)
     if known is item:
         return
-    if known.record.values != item.record.values or known.split != item.split:
+    if known.record.values != item.record.values:
         raise BadRow("id used twice", f"{item.record.id!r}, first for another row in {known.where}")
     dropped["the same row again"] += 1
 
@@ -157,15 +182,15 @@ def _only_language(card: Card, path: Path) -> str:
 
 
 def _check_languages(card: Card, corpus: Corpus, languages: Sequence[str] | None, where: str) -> None:
-    missing = [code for code in languages or () if not corpus.items.get(code)]
-    if missing or not any(corpus.items.values()):
+    for code in [code for code, items in corpus.items.items() if not items]:
+        reasons = ", ".join(f"{count:,} {why}" for why, count in corpus.dropped[code].items())
+        raise GraspError(f"no row of {code!r} in {where} can be used: {reasons or 'its files are empty'}")
+    missing = [code for code in languages or () if code not in corpus.items]
+    if missing or not corpus.items:
         raise GraspError(
             f"{where} has no rows of {card.name!r} in {', '.join(missing) or 'any language'}; "
             f"files are named {' or '.join(card.files)}. {_obtain(card)}"
         )
-    for code in [code for code, items in corpus.items.items() if not items]:
-        reasons = dict(corpus.dropped[code]) or "its files are empty"
-        raise GraspError(f"no row of {code!r} in {where} can be used: {reasons}")
 
 
 def _obtain(card: Card) -> str:

@@ -114,7 +114,8 @@ def _unique(card: Card, items: Mapping[str, Item], dropped: Counter[str]) -> dic
     kept: dict[str, Item] = {}
     seen: set[tuple[str, str]] = set()
     for name in sorted(items, key=lambda name: (HELD_OUT_FIRST.index(items[name].split), name)):
-        values = items[name].record.values
+        record = items[name].record
+        values = {**record.values, "id": record.id}
         keys = {(column, " ".join(str(values.get(column, "")).split())) for column in card.unique}
         if shared := sorted(column for column, _ in keys & seen):
             dropped[f"{shared[0]} of another row"] += 1
@@ -137,14 +138,14 @@ def _is_official(card: Card, items: Mapping[str, Mapping[str, Item]]) -> bool:
 
 
 def _rows(card: Card, corpus: Corpus, chosen: Chosen) -> Rows:
-    def row(language: str, name: str) -> dict[str, str | list[str]]:
-        values = corpus.items[language][name].record.values
+    def rows(language: str, keys: Sequence[str]) -> list[dict[str, str | list[str]]]:
         fields = parse_template(card.template(language), card.body).fields
         columns = dict.fromkeys((*fields, card.target, *filter(None, [card.references])))
-        return {"id": name, **{column: values[column] for column in columns}}
+        records = [corpus.items[language][key].record for key in keys]
+        return [{"id": r.id, **{column: r.values[column] for column in columns}} for r in records]
 
     return {
-        language: {split: [row(language, name) for name in names] for split, names in splits.items()}
+        language: {split: rows(language, keys) for split, keys in splits.items()}
         for language, splits in chosen.items()
     }
 

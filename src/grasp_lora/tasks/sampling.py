@@ -38,7 +38,7 @@ def sample_official(items: Items, sizes: Mapping[str, Sizes], seed: int) -> Chos
             if split == "dev" and not drawn["micro_dev"]:  # no source has a micro-dev of its own but a user's
                 drawn["micro_dev"] = pool[: wanted.micro_dev]
                 pool = pool[wanted.micro_dev :]
-            _check_size(language, split, take, len(pool))
+            _check_size(language, split, take, len(pool), len(records))
             chosen[language][split] = pool if take == "all" else pool[:take]
     return _without_empty(chosen)
 
@@ -69,7 +69,7 @@ def sample_pool(items: Items, sizes: Mapping[str, Sizes], seed: int) -> Chosen:
     for language, splits in chosen.items():
         for split, names in splits.items():
             size = getattr(sizes[language], split)
-            _check_size(language, split, size, len(names))
+            _check_size(language, split, size, len(names), len(items[language]))
             generator.shuffle(names)
             del names[len(names) if size == "all" else size :]
     return _without_empty(chosen)
@@ -136,11 +136,11 @@ def _groups(items: Items) -> dict[str, dict[str, list[str]]]:
     return groups
 
 
-def _check_size(language: str, split: Split, wanted: int | str, found: int) -> None:
+def _check_size(language: str, split: Split, wanted: int | str, found: int, total: int) -> None:
     if wanted != "all" and found < int(wanted):
         raise GraspError(
-            f"{language!r} has {found} rows for {split}, and the card asks for {wanted}: give more data, or "
-            "write a card that extends this one with smaller sizes"
+            f"{language!r} has {total:,} rows, which leaves {found:,} for {split}, and the card asks for "
+            f"{wanted:,}: give more data, or write a card that extends this one with smaller sizes"
         )
 
 

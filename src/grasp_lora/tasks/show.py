@@ -12,7 +12,7 @@ from grasp_lora.tasks.prepared import read_manifest
 from grasp_lora.tasks.scripts import script_share
 from grasp_lora.tasks.task import load_task
 
-__all__ = ["histogram", "script_mix", "show"]
+__all__ = ["Encode", "histogram", "script_mix", "show"]
 
 Encode = Callable[[Example, Any, int], list[int]]
 """(example, tokenizer, limit) -> token ids of the prompt, its body cut to fit."""

@@ -54,9 +54,9 @@ def refuse_damage(source: str) -> Iterator[None]:
     try:
         yield
     except DAMAGE as error:
+        why = (str(error) or type(error).__name__).splitlines()[0].rstrip(":")
         raise GraspError(
-            f"{source} has an archive that is cut off or damaged ({error or type(error).__name__}): "
-            "download it again"
+            f"{source} has an archive that is cut off or damaged ({why}): download it again"
         ) from None
     except OSError as error:
         raise GraspError(
