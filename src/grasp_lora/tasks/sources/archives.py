@@ -36,7 +36,7 @@ def walk(source: Path, wanted: Wanted) -> Iterator[tuple[Path, str, BinaryIO]]:
     if source.is_file():
         files, root = [source], source.parent
     else:
-        files, root = sorted(path for path in source.rglob("*") if path.is_file()), source
+        files, root = _files(source), source
     for path in files:
         name = path.relative_to(root).as_posix()
         if name.endswith(".zip"):
@@ -46,6 +46,12 @@ def walk(source: Path, wanted: Wanted) -> Iterator[tuple[Path, str, BinaryIO]]:
         elif wanted(name.removesuffix(".gz")):
             with path.open("rb") as file:
                 yield from ((path, *found) for found in _opened(name, file))
+
+
+def _files(folder: Path) -> list[Path]:
+    """All files but those of folders that were prepared, in case these lie beside their source."""
+    made = {path.parent for path in folder.rglob("manifest.json") if (path.parent / "task.yaml").is_file()}
+    return sorted(path for path in folder.rglob("*") if path.is_file() and made.isdisjoint(path.parents))
 
 
 @contextmanager
