@@ -24,6 +24,7 @@ from grasp_lora.tasks.sources.patterns import FilePatterns
 LANGUAGES = {
     "xlsum": {"en", "ar", "zh", "ja"},
     "xlsum_full": {"en", "ja"},
+    "xlsum_micro32": {"en", "ar", "zh", "ja"},
     "mlqa": {"en", "ar", "zh", "de", "es", "hi", "vi"},
     "wikilingua": {"en", "ja"},
     "scitldr": {"en"},

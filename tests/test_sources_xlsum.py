@@ -83,6 +83,17 @@ def test_what_is_sampled_depends_on_the_rows_and_the_seed_alone(tmp_path: Path) 
     assert rows(tmp_path / "one-out", "en", "train") == rows(tmp_path / "plain-out", "en", "train")
 
 
+def test_a_larger_micro_dev_changes_no_other_split(tmp_path: Path) -> None:
+    for size in (1, 2):
+        card = small(tmp_path, "xlsum", SMALL | {"micro_dev": size})
+        prepare_card(card, xlsum_archive(tmp_path), tmp_path / str(size))
+    one, two = (all_rows(tmp_path / name) for name in ("1", "2"))
+    assert [one[split] for split in ("train", "dev", "test")] == [
+        two[split] for split in ("train", "dev", "test")
+    ]
+    assert one["micro_dev"]["en"] == two["micro_dev"]["en"][:1]
+
+
 def test_repeated_articles_are_dropped_and_stay_in_the_test_set(tmp_path: Path) -> None:
     test = [xlsum_row(n) for n in range(3)]
     train = [
@@ -125,7 +136,7 @@ def test_a_split_that_is_too_small_is_named(tmp_path: Path) -> None:
     with pytest.raises(GraspError, match=said):
         prepare_card(card, xlsum_archive(tmp_path), tmp_path / "out")
     card = small(tmp_path, "xlsum", {"train": 6, "dev": 4, "micro_dev": 3, "test": 2})
-    with pytest.raises(GraspError, match=r"leaves 3 for dev, and the card asks for 4"):
+    with pytest.raises(GraspError, match=r"leaves 2 for micro_dev, and the card asks for 3"):
         prepare_card(card, xlsum_archive(tmp_path), tmp_path / "out")
 
 

@@ -19,27 +19,28 @@ Items = Mapping[str, Mapping[str, Item]]
 
 
 def sample_official(items: Items, sizes: Mapping[str, Sizes], seed: int) -> Chosen:
-    """Sample each split from the source's own; micro-dev comes out of the rows of dev that dev leaves.
+    """Sample each split from the source's own; micro-dev is the rows of dev after those that dev takes.
 
-    What is drawn for a language depends on its ids and the seed alone.
+    What is drawn for a language depends on its ids and the seed alone, and what is drawn for a split not on
+    the other splits' sizes.
     """
     chosen: Chosen = {}
     for language, records in items.items():
         generator = random.Random(f"{seed}/{language}")
-        found: dict[Split, list[str]] = {split: [] for split in SPLITS}
-        for name in sorted(records):
-            if (split := records[name].split) is not None:
-                found[split].append(name)
-        drawn = {split: generator.sample(names, len(names)) for split, names in found.items()}
-        wanted, chosen[language] = sizes[language], {}
+        drawn: dict[Split, list[str]] = {}
         for split in SPLITS:
-            take = getattr(wanted, split)
-            pool = drawn[split]
-            if split == "dev" and not drawn["micro_dev"]:  # no source has a micro-dev of its own but a user's
-                drawn["micro_dev"] = pool[: wanted.micro_dev]
-                pool = pool[wanted.micro_dev :]
-            _check_size(language, split, take, len(pool), len(records))
-            chosen[language][split] = pool if take == "all" else pool[:take]
+            names = sorted(name for name, item in records.items() if item.split == split)
+            drawn[split] = generator.sample(names, len(names))
+        size = sizes[language]
+        if not drawn["micro_dev"]:  # no published data has a micro-dev of its own, a user's may
+            dev = drawn["dev"]
+            start = len(dev) - size.micro_dev if size.dev == "all" else size.dev
+            drawn["dev"], drawn["micro_dev"] = dev[: max(0, start)], dev[max(0, start) :]
+        chosen[language] = {}
+        for split, names in drawn.items():
+            take = getattr(size, split)
+            _check_size(language, split, take, len(names), len(records))
+            chosen[language][split] = names if take == "all" else names[:take]
     return _without_empty(chosen)
 
 
