@@ -36,6 +36,7 @@ control: {micro_dev: 4, every: 2, p_min: 0.0}
 methods: [zero_shot, lora_source, lora_target, merge_untrained, merge, ties, svd, grid, random, grasp]
 grid: [0.2, 0.6]
 combine: {density: 0.4, weights: {en: 1.0, ar: 0.5}}
+evaluation: {generate: null, metrics: [rouge1, rougeL, bleu, chrf, em, f1]}
 max_length: 40
 max_new_tokens: 6
 """
@@ -167,6 +168,17 @@ def test_combinations_are_not_the_plain_merge(finished):
         for m in ("ties", "svd", "merge_untrained")
     }
     assert len(set(losses.values())) == 3
+
+
+def test_answers_are_scored_with_signatures(finished):
+    lines = (finished / "eval/grasp/seed42/predictions.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    metrics = read(finished / "eval/grasp/seed42/scores.json")["metrics"]
+    assert len(rows) == SPLITS["ar"]["test"]
+    exact = [100.0 * (row["prediction"] in row["references"]) for row in rows]
+    assert metrics["em"]["examples"] == exact
+    assert metrics["bleu"]["signature"]
+    assert "rougeL" in (finished / "report/summary.md").read_text()
 
 
 def test_the_same_command_skips_what_is_done(finished, setting, caplog, capsys):

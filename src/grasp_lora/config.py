@@ -11,9 +11,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from grasp_lora.errors import GraspError
+from grasp_lora.metrics.bertscore import BERTSCORE
+from grasp_lora.metrics.scoring import METRICS
 from grasp_lora.tasks.task import Task
 
 __all__ = [
+    "BertScore",
     "Combination",
     "Combine",
     "Config",
@@ -117,11 +120,30 @@ class Combine(_Node):
     rank: Count | None = None  # of the svd forms; None: the largest adapter's
 
 
+class BertScore(_Node):
+    """The encoder of BERTScore: a hub name, a folder or packaged:multilingual-e5-small (layer 9)."""
+
+    encoder: str
+    layer: Count
+
+
 class Evaluation(_Node):
     """What is measured on the target's test set."""
 
     test_examples: Count | None = None  # None takes all
-    generate: int = Field(default=4, ge=0)  # test examples to answer
+    generate: Annotated[int, Field(ge=0)] | None = 4  # test examples to answer; None is all of them
+    metrics: tuple[str, ...] = ()  # of the answers: see grasp_lora.metrics.scoring.METRICS
+    bertscore: BertScore | None = None  # the encoder that the three bertscore metrics need
+
+    @model_validator(mode="after")
+    def _known_metrics(self) -> "Evaluation":
+        if unknown := [name for name in self.metrics if name not in METRICS]:
+            raise ValueError(f"unknown metrics {unknown}; known are {', '.join(METRICS)}")
+        if self.metrics and self.generate == 0:
+            raise ValueError("metrics need answers: raise evaluation.generate, or set it to null for all")
+        if self.bertscore is None and any(name in BERTSCORE for name in self.metrics):
+            raise ValueError("BERTScore needs an encoder: set evaluation.bertscore.encoder and .layer")
+        return self
 
 
 class Config(_Node):

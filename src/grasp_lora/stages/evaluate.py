@@ -1,11 +1,17 @@
 """Stage 5: dev and test loss of a method's adapter, and greedy answers to a few test examples."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from grasp_lora.lm.adapters import load_adapter
 from grasp_lora.lm.generation import generate
-from grasp_lora.stages.inputs import Inputs, adapter_digest, fingerprint
+from grasp_lora.lm.packaged_encoder import packaged_encoder
+from grasp_lora.metrics.bertscore import BertScorer
+from grasp_lora.metrics.scoring import score_predictions
+from grasp_lora.stages.inputs import Inputs, adapter_digest, fingerprint, flat
 from grasp_lora.stages.run_directory import RunDirectory, write_json
 
 __all__ = ["evaluate"]
@@ -14,8 +20,8 @@ __all__ = ["evaluate"]
 def evaluate(inputs: Inputs, run: RunDirectory, method: str, adapter: Path | None, seed: int) -> Path:
     """Score one adapter (None: the bare backbone) into `eval/METHOD/seedN`.
 
-    Leaves `scores.json` (dev and test loss: mean over examples of the mean NLL per target token, in nats)
-    and `predictions.jsonl`.
+    Leaves `scores.json` (dev and test loss: mean over examples of the mean NLL per target token, in nats;
+    the metrics of the answers, 0 to 100, each with its signature) and `predictions.jsonl`.
     """
     config = inputs.config
     dev = inputs.examples(config.target, "dev", config.target.dev_examples)
@@ -27,7 +33,7 @@ def evaluate(inputs: Inputs, run: RunDirectory, method: str, adapter: Path | Non
             name: inputs.loss(rows, backbone) for name, rows in (("dev_loss", dev), ("test_loss", test))
         }
         model = backbone.model if adapter is None else load_adapter(backbone.model, adapter, trainable=False)
-        write_json(folder / "scores.json", {name: loss(model) for name, loss in losses.items()})
+        scores: dict[str, Any] = {name: loss(model) for name, loss in losses.items()}
         shown = test[: config.evaluation.generate]
         answers = generate(
             model,
@@ -45,12 +51,27 @@ def evaluate(inputs: Inputs, run: RunDirectory, method: str, adapter: Path | Non
                     "references": example.references or [example.target],
                 }
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        if config.evaluation.metrics:
+            references = [example.references or (example.target,) for example in shown]
+            scores["metrics"] = _metrics(inputs, answers, references)
+        write_json(folder / "scores.json", scores)
 
     dependencies = {
         **inputs.model_inputs(),
         "adapter": adapter and adapter_digest(adapter),
-        "evaluation.generate": config.evaluation.generate,
+        **flat("evaluation", config.evaluation.model_dump(exclude={"test_examples"})),
         "data.dev": fingerprint(dev),
         "data.test": fingerprint(test),
     }
     return run.stage(f"eval/{method}/seed{seed}", dependencies, work)
+
+
+def _metrics(inputs: Inputs, answers: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, Any]:
+    wanted = inputs.config.evaluation
+    bert = None
+    if wanted.bertscore is not None:
+        encoder, layer = wanted.bertscore.encoder, wanted.bertscore.layer
+        bert = BertScorer(packaged_encoder(encoder), layer, name=encoder)
+    language = inputs.config.target.language
+    scores = score_predictions(answers, references, language, wanted.metrics, bert=bert)
+    return {name: asdict(score) for name, score in scores.items()}

@@ -45,6 +45,12 @@ def report(inputs: Inputs, run: RunDirectory, evaluations: Mapping[str, str]) ->
             [_TITLES.get(m, m), f"{s['dev_loss']:.4f}", f"{s['test_loss']:.4f}"] for m, s in scores.items()
         ]
         parts.append("Loss on target tokens (nats):\n\n" + table(["method", "dev", "test"], rows))
+        if metrics := inputs.config.evaluation.metrics:
+            rows = [
+                [_TITLES.get(m, m), *(f"{s['metrics'][name]['value']:.2f}" for name in metrics)]
+                for m, s in scores.items()
+            ]
+            parts.append("Answers on the test set (0 to 100):\n\n" + table(["method", *metrics], rows))
         if shown := _answers(run, evaluations):
             parts.append("Greedy answers to the first test examples:\n\n" + predictions(shown))
         (folder / "summary.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
