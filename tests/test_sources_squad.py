@@ -252,3 +252,10 @@ def test_task_yaml_can_be_read_by_a_person(tmp_path: Path) -> None:
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["licence"] == "CC BY-SA 3.0"
     assert "Lewis et al." in manifest["source"]
+
+
+def test_a_byte_order_mark_in_a_text_is_no_text(tmp_path: Path) -> None:
+    content = squad(8, "en").decode().replace("en paragraph", "\ufeffen paragraph").encode("utf-8-sig")
+    (tmp_path / "en.json").write_bytes(content)
+    prepare_card(small(tmp_path, "squad_json"), tmp_path, tmp_path / "out")
+    assert all(row["context"].startswith("en paragraph") for row in rows(tmp_path / "out", "en", "test"))

@@ -1,5 +1,6 @@
 """All records of a card's source: read from files or the hub, checked, and what was left out and why."""
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from grasp_lora.tasks.sources.patterns import FilePatterns
 from grasp_lora.tasks.task import Split
 
 __all__ = ["Corpus", "Item", "read_corpus"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +194,9 @@ def _check_languages(card: Card, corpus: Corpus, languages: Sequence[str] | None
             f"{where} has no rows of {card.name!r} in {', '.join(missing) or 'any language'}; "
             f"files are named {' or '.join(card.files)}. {_obtain(card)}"
         )
+    absent = [code for code in card.languages if code not in corpus.items and code != ANY]
+    if absent and languages is None:
+        logger.info("%s has nothing in %s: prepared without", where, ", ".join(absent))
 
 
 def _obtain(card: Card) -> str:

@@ -56,7 +56,7 @@ class Reader:
 
 
 def text(values: Mapping[str, Any], column: str) -> str:
-    """A column's text, which must be there and not blank; the spaces around it are dropped."""
+    """A column's text, without spaces and byte order marks around it; a blank one is a bad row."""
     if column not in values or values[column] is None:
         raise BadRow("missing column", f"{column!r}; there are {', '.join(map(str, values)) or 'none'}")
     return _stripped(values[column], column)
@@ -88,6 +88,6 @@ def one_row(file: BinaryIO, faults: Faults) -> Iterator[Row]:
 def _stripped(value: Any, column: str) -> str:
     if not isinstance(value, str):
         raise BadRow("not text", f"the column {column!r} is a {type(value).__name__}")
-    if not (stripped := value.strip()):
+    if not (stripped := value.strip().strip("\ufeff").strip()):  # a byte order mark in the middle of a file
         raise BadRow("empty text", f"the column {column!r} is empty")
     return stripped
