@@ -181,8 +181,9 @@ class _Log(TrainerCallback):
             raise GraspError(
                 f"the training loss at step {state.global_step} is {logs['loss']}; lower the learning rate"
             )
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+        if state.is_world_process_zero:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
 
 
 class _Progress(TrainerCallback):
