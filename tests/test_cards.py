@@ -317,6 +317,10 @@ BLANK = [*lines(2), {"text": " ", "target": "x"}]
         ),
         ({"en.jsonl": BLANK}, r"en.jsonl:3: empty text: the column 'text' is empty"),
         ({"en.jsonl": [{"text": 3, "target": "x"}]}, r"missing column: 'text'; there are target"),
+        (
+            {"en.jsonl": [{"text": "a", "target": "HALF"}]},
+            r"en.jsonl:1: not text: .* half of a surrogate pair",
+        ),
         ({"en.jsonl": []}, r"no row of 'en' in .* can be used: its files are empty"),
         (NAMED | {"en.jsonl": lines(9, 40)}, r"some files of 'small-jsonl' say which split they are"),
         (REPEATED, r"the splits 'en train' and 'en test' share the example"),

@@ -112,17 +112,22 @@ def _choose(card: Card, corpus: Corpus, seed: int) -> Chosen:
 def _unique(card: Card, items: Mapping[str, Item], dropped: Counter[str]) -> dict[str, Item]:
     """The items without those that equal an earlier one in a column where that must not be."""
     kept: dict[str, Item] = {}
-    seen: set[tuple[str, str]] = set()
+    seen: set[tuple[str, bytes]] = set()
     for name in sorted(items, key=lambda name: (HELD_OUT_FIRST.index(items[name].split), name)):
         record = items[name].record
         values = {**record.values, "id": record.id}
-        keys = {(column, " ".join(str(values.get(column, "")).split())) for column in card.unique}
+        keys = {(column, _fingerprint(str(values[column]))) for column in card.unique}
         if shared := sorted(column for column, _ in keys & seen):
             dropped[f"{shared[0]} of another row"] += 1
         else:
             kept[name] = items[name]
             seen |= keys
     return kept
+
+
+def _fingerprint(text: str) -> bytes:
+    """Equal for texts that differ in spaces alone; a corpus of texts would be too much to keep twice."""
+    return hashlib.blake2b(" ".join(text.split()).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def _is_official(card: Card, items: Mapping[str, Mapping[str, Item]]) -> bool:

@@ -90,4 +90,8 @@ def _stripped(value: Any, column: str) -> str:
         raise BadRow("not text", f"the column {column!r} is a {type(value).__name__}")
     if not (stripped := value.strip().strip("\ufeff").strip()):  # a byte order mark in the middle of a file
         raise BadRow("empty text", f"the column {column!r} is empty")
+    try:
+        stripped.encode()
+    except UnicodeEncodeError:
+        raise BadRow("not text", f"the column {column!r} has half of a surrogate pair") from None
     return stripped
