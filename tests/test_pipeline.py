@@ -33,7 +33,18 @@ source: {language: en}
 target: {language: ar}
 training: {epochs: 2, learning_rate: 1e-2}
 control: {micro_dev: 4, every: 2, p_min: 0.0}
-methods: [zero_shot, lora_source, lora_target, merge_untrained, merge, ties, svd, grid, random, grasp]
+methods:
+  - zero_shot
+  - lora_source
+  - lora_target
+  - merge_untrained
+  - merge
+  - ties
+  - svd
+  - merge_prune
+  - grid
+  - random
+  - grasp
 grid: [0.2, 0.6]
 combine: {density: 0.4, weights: {en: 1.0, ar: 0.5}}
 evaluation: {generate: null, metrics: [rouge1, rougeL, bleu, chrf, em, f1]}
@@ -146,6 +157,17 @@ def test_the_grid_keeps_its_best_on_dev(finished):
     assert read(finished / "grid/best-seed42/pruned.json")["p"] == choice["p"]
     scored = read(finished / "eval/grid/seed42/scores.json")["dev_loss"]
     assert scored == pytest.approx(min(losses.values()), rel=1e-5)
+
+
+def test_pruning_at_every_step_is_another_result(finished):
+    choice = read(finished / "merge_prune/best-seed42/choice.json")
+    assert {float(p) for p in choice["dev_loss"]} == {0.2, 0.6}
+    at_p = "p0.60-seed42/adapter_model.safetensors"
+    stepwise, fixed = (load_file(finished / method / at_p) for method in ("merge_prune", "grid"))
+    assert any(not torch.equal(stepwise[n], fixed[n]) for n in fixed)
+    epoch = read(finished / "merge_prune/p0.60-seed42/dev_losses.json")["best_epoch"]
+    zeros = sum((w == 0).sum().item() for w in stepwise.values()) / sum(w.numel() for w in stepwise.values())
+    assert zeros == (pytest.approx(0.6, abs=0.02) if epoch else 0.0)
 
 
 def test_random_probes_as_much_as_the_policy_and_learns_nothing(finished):

@@ -23,6 +23,7 @@ __all__ = [
     "Control",
     "Evaluation",
     "Lora",
+    "MergePrune",
     "Method",
     "Side",
     "Stage",
@@ -40,7 +41,15 @@ Combination = Literal[
     "magnitude_prune", "magnitude_prune_svd",
 ]  # fmt: skip
 Single = Literal[
-    "zero_shot", "lora_source", "lora_target", "merge_untrained", "merge", "grid", "random", "grasp"
+    "zero_shot",
+    "lora_source",
+    "lora_target",
+    "merge_untrained",
+    "merge",
+    "merge_prune",
+    "grid",
+    "random",
+    "grasp",
 ]
 Method = Single | Combination
 
@@ -120,6 +129,16 @@ class Combine(_Node):
     rank: Count | None = None  # of the svd forms; None: the largest adapter's
 
 
+class MergePrune(_Node):
+    """Adaptive LoRA merge with pruning (Miyano & Arase, Sec. 3.2, App. C)."""
+
+    importance: Literal["input", "gradient"] = "input"
+    unit: Literal["parameter", "module"] = "parameter"
+    value: Literal["zero", "init"] = "zero"
+    threshold: NotNegative = 0.0  # of the mean importance, where unit is module; the grid is then not used
+    rescore_every: Count = 1  # optimizer steps; 1 is the paper's schedule
+
+
 class BertScore(_Node):
     """The encoder of BERTScore: a hub name, a folder or packaged:multilingual-e5-small (layer 9)."""
 
@@ -175,6 +194,7 @@ class Config(_Node):
         "grasp",
     )
     combine: Combine = Combine()
+    merge_prune: MergePrune = MergePrune()
     grid: Annotated[tuple[Ratio, ...], Field(min_length=1)] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
     evaluation: Evaluation = Evaluation()
     max_length: Count = 2200  # tokens of prompt and answer together

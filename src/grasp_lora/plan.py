@@ -47,7 +47,7 @@ def plan(config: Config, inputs: Inputs, run: RunDirectory) -> list[Job]:
     return jobs
 
 
-_SEEDED = ("merge", "grid", "random", "grasp")  # methods with a training run of their own
+_SEEDED = ("merge", "merge_prune", "grid", "random", "grasp")  # methods with a training run of their own
 
 
 def _adapter(method: Method, seed: int, inputs: Inputs, run: RunDirectory) -> tuple[list[Job], Path | None]:
@@ -55,8 +55,8 @@ def _adapter(method: Method, seed: int, inputs: Inputs, run: RunDirectory) -> tu
     config = inputs.config
     sides = tuple(f"adapters/{side.language}" for side in (config.source, config.target))
 
-    def tuned(name: str, p: float | str, needs: str = "merged") -> Job:
-        return Job(name, partial(finetune, inputs, run, seed, name, p), (needs,))
+    def tuned(name: str, p: float | str, needs: str = "merged", every_step: bool = False) -> Job:
+        return Job(name, partial(finetune, inputs, run, seed, name, p, every_step=every_step), (needs,))
 
     match method:
         case "zero_shot":
@@ -76,10 +76,12 @@ def _adapter(method: Method, seed: int, inputs: Inputs, run: RunDirectory) -> tu
                 Job(learn, partial(learn_ratio, inputs, run, method), ("merged",)),
                 tuned(f"{folder}/seed{seed}", method, learn),
             ]
-        case "grid":
-            points = {p: f"grid/p{p:.2f}-seed{seed}" for p in config.grid}
-            best = f"grid/best-seed{seed}"
-            made = [tuned(name, p) for p, name in points.items()]
+        case "grid" | "merge_prune":
+            by_module = method == "merge_prune" and config.merge_prune.unit == "module"
+            ratios = (0.0,) if by_module else config.grid  # whole modules go by a threshold, not by a ratio
+            points = {p: f"{method}/p{p:.2f}-seed{seed}" for p in ratios}
+            best = f"{method}/best-seed{seed}"
+            made = [tuned(name, p, every_step=method == "merge_prune") for p, name in points.items()]
             made.append(Job(best, partial(choose, run, points, best), tuple(points.values())))
         case _:  # PEFT's combinations
             name = f"combined/{method}"

@@ -2,21 +2,22 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from grasp_lora.control.controller import GraspController, GraspResult, Reward, Round, SelectionRule
 from grasp_lora.control.masked import ImportanceRefresh, MaskedAdapter
+from grasp_lora.control.merge_prune import GradientImportance, InputImportance, StepPruner
 from grasp_lora.control.policy import RatioPolicy
 from grasp_lora.control.pruning import AdapterPart, UnitKind, adapter_parameters
 from grasp_lora.lm.loss import TargetLoss
 from grasp_lora.merging.parts import read_parts
 from grasp_lora.tasks.example import Example
 
-__all__ = ["FixedMaskCallback", "GraspCallback"]
+__all__ = ["FixedMaskCallback", "GraspCallback", "MergePruneCallback"]
 
 Parts = Mapping[str, Sequence[AdapterPart]] | str | Path | None
 
@@ -160,6 +161,66 @@ class FixedMaskCallback(TrainerCallback):
     ) -> None:
         assert self.masked is not None
         self.masked.zero_pruned()
+
+
+class MergePruneCallback(TrainerCallback):
+    """Adaptive LoRA merge with pruning (Miyano & Arase, 2025): resets entries after every optimizer step.
+
+    Args:
+        p: Ratio of entries to reset per unit; for `unit="parameter"`.
+        validation: The batched validation set; needed for `importance="input"`.
+        parts: As for `GraspCallback`.
+        importance: "input" or "gradient".
+        unit, value, threshold: See `StepPruner`.
+        rescore_every: Optimizer steps between two evaluations of the importance; 1 is the paper's.
+    """
+
+    def __init__(
+        self,
+        p: float,
+        *,
+        validation: TargetLoss | None = None,
+        parts: Parts = None,
+        importance: Literal["input", "gradient"] = "input",
+        unit: Literal["parameter", "module"] = "parameter",
+        value: Literal["zero", "init"] = "zero",
+        threshold: float = 0.0,
+        rescore_every: int = 1,
+    ) -> None:
+        if importance == "input" and validation is None:
+            raise ValueError("importance from inputs needs a validation set")
+        self.p, self.validation, self.importance = p, validation, importance
+        self.rescore_every = rescore_every
+        self._parts = _parts(parts)
+        self._options: dict[str, Any] = {"p": p, "unit": unit, "value": value, "threshold": threshold}
+        self._score: InputImportance | GradientImportance | None = None
+        self._pruner: StepPruner | None = None
+        self._scores: list[Tensor] = []
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module,
+        **_: Any,
+    ) -> None:
+        parameters = adapter_parameters(model)
+        self._pruner = StepPruner(parameters, self._parts, **self._options)
+        if self.validation is not None and self.importance == "input":
+            self._score = InputImportance(model, parameters, self.validation, self._parts)
+        else:
+            self._score = GradientImportance(list(parameters.values()))
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        # The gradients are still there. `global_step` counts the steps before this one.
+        assert self._score is not None
+        assert self._pruner is not None
+        if self.importance == "gradient" or state.global_step % self.rescore_every == 0:
+            self._scores = self._score()
+        self._pruner.prune(self._scores)
 
 
 def _parts(parts: Parts) -> Mapping[str, Sequence[AdapterPart]] | None:

@@ -24,7 +24,8 @@ def choose(run: RunDirectory, candidates: Mapping[float, str], name: str) -> Pat
         losses = {p: _dev_loss(run.path(stage)) for p, stage in sorted(candidates.items())}
         best = min(losses, key=lambda p: losses[p])
         for file in ("adapter_config.json", "adapter_model.safetensors", "mask.safetensors", "pruned.json"):
-            shutil.copyfile(run.path(candidates[best]) / file, folder / file)
+            if (run.path(candidates[best]) / file).exists():  # pruning at every step leaves no mask
+                shutil.copyfile(run.path(candidates[best]) / file, folder / file)
         write_json(folder / "choice.json", {"p": best, "dev_loss": {str(p): x for p, x in losses.items()}})
 
     inputs = {f"p{p}": run.output(stage, "adapter_model.safetensors") for p, stage in candidates.items()}

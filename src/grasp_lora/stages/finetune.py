@@ -5,7 +5,7 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from grasp_lora.control.callback import FixedMaskCallback
+from grasp_lora.control.callback import FixedMaskCallback, MergePruneCallback
 from grasp_lora.lm.adapters import load_adapter, save_adapter
 from grasp_lora.lm.training import BestEpoch, build_trainer
 from grasp_lora.stages.inputs import Inputs, fingerprint, flat, settings
@@ -25,10 +25,19 @@ def learned_ratio(inputs: Inputs, run: RunDirectory, method: str = "grasp") -> f
     return float(json.loads((run.path(name) / "ratio.json").read_text(encoding="utf-8"))["p"])
 
 
-def finetune(inputs: Inputs, run: RunDirectory, seed: int, name: str, p: float | str = "grasp") -> Path:
+def finetune(
+    inputs: Inputs,
+    run: RunDirectory,
+    seed: int,
+    name: str,
+    p: float | str = "grasp",
+    *,
+    every_step: bool = False,
+) -> Path:
     """Fine-tune the merged adapter under the mask at `p`, best dev epoch kept, into `name`.
 
-    `p` is a ratio, or the method ("grasp", "random") whose learning run says which.
+    `p` is a ratio, or the method ("grasp", "random") whose learning run says which. With `every_step` there
+    is no fixed mask: entries are pruned anew after every step and trained again (Miyano & Arase).
 
 
     Starts from the pre-controller merge. Leaves a PEFT adapter, `mask.safetensors` (True = keep) and the
@@ -51,21 +60,30 @@ def finetune(inputs: Inputs, run: RunDirectory, seed: int, name: str, p: float |
             folder,
             title=f"fine-tune at p = {p:.3f}",
         )
-        mask = FixedMaskCallback(p, parts=run.path("merged"), unit=config.control.unit)
+        mask: FixedMaskCallback | MergePruneCallback
+        if every_step:
+            how = config.merge_prune.model_dump()
+            mask = MergePruneCallback(p, validation=dev_loss, parts=run.path("merged"), **how)
+        else:
+            mask = FixedMaskCallback(p, parts=run.path("merged"), unit=config.control.unit)
         best = BestEpoch(trainer, dev_loss, config.final.training.patience)
         trainer.add_callback(mask)
         trainer.add_callback(best)
         trainer.train()
         save_adapter(model, folder)
-        assert mask.masked is not None
-        save_file(mask.masked.masks(), folder / "mask.safetensors")
-        write_json(folder / "pruned.json", {"p": p, "share_by_unit": mask.masked.pruned_shares()})
+        if isinstance(mask, FixedMaskCallback) and mask.masked is not None:
+            save_file(mask.masked.masks(), folder / "mask.safetensors")
+            write_json(folder / "pruned.json", {"p": p, "share_by_unit": mask.masked.pruned_shares()})
         write_json(folder / "dev_losses.json", {"by_epoch": best.losses, "best_epoch": best.epoch})
 
     dependencies = {
         **inputs.model_inputs(),
         **flat("final.training", config.final.training.model_dump()),
-        "control.unit": config.control.unit,
+        **(
+            flat("merge_prune", config.merge_prune.model_dump())
+            if every_step
+            else {"control.unit": config.control.unit}
+        ),
         "p": p,
         "seed": seed,
         "merged": run.output("merged", "adapter_model.safetensors"),

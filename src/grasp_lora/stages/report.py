@@ -20,6 +20,7 @@ _TITLES = {
     "lora_target": "target adapter, not merged",
     "merge_untrained": "merged, not fine-tuned",
     "merge": "merged, fine-tuned, not pruned",
+    "merge_prune": "merged, pruned at every step, best of the grid",
     "grid": "best of the grid",
     "random": "random ratios",
     "grasp": "GRASP",
