@@ -10,7 +10,7 @@ from tests.tiny_models import TINY_MODELS, tiny_llama
 from tests.tiny_tokenizer import tiny_tokenizer
 
 from grasp_lora.errors import GraspError
-from grasp_lora.lm.batches import TargetCollator, batches_by_tokens, encode, encode_prompt
+from grasp_lora.lm.batches import Encoded, TargetCollator, batches_by_tokens, encode, encode_prompt
 from grasp_lora.lm.generation import generate
 from grasp_lora.lm.loss import TargetLoss
 from grasp_lora.tasks.example import Example
@@ -144,6 +144,14 @@ def test_generation_is_greedy_and_the_same_at_any_batch_size(model):
         expected.append(TOKENIZER.decode(answer, skip_special_tokens=True).strip())
     for budget in (1, 10_000):
         assert generate(model, TOKENIZER, EXAMPLES, token_budget=budget, **LIMITS) == expected
+
+
+def test_a_text_that_is_all_target_loses_only_its_first_token():
+    model = tiny_llama()
+    loss = TargetLoss.from_encoded([Encoded((5, 6, 7), 3)], TargetCollator(TOKENIZER, model))
+    log_probabilities = model(input_ids=torch.tensor([[5, 6, 7]])).logits.log_softmax(-1)[0]
+    expected = -(log_probabilities[0, 6] + log_probabilities[1, 7]).item() / 2
+    assert loss(model) == pytest.approx(expected, rel=1e-5)
 
 
 def test_no_examples_is_an_error():

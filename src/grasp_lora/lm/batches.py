@@ -96,7 +96,8 @@ class TargetCollator:
 
     def __call__(self, examples: Sequence[Encoded]) -> dict[str, Tensor | int]:
         length = max(len(e) for e in examples)
-        kept = max(e.targets for e in examples) + 1 if self.only_targets else length
+        # A text that is all target, without a start token, has nothing to predict its first token from.
+        kept = min(length, max(e.targets for e in examples) + 1) if self.only_targets else length
         input_ids = torch.full((len(examples), length), self.pad_id)
         attention_mask = torch.zeros((len(examples), length), dtype=torch.long)
         labels = torch.full((len(examples), kept), IGNORED)
