@@ -1,7 +1,7 @@
 # The commands of the README. Each one first makes or refreshes .venv as far as it needs it.
 PYTHON ?= python3
 # Threads that spin while they wait slow down whatever else runs; those that never do slow down small
-# products (a training step of the demo took 1.15 s against 0.77 s). The demo lets them spin for a moment.
+# products (a training step of the demo took 1.10 s against 0.76 s). The demo lets them spin for a moment.
 OMP_WAIT_POLICY ?= PASSIVE
 export OMP_WAIT_POLICY
 
