@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from grasp_lora.errors import GraspError
 from grasp_lora.metrics.bertscore import BERTSCORE
@@ -16,6 +16,7 @@ from grasp_lora.metrics.scoring import METRICS
 from grasp_lora.tasks.task import Task
 
 __all__ = [
+    "ALL",
     "BertScore",
     "Combination",
     "Combine",
@@ -23,8 +24,10 @@ __all__ = [
     "Control",
     "Evaluation",
     "Lora",
+    "LoraHub",
     "MergePrune",
     "Method",
+    "Optuna",
     "Side",
     "Stage",
     "Training",
@@ -49,9 +52,17 @@ Single = Literal[
     "merge_prune",
     "grid",
     "random",
+    "optuna",
+    "lorahub",
     "grasp",
+    "rank_check",
 ]
 Method = Single | Combination
+ALL: tuple[Method, ...] = (
+    "zero_shot", "lora_source", "lora_target", "ties", "dare_ties", "dare_linear", "magnitude_prune",
+    "linear", "svd", "lorahub", "merge_untrained", "merge", "merge_prune", "grid", "random", "optuna", "grasp",
+    "rank_check",
+)  # fmt: skip
 
 
 class _Node(BaseModel):
@@ -137,6 +148,26 @@ class MergePrune(_Node):
     value: Literal["zero", "init"] = "zero"
     threshold: NotNegative = 0.0  # of the mean importance, where unit is module; the grid is then not used
     rescore_every: Count = 1  # optimizer steps; 1 is the paper's schedule
+    rescore: Literal["validation", "train_batch"] = "validation"  # where X comes from; the paper: validation
+
+
+class LoraHub(_Node):
+    """The search for one weight per adapter (Huang et al., 2024)."""
+
+    budget: Count = 40  # evaluations of the objective
+    bound: Annotated[float, Field(gt=0.0)] = 1.5  # weights lie in [-bound, bound]
+    penalty: NotNegative = 0.05  # of the mean absolute weight
+    exact: bool = False  # sum w B A instead of (sum w B)(sum w A)
+    adapters: dict[str, Path] = {}  # to choose from, beside source and target
+
+
+class Optuna(_Node):
+    """What a user would take instead of a grid: TPE over the ratio, and a pruner of hopeless trials."""
+
+    trials: Count = 8
+    pruner: Literal["median", "asha"] = "median"
+    p_min: Ratio = 0.1  # the grid's range
+    p_max: Ratio = 0.8
 
 
 class BertScore(_Node):
@@ -153,6 +184,7 @@ class Evaluation(_Node):
     generate: Annotated[int, Field(ge=0)] | None = 4  # test examples to answer; None is all of them
     metrics: tuple[str, ...] = ()  # of the answers: see grasp_lora.metrics.scoring.METRICS
     bertscore: BertScore | None = None  # the encoder that the three bertscore metrics need
+    deployment: bool = False  # size, load time and speed of each method's adapter, merged and unmerged
 
     @model_validator(mode="after")
     def _known_metrics(self) -> "Evaluation":
@@ -195,6 +227,8 @@ class Config(_Node):
     )
     combine: Combine = Combine()
     merge_prune: MergePrune = MergePrune()
+    lorahub: LoraHub = LoraHub()
+    optuna: Optuna = Optuna()
     grid: Annotated[tuple[Ratio, ...], Field(min_length=1)] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
     evaluation: Evaluation = Evaluation()
     max_length: Count = 2200  # tokens of prompt and answer together
@@ -215,6 +249,11 @@ class Config(_Node):
             if isinstance(part, Mapping) and isinstance(part.get("training", {}), Mapping):
                 data[key] = {**part, "training": {**data.get("training", {}), **part.get("training", {})}}
         return data
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _all_methods(cls, value: Any) -> Any:
+        return ALL if value == "all" else value
 
     @model_validator(mode="after")
     def _two_languages(self) -> "Config":

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.batches import IGNORED, Encoded, TargetCollator, batches_by_tokens, encode
+from grasp_lora.metrics.cost import count_passes
 from grasp_lora.tasks.example import Example
 
 __all__ = ["TargetLoss", "evaluation_mode", "target_nll"]
@@ -123,6 +124,7 @@ class TargetLoss:
         for rows, batch in list(zip(self.rows, self.batches, strict=True))[rank::world]:
             inputs = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
             losses[torch.tensor(rows, device=device)] = target_nll(model, inputs)
+            count_passes(forward=len(rows))
         if distributed:
             torch.distributed.all_reduce(losses)
         return losses

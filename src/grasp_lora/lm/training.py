@@ -16,6 +16,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.batches import Encoded, TargetCollator
+from grasp_lora.metrics.cost import count_passes
 
 __all__ = ["BestEpoch", "TrainSettings", "build_trainer"]
 
@@ -94,6 +95,7 @@ def build_trainer(
         optimizers=(optimizer, scheduler),
         callbacks=[_Log(folder / "train_log.jsonl"), _Progress(title)],
     )
+    model.register_forward_pre_hook(_count_training_passes, with_kwargs=True)
     for default in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(default)
     if find_spec("tensorboard") is not None:
@@ -102,6 +104,11 @@ def build_trainer(
 
         trainer.add_callback(TensorBoardCallback(SummaryWriter(str(folder / "tensorboard"))))
     return trainer
+
+
+def _count_training_passes(model: nn.Module, _: Any, batch: Mapping[str, Any]) -> None:
+    if model.training:
+        count_passes(forward=len(batch["input_ids"]), backward=len(batch["input_ids"]))
 
 
 class BestEpoch(TrainerCallback):

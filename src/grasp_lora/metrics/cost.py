@@ -1,4 +1,4 @@
-"""Wall time and peak memory of a piece of work."""
+"""Wall time, peak memory and example passes of a piece of work."""
 
 import resource
 import sys
@@ -8,16 +8,32 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Cost", "measure"]
+__all__ = ["Cost", "count_passes", "measure"]
 
 
 @dataclass(slots=True)
 class Cost:
-    """Seconds of wall time, and peak bytes; both are set when `measure` ends."""
+    """What a block took: seconds of wall time and peak bytes, set when `measure` ends, and example passes.
+
+    Passes count examples, so that methods can be compared across machines: a training step on one example
+    is one forward and one backward pass, a loss on 16 examples 16 forward passes. Generation is not counted.
+    """
 
     seconds: float = 0.0
     peak_memory_bytes: int = 0
     peak_gpu_memory_bytes: int = 0
+    forward_examples: int = 0
+    backward_examples: int = 0
+
+
+_open: list[Cost] = []
+
+
+def count_passes(forward: int = 0, backward: int = 0) -> None:
+    """Add example passes to every `measure` block that is open."""
+    for cost in _open:
+        cost.forward_examples += forward
+        cost.backward_examples += backward
 
 
 @contextmanager
@@ -30,9 +46,11 @@ def measure() -> Iterator[Cost]:
     cost = Cost()
     _reset_peaks()
     start = time.perf_counter()
+    _open.append(cost)
     try:
         yield cost
     finally:
+        _open.pop()
         cost.seconds = time.perf_counter() - start
         cost.peak_memory_bytes = _peak_resident()
         cost.peak_gpu_memory_bytes = _peak_gpu()
