@@ -10,7 +10,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from grasp_lora.control.controller import GraspController, GraspResult, Reward, Round, SelectionRule
 from grasp_lora.control.masked import ImportanceRefresh, MaskedAdapter
-from grasp_lora.control.merge_prune import GradientImportance, InputImportance, StepPruner
+from grasp_lora.control.merge_prune import GradientImportance, InputImportance, Rescore, StepPruner
 from grasp_lora.control.policy import RatioPolicy
 from grasp_lora.control.pruning import AdapterPart, UnitKind, adapter_parameters
 from grasp_lora.lm.loss import TargetLoss
@@ -168,11 +168,14 @@ class MergePruneCallback(TrainerCallback):
 
     Args:
         p: Ratio of entries to reset per unit; for `unit="parameter"`.
-        validation: The batched validation set; needed for `importance="input"`.
+        validation: The batched validation set; needed for `importance="input"` with `rescore="validation"`.
         parts: As for `GraspCallback`.
         importance: "input" or "gradient".
         unit, value, threshold: See `StepPruner`.
         rescore_every: Optimizer steps between two evaluations of the importance; 1 is the paper's.
+        rescore: Where the inputs come from, see `InputImportance`; "validation" is the paper's. With
+            "train_batch" the model has hooks on it until training ends, or until a run that raised is
+            followed by another or this callback is dropped.
     """
 
     def __init__(
@@ -186,11 +189,12 @@ class MergePruneCallback(TrainerCallback):
         value: Literal["zero", "init"] = "zero",
         threshold: float = 0.0,
         rescore_every: int = 1,
+        rescore: Rescore = "validation",
     ) -> None:
-        if importance == "input" and validation is None:
-            raise ValueError("importance from inputs needs a validation set")
+        if importance == "input" and rescore == "validation" and validation is None:
+            raise ValueError("importance from inputs needs a validation set, or rescore='train_batch'")
         self.p, self.validation, self.importance = p, validation, importance
-        self.rescore_every = rescore_every
+        self.rescore_every, self.rescore = rescore_every, rescore
         self._parts = _parts(parts)
         self._options: dict[str, Any] = {"p": p, "unit": unit, "value": value, "threshold": threshold}
         self._score: InputImportance | GradientImportance | None = None
@@ -205,10 +209,11 @@ class MergePruneCallback(TrainerCallback):
         model: nn.Module,
         **_: Any,
     ) -> None:
+        self._close()
         parameters = adapter_parameters(model)
         self._pruner = StepPruner(parameters, self._parts, **self._options)
-        if self.validation is not None and self.importance == "input":
-            self._score = InputImportance(model, parameters, self.validation, self._parts)
+        if self.importance == "input":
+            self._score = InputImportance(model, parameters, self.validation, self._parts, self.rescore)
         else:
             self._score = GradientImportance(list(parameters.values()))
 
@@ -221,6 +226,15 @@ class MergePruneCallback(TrainerCallback):
         if self.importance == "gradient" or state.global_step % self.rescore_every == 0:
             self._scores = self._score()
         self._pruner.prune(self._scores)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if isinstance(self._score, InputImportance):
+            self._score.close()
 
 
 def _parts(parts: Parts) -> Mapping[str, Sequence[AdapterPart]] | None:

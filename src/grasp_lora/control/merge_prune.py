@@ -5,8 +5,9 @@ next step they are trained again. Three independent choices: importance from `in
 `parameter` or `module`, reset value `zero` or `init`. Nothing stays masked, so there are no dense values.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from typing import Any, Literal
 
 import torch
@@ -14,8 +15,11 @@ from torch import Tensor, nn
 
 from grasp_lora.control.pruning import AdapterPart, PruneUnit, masks_at, prune_units, thresholds
 from grasp_lora.lm.loss import TargetLoss, evaluation_mode
+from grasp_lora.metrics.cost import count_passes
 
-__all__ = ["GradientImportance", "InputImportance", "StepPruner"]
+__all__ = ["GradientImportance", "InputImportance", "Rescore", "StepPruner"]
+
+Rescore = Literal["validation", "train_batch"]
 
 
 class StepPruner:
@@ -101,32 +105,45 @@ class GradientImportance:
 
 
 class InputImportance:
-    """|BA| * ||X||_2 on the validation set, attributed to the factors (Sec. 3.2).
+    """|BA| * ||X||_2, attributed to the factors (Sec. 3.2).
 
-    X are the projection's real inputs, seen by forward hooks in one batched pass over the validation set, so
-    any architecture will do; padding does not count. With S = sum_ij |(BA)_ij| ||X_j||_2 of one adapter at
-    one site, an entry of A scores |dS/dA| and an entry of B |dS/dB|. PEFT's scaling is left out: it is one
-    constant per adapter.
+    X are the projection's real inputs, before LoRA's dropout, seen by forward hooks, so any architecture
+    will do; padding does not count. With S = sum_ij |(BA)_ij| ||X_j||_2 of one adapter at one site, an entry
+    of A scores |dS/dA| and an entry of B |dS/dB|. PEFT's scaling is left out: it is one constant per adapter.
 
     Args:
         model: The PEFT model.
         parameters: Its LoRA factors by PEFT name.
-        validation: The batched validation set.
+        validation: The batched validation set; not used with "train_batch".
         parts: As for `StepPruner`.
+        rescore: Where X comes from. "validation": one batched pass over the validation set per call, as in
+            the paper. "train_batch": the training forward passes since the call before, which cost nothing
+            more; the upstream layers then have their dropout on. Call `close` when training ends.
     """
 
     def __init__(
         self,
         model: nn.Module,
         parameters: Mapping[str, nn.Parameter],
-        validation: TargetLoss,
+        validation: TargetLoss | None = None,
         parts: Mapping[str, Sequence[AdapterPart]] | None = None,
+        rescore: Rescore = "validation",
     ) -> None:
+        if rescore == "validation" and validation is None:
+            raise ValueError("importance from inputs needs a validation set, or rescore='train_batch'")
         self.model, self.validation = model, validation
         self.parameters = list(parameters.values())
-        self._modules = {name.split(".lora_")[0]: None for name in parameters}
+        self._sites = list(dict.fromkeys(name.split(".lora_")[0] for name in parameters))
         self._units = {(u.name, u.dim): u for u in prune_units(parameters, parts)}
         self._index = list(parameters)
+        self._training = _ProjectionInputs(model, self._sites) if rescore == "train_batch" else None
+        if self._training is not None:
+            weakref.finalize(self, self._training.close)  # where training raised and nobody called `close`
+
+    def close(self) -> None:
+        """Take the hooks off the model."""
+        if self._training is not None:
+            self._training.close()
 
     @torch.no_grad()
     def __call__(self) -> list[Tensor]:
@@ -148,36 +165,89 @@ class InputImportance:
         return scores
 
     def input_norms(self) -> dict[str, Tensor]:
-        """||X_j||_2 over all validation tokens, (in,) in float32, by the adapted module's name."""
+        """||X_j||_2 over all tokens, (in,) in float32, by the adapted module's name.
+
+        Raises:
+            ValueError: With "train_batch", where there was no training pass since the last call.
+        """
+        squares = self._of_validation() if self._training is None else self._training.take()
+        if unseen := [site for site in self._sites if site not in squares]:
+            raise ValueError(f"no forward pass went through {unseen[0]} since importance was last asked for")
+        return {name: total.sqrt() for name, total in squares.items()}
+
+    def _of_validation(self) -> dict[str, Tensor]:
+        assert self.validation is not None
         device = self.parameters[0].device
-        with evaluation_mode(self.model), self._watch() as (squares, mask):
-            for batch in self.validation.batches:
+        with (
+            evaluation_mode(self.model),
+            closing(_ProjectionInputs(self.model, self._sites, training=False)) as seen,
+        ):
+            for rows, batch in zip(self.validation.rows, self.validation.batches, strict=True):
                 inputs: dict[str, Any] = {
                     k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()
                 }
                 del inputs["labels"]
                 if "logits_to_keep" in inputs:
                     inputs["logits_to_keep"] = 1  # only the inputs of the projections are wanted
-                mask[:] = [inputs["attention_mask"].bool()]
                 self.model(**inputs, use_cache=False)
-        return {name: total.sqrt() for name, total in squares.items()}
+                count_passes(forward=len(rows))
+            return seen.squares
 
-    @contextmanager
-    def _watch(self) -> Iterator[tuple[dict[str, Tensor], list[Tensor]]]:
-        squares: dict[str, Tensor] = {}
-        mask: list[Tensor] = []
 
-        def hook(name: str) -> Any:
-            def add(_: nn.Module, arguments: tuple[Any, ...]) -> None:
-                hidden = arguments[0].reshape(-1, arguments[0].shape[-1])  # some models flatten tokens first
-                seen = hidden[mask[0].reshape(-1)].float()  # (tokens, in)
-                squares[name] = squares.get(name, 0) + seen.square().sum(0)
+class _ProjectionInputs:
+    """Sums over tokens of the squared inputs of modules, for as long as its hooks are on the model.
 
-            return add
+    Only what runs within the model's own forward pass counts, so what gradient checkpointing computes again
+    in the backward pass does not.
 
-        handles = [self.model.get_submodule(n).register_forward_pre_hook(hook(n)) for n in self._modules]
-        try:
-            yield squares, mask
-        finally:
-            for handle in handles:
-                handle.remove()
+    Args:
+        model: Called with its `attention_mask` by keyword; without one, every token counts.
+        names: The modules.
+        training: Whether to count training passes only (training mode, with gradients), or all.
+    """
+
+    def __init__(self, model: nn.Module, names: Iterable[str], *, training: bool = True) -> None:
+        self.squares: dict[str, Tensor] = {}
+        self._only_training = training
+        self._active = False
+        self._rows: Tensor | None = None  # indices of the tokens that are no padding; None: all
+        self._handles = [
+            model.register_forward_pre_hook(self._begin, with_kwargs=True),
+            model.register_forward_hook(self._end, always_call=True),
+            *(model.get_submodule(n).register_forward_pre_hook(self._adder(n)) for n in names),
+        ]
+
+    def take(self) -> dict[str, Tensor]:
+        """(in,) in float32 by name, over all passes since the last `take` and over all ranks."""
+        taken, self.squares = self.squares, {}
+        if torch.distributed.is_initialized():  # each rank had its own part of the batch
+            for total in taken.values():
+                torch.distributed.all_reduce(total)
+        return taken
+
+    def close(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _begin(self, model: nn.Module, _: Any, inputs: Mapping[str, Any]) -> None:
+        self._active = not self._only_training or (model.training and torch.is_grad_enabled())
+        mask = inputs.get("attention_mask")
+        self._rows = None
+        if self._active and mask is not None:
+            self._rows = mask.reshape(-1).nonzero().squeeze(1)
+
+    def _end(self, *_: Any) -> None:
+        self._active = False
+
+    def _adder(self, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        @torch.no_grad()
+        def add(_: nn.Module, arguments: tuple[Any, ...]) -> None:
+            if not self._active:
+                return
+            hidden: Tensor = arguments[0].detach()
+            hidden = hidden.reshape(-1, hidden.shape[-1])  # some models flatten tokens first
+            if self._rows is not None:
+                hidden = hidden.index_select(0, self._rows)  # (tokens, in)
+            self.squares[name] = self.squares.get(name, 0) + hidden.float().square().sum(0)
+
+        return add
