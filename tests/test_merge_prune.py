@@ -1,5 +1,6 @@
 """The baseline of Miyano & Arase: importance by hand and against autograd, resets, schedules."""
 
+import gc
 from types import SimpleNamespace
 
 import pytest
@@ -7,16 +8,22 @@ import torch
 from tests.tiny_models import TINY_MODELS
 from tests.tiny_tokenizer import tiny_tokenizer
 from torch import nn
+from transformers import TrainerCallback
 
+from grasp_lora.control.callback import MergePruneCallback
 from grasp_lora.control.merge_prune import GradientImportance, InputImportance, StepPruner
 from grasp_lora.control.pruning import adapter_parameters
 from grasp_lora.lm.adapters import new_adapter
+from grasp_lora.lm.batches import TargetCollator, encode
 from grasp_lora.lm.loss import TargetLoss
+from grasp_lora.lm.training import TrainSettings, build_trainer
+from grasp_lora.metrics.cost import measure
 from grasp_lora.tasks.example import Example
 
 A = "base_model.model.layer.lora_A.default.weight"
 B = "base_model.model.layer.lora_B.default.weight"
 PARTS = {"layer": (SimpleNamespace(name="en", start=0, stop=1), SimpleNamespace(name="ar", start=1, stop=2))}
+LIMITS = {"max_length": 40, "max_new_tokens": 10}
 VALIDATION = [Example(str(i), f"say {'abcdefgh'[: i + 1]}:", "abcdefgh"[: i + 1]) for i in range(5)]
 
 
@@ -82,9 +89,8 @@ def test_gradient_importance_by_hand():
 def test_input_norms_are_those_of_the_unpadded_texts(name):
     model = adapted(name)
     parameters = adapter_parameters(model)
-    limits = {"max_length": 40, "max_new_tokens": 10}
-    together = InputImportance(model, parameters, TargetLoss(VALIDATION, tiny_tokenizer(), model, **limits))
-    alone = TargetLoss(VALIDATION, tiny_tokenizer(), model, token_budget=1, **limits)
+    together = InputImportance(model, parameters, TargetLoss(VALIDATION, tiny_tokenizer(), model, **LIMITS))
+    alone = TargetLoss(VALIDATION, tiny_tokenizer(), model, token_budget=1, **LIMITS)
     assert len(together.validation.batches) == 1
     assert len(alone.batches) == len(VALIDATION)
     expected = InputImportance(model, parameters, alone).input_norms()
@@ -96,7 +102,7 @@ def test_input_norms_are_those_of_the_unpadded_texts(name):
 def test_input_importance_is_autograd_of_the_weighted_sum(name):
     model = adapted(name)
     parameters = adapter_parameters(model)
-    validation = TargetLoss(VALIDATION, tiny_tokenizer(), model, max_length=40, max_new_tokens=10)
+    validation = TargetLoss(VALIDATION, tiny_tokenizer(), model, **LIMITS)
     parts = {
         n.split(".lora_")[0].removeprefix("base_model.model."): (
             SimpleNamespace(name="en", start=0, stop=1),
@@ -116,3 +122,159 @@ def test_input_importance_is_autograd_of_the_weighted_sum(name):
         grad_a, grad_b = torch.autograd.grad(total, (a, b))
         torch.testing.assert_close(scores[name_a], grad_a.abs(), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(scores[name_b], grad_b.abs(), rtol=1e-4, atol=1e-5)
+
+
+def hooks(model):
+    return sum(len(m._forward_pre_hooks) + len(m._forward_hooks) for m in model.modules())
+
+
+def encoded():
+    return [encode(e, tiny_tokenizer(), **LIMITS) for e in VALIDATION]
+
+
+def trainer_for(folder, model, *callbacks, steps=2):
+    options = TrainSettings(max_steps=steps, batch_size=2, gradient_accumulation=2, learning_rate=1e-2)
+    trainer = build_trainer(model, tiny_tokenizer(), encoded(), options, folder, "test")
+    for callback in callbacks:
+        trainer.add_callback(callback)
+    return trainer
+
+
+def record_inputs(model, parameters):
+    """A list that fills with (site, input, attention mask) of every call of an adapted module."""
+    recorded, mask = [], []
+    model.register_forward_pre_hook(
+        lambda _, __, inputs: mask.append(inputs["attention_mask"]), with_kwargs=True
+    )
+    for site in {n.split(".lora_")[0] for n in parameters}:
+        model.get_submodule(site).register_forward_pre_hook(
+            lambda _, inputs, site=site: recorded.append((site, inputs[0].detach(), mask[-1]))
+        )
+    return recorded
+
+
+def norms_by_hand(recorded):
+    """By site, over the tokens that are no padding, one by one."""
+    totals = {}
+    for site, hidden, mask in recorded:
+        for row, kept in zip(hidden, mask, strict=True):
+            for token, keep in zip(row, kept, strict=True):
+                if keep:
+                    totals[site] = totals.get(site, 0) + token.double() ** 2
+    return {site: total.sqrt().float() for site, total in totals.items()}
+
+
+def assert_norms(actual, expected):
+    assert actual.keys() == expected.keys()
+    for site, norms in expected.items():
+        torch.testing.assert_close(actual[site], norms, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_norms_of_train_batches_by_hand(checkpointing):
+    model = adapted()  # LoRA's dropout is on in training mode
+    if checkpointing:
+        model.enable_input_require_grads()
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    parameters = adapter_parameters(model)
+    loss = TargetLoss(VALIDATION, tiny_tokenizer(), model, **LIMITS)
+    importance = InputImportance(model, parameters, rescore="train_batch")
+    collate = TargetCollator(tiny_tokenizer(), model)
+    recorded = record_inputs(model, parameters)
+    counted = []
+    model.train()
+    for rows in (slice(0, 2), slice(2, 5)):  # two micro-batches of one optimizer step
+        batch = collate(encoded()[rows])
+        assert not batch["attention_mask"].all()
+        recorded.clear()
+        value = model(**batch).loss
+        counted += recorded
+        before = len(recorded)
+        value.backward()
+        assert (len(recorded) > before) == checkpointing  # computed again, and not counted again
+        loss(model)  # an evaluation in between does not count
+        with torch.no_grad():
+            model(**batch)  # nor one that forgot about eval mode
+    assert_norms(importance.input_norms(), norms_by_hand(counted))
+    with pytest.raises(ValueError, match="no forward pass went through"):
+        importance.input_norms()  # the next step starts from nothing
+
+
+class EvaluatesInBetween(TrainerCallback):
+    def __init__(self, model, recorded):
+        self.model, self.recorded = model, recorded
+        self.loss = TargetLoss(VALIDATION, tiny_tokenizer(), model, **LIMITS)
+        self.steps = []
+
+    def on_substep_end(self, args, state, control, **_):
+        counted = list(self.recorded)
+        self.loss(self.model)
+        self.recorded[:] = counted
+
+    def on_optimizer_step(self, args, state, control, **_):
+        self.steps.append(norms_by_hand(self.recorded))
+        self.recorded.clear()
+
+
+def test_a_trainer_scores_by_its_own_batches(tmp_path, monkeypatch):
+    model = adapted()
+    seen = []
+    norms = InputImportance.input_norms
+    monkeypatch.setattr(
+        InputImportance, "input_norms", lambda self: seen.append(result := norms(self)) or result
+    )
+    recorded = record_inputs(model, adapter_parameters(model))
+    evaluates = EvaluatesInBetween(model, recorded)
+    trainer = trainer_for(tmp_path, model, MergePruneCallback(0.5, rescore="train_batch"), evaluates, steps=3)
+    before = hooks(model)
+    trainer.train()
+    assert len(seen) == 3
+    for actual, expected in zip(seen, evaluates.steps, strict=True):
+        assert_norms(actual, expected)
+    assert hooks(model) == before
+    zeros = sum((p == 0).sum().item() for p in adapter_parameters(model).values())
+    assert zeros / sum(p.numel() for p in adapter_parameters(model).values()) == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("options", "extra"),
+    [
+        ({"rescore": "train_batch"}, 0),
+        ({"rescore": "validation"}, 4 * len(VALIDATION)),
+        ({"rescore": "validation", "rescore_every": 2}, 2 * len(VALIDATION)),
+        ({"importance": "gradient"}, 0),
+    ],
+)
+def test_passes_over_the_validation_set_are_counted(tmp_path, options, extra):
+    def passes(*callbacks):
+        model = adapted()
+        trainer = trainer_for(tmp_path, model, *callbacks, steps=4)
+        with measure() as cost:
+            trainer.train()
+        return cost.forward_examples, cost.backward_examples
+
+    model = adapted()
+    validation = TargetLoss(VALIDATION, tiny_tokenizer(), model, **LIMITS)
+    forward, backward = passes()
+    assert forward >= 4 * 2
+    assert passes(MergePruneCallback(0.5, validation=validation, **options)) == (forward + extra, backward)
+
+
+def test_no_hook_stays_when_training_raises(tmp_path):
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            raise RuntimeError("stop here")
+
+    model = adapted()
+    before = hooks(model) + 1  # build_trainer counts passes by one of its own
+    trainer = trainer_for(tmp_path, model, MergePruneCallback(0.5, rescore="train_batch"), Stop())
+    with pytest.raises(RuntimeError, match="stop here"):
+        trainer.train()
+    del trainer
+    gc.collect()
+    assert hooks(model) == before
+
+
+def test_inputs_must_come_from_somewhere():
+    with pytest.raises(ValueError, match="needs a validation set, or rescore='train_batch'"):
+        MergePruneCallback(0.5)
