@@ -3,9 +3,10 @@
 Unknown keys are errors. Only stages read this tree; everything below takes plain arguments.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -58,10 +59,11 @@ Single = Literal[
     "rank_check",
 ]
 Method = Single | Combination
+_METHODS = {*get_args(Single), *get_args(Combination)}
 ALL: tuple[Method, ...] = (
     "zero_shot", "lora_source", "lora_target", "ties", "dare_ties", "dare_linear", "magnitude_prune",
-    "linear", "svd", "lorahub", "merge_untrained", "merge", "merge_prune", "grid", "random", "optuna", "grasp",
-    "rank_check",
+    "linear", "svd", "lorahub", "merge_untrained", "merge", "merge_prune", "grid", "random", "optuna",
+    "grasp", "rank_check",
 )  # fmt: skip
 
 
@@ -131,6 +133,11 @@ class Control(_Node):
             raise ValueError(f"need p_min <= p_init <= p_max, got {self.p_min}, {self.p_init}, {self.p_max}")
         return self
 
+    def policy(self) -> dict[str, Any]:
+        """The policy's part."""
+        names = {"p_min", "p_max", "p_init", "candidates", "eta", "beta", "tau", "d_max"}
+        return self.model_dump(include=names)
+
 
 class Combine(_Node):
     """How PEFT's combinations weigh and prune the adapters."""
@@ -164,7 +171,7 @@ class LoraHub(_Node):
 class Optuna(_Node):
     """What a user would take instead of a grid: TPE over the ratio, and a pruner of hopeless trials."""
 
-    trials: Count = 8
+    trials: Count = 7  # with the final run as many trainings as the grid has
     pruner: Literal["median", "asha"] = "median"
     p_min: Ratio = 0.1  # the grid's range
     p_max: Ratio = 0.8
@@ -219,6 +226,7 @@ class Config(_Node):
     learn: Stage = Stage()
     final: Stage = Stage()
     control: Control = Control()
+    variants: dict[str, Control] = {}  # more GRASP runs by name: what differs from `control`
     methods: Annotated[tuple[Method, ...], Field(min_length=1)] = (
         "lora_target",
         "merge_untrained",
@@ -239,8 +247,8 @@ class Config(_Node):
 
     @model_validator(mode="before")
     @classmethod
-    def _inherit_training(cls, data: Any) -> Any:
-        """Fill each stage's `training` from the top-level one."""
+    def _inherit(cls, data: Any) -> Any:
+        """Fill each stage's `training` from the top-level one, and each variant from `control`."""
         if not isinstance(data, Mapping) or not isinstance(data.get("training", {}), Mapping):
             return data
         data = dict(data)
@@ -248,6 +256,12 @@ class Config(_Node):
             part = data.get(key, {})
             if isinstance(part, Mapping) and isinstance(part.get("training", {}), Mapping):
                 data[key] = {**part, "training": {**data.get("training", {}), **part.get("training", {})}}
+        control = data.get("control", {})
+        if isinstance(data.get("variants"), Mapping) and isinstance(control, Mapping):
+            data["variants"] = {
+                name: {**control, **part} if isinstance(part, Mapping) else part
+                for name, part in data["variants"].items()
+            }
         return data
 
     @field_validator("methods", mode="before")
@@ -256,9 +270,12 @@ class Config(_Node):
         return ALL if value == "all" else value
 
     @model_validator(mode="after")
-    def _two_languages(self) -> "Config":
+    def _consistent(self) -> "Config":
         if self.source.language == self.target.language:
             raise ValueError(f"source and target are both '{self.source.language}'")
+        for name in self.variants:
+            if name in _METHODS or not re.fullmatch(r"[\w.]+", name):
+                raise ValueError(f"a variant cannot be called '{name}': use letters, digits, _ and no method")
         return self
 
     @property

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from grasp_lora.config import Config, Method
+from grasp_lora.config import Config
+from grasp_lora.merging import PEFT_METHODS
 from grasp_lora.stages.choose import choose
 from grasp_lora.stages.combine import combine
 from grasp_lora.stages.evaluate import evaluate
@@ -13,6 +14,8 @@ from grasp_lora.stages.finetune import finetune
 from grasp_lora.stages.inputs import Inputs, adapter_folder
 from grasp_lora.stages.learn_ratio import learn_ratio
 from grasp_lora.stages.merge import merge
+from grasp_lora.stages.optuna_ratio import optuna_ratio
+from grasp_lora.stages.rank_check import rank_check
 from grasp_lora.stages.report import report
 from grasp_lora.stages.run_directory import RunDirectory
 from grasp_lora.stages.train_adapter import train_adapter
@@ -31,33 +34,47 @@ class Job:
 
 def plan(config: Config, inputs: Inputs, run: RunDirectory) -> list[Job]:
     """The jobs of `grasp run`, each after those it needs."""
+    jobs: dict[str, Job] = {}
+
+    def add(*more: Job) -> None:
+        for job in more:
+            jobs.setdefault(job.name, job)
+
     sides = {f"adapters/{side.language}": side for side in (config.source, config.target)}
-    jobs = [Job(name, partial(train_adapter, inputs, run, side)) for name, side in sides.items()]
-    jobs.append(Job("merged", partial(merge, inputs, run), tuple(sides)))
-    shown: dict[str, str] = {}
-    for method in config.methods:
-        for seed in config.seeds if method in _SEEDED else config.seeds[:1]:
+    add(*(Job(name, partial(train_adapter, inputs, run, side)) for name, side in sides.items()))
+    add(Job("merged", partial(merge, inputs, run), tuple(sides)))
+    shown: dict[str, list[str]] = {}
+    for method in (*config.methods, *config.variants):
+        if method == "rank_check":
+            continue
+        for seed in config.seeds if method in _SEEDED or method in config.variants else config.seeds[:1]:
             made, adapter = _adapter(method, seed, inputs, run)
+            add(*made)
+            needs = tuple(job.name for job in made) or tuple(sides)
             name = f"eval/{method}/seed{seed}"
-            scored = partial(evaluate, inputs, run, method, adapter, seed)
-            jobs += [job for job in made if job.name not in {j.name for j in jobs}]
-            jobs.append(Job(name, scored, (made[-1].name,) if made else tuple(sides)))
-            shown.setdefault(method, name)
-    jobs.append(Job("report", partial(report, inputs, run, shown), tuple(shown.values())))
-    return jobs
+            # What every method of a run shares is not the method's cost, unless it is all of the method.
+            own = [stage for stage in needs if stage != "merged"] if made else _side(method, config)
+            add(Job(name, partial(evaluate, inputs, run, method, adapter, seed, own), needs))
+            shown.setdefault(method, []).append(name)
+    checks: tuple[str, ...] = ()
+    if "rank_check" in config.methods:
+        points = _points("grid", config.seeds[0], config)
+        add(*_grid("grid", config.seeds[0], inputs, run))
+        checks = (inputs.learn_stage("rank_check"),)
+        add(Job(checks[0], partial(rank_check, inputs, run, points), tuple(points.values())))
+    scored = tuple(stage for stages in shown.values() for stage in stages)
+    add(Job("report", partial(report, inputs, run, shown), scored + checks))
+    return list(jobs.values())
 
 
-_SEEDED = ("merge", "merge_prune", "grid", "random", "grasp")  # methods with a training run of their own
+# Methods with a training run of their own, repeated with every seed.
+_SEEDED = ("merge", "merge_prune", "grid", "random", "optuna", "grasp")
 
 
-def _adapter(method: Method, seed: int, inputs: Inputs, run: RunDirectory) -> tuple[list[Job], Path | None]:
+def _adapter(method: str, seed: int, inputs: Inputs, run: RunDirectory) -> tuple[list[Job], Path | None]:
     """The jobs that make a method's adapter beyond the two sides', and where it will be."""
     config = inputs.config
     sides = tuple(f"adapters/{side.language}" for side in (config.source, config.target))
-
-    def tuned(name: str, p: float | str, needs: str = "merged", every_step: bool = False) -> Job:
-        return Job(name, partial(finetune, inputs, run, seed, name, p, every_step=every_step), (needs,))
-
     match method:
         case "zero_shot":
             return [], None
@@ -68,22 +85,55 @@ def _adapter(method: Method, seed: int, inputs: Inputs, run: RunDirectory) -> tu
         case "merge_untrained":
             return [Job("merged", partial(merge, inputs, run), sides)], run.path("merged")
         case "merge":
-            made = [tuned(f"merge/seed{seed}", 0.0)]
-        case "grasp" | "random":
-            learn = inputs.learn_stage(method)
-            folder = "final" if method == "grasp" else method
-            made = [
-                Job(learn, partial(learn_ratio, inputs, run, method), ("merged",)),
-                tuned(f"{folder}/seed{seed}", method, learn),
-            ]
+            made = [_tuned(f"merge/seed{seed}", 0.0, seed, inputs, run)]
         case "grid" | "merge_prune":
-            by_module = method == "merge_prune" and config.merge_prune.unit == "module"
-            ratios = (0.0,) if by_module else config.grid  # whole modules go by a threshold, not by a ratio
-            points = {p: f"{method}/p{p:.2f}-seed{seed}" for p in ratios}
-            best = f"{method}/best-seed{seed}"
-            made = [tuned(name, p, every_step=method == "merge_prune") for p, name in points.items()]
-            made.append(Job(best, partial(choose, run, points, best), tuple(points.values())))
-        case _:  # PEFT's combinations
+            made = _grid(method, seed, inputs, run)
+        case _ if method in PEFT_METHODS:
             name = f"combined/{method}"
             made = [Job(name, partial(combine, inputs, run, method), sides)]
+        case _:  # a ratio is learned once, with the config's seed: grasp and its variants, random, optuna
+            learn = inputs.learn_stage(method)
+            how = (
+                partial(optuna_ratio, inputs, run)
+                if method == "optuna"
+                else partial(learn_ratio, inputs, run, method)
+            )
+            folder = "final" if method == "grasp" else method
+            made = [
+                Job(learn, how, ("merged",)),
+                _tuned(f"{folder}/seed{seed}", method, seed, inputs, run, needs=learn),
+            ]
     return made, run.path(made[-1].name)
+
+
+def _tuned(
+    name: str,
+    p: float | str,
+    seed: int,
+    inputs: Inputs,
+    run: RunDirectory,
+    needs: str = "merged",
+    every_step: bool = False,
+) -> Job:
+    return Job(name, partial(finetune, inputs, run, seed, name, p, every_step=every_step), (needs,))
+
+
+def _points(method: str, seed: int, config: Config) -> dict[float, str]:
+    """Ratio -> the stage of its fine-tuning."""
+    by_module = method == "merge_prune" and config.merge_prune.unit == "module"
+    ratios = (0.0,) if by_module else config.grid  # whole modules go by a threshold, not by a ratio
+    return {p: f"{method}/p{p:.2f}-seed{seed}" for p in ratios}
+
+
+def _grid(method: str, seed: int, inputs: Inputs, run: RunDirectory) -> list[Job]:
+    points = _points(method, seed, inputs.config)
+    best = f"{method}/best-seed{seed}"
+    made = [
+        _tuned(name, p, seed, inputs, run, every_step=method == "merge_prune") for p, name in points.items()
+    ]
+    return [*made, Job(best, partial(choose, run, points, best), tuple(points.values()))]
+
+
+def _side(method: str, config: Config) -> list[str]:
+    sides = {"lora_source": config.source, "lora_target": config.target}
+    return [f"adapters/{sides[method].language}"] if method in sides else []

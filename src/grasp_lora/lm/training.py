@@ -121,10 +121,17 @@ class BestEpoch(TrainerCallback):
         trainer: The one it is added to.
         loss: The dev loss of a model; lower is better.
         patience: Epochs without a better loss before training stops.
+        on_epoch: Called with each epoch and its loss; what it raises ends the run.
     """
 
-    def __init__(self, trainer: Trainer, loss: Callable[[nn.Module], float], patience: int = 3) -> None:
-        self.trainer, self.loss, self.patience = trainer, loss, patience
+    def __init__(
+        self,
+        trainer: Trainer,
+        loss: Callable[[nn.Module], float],
+        patience: int = 3,
+        on_epoch: Callable[[int, float], None] | None = None,
+    ) -> None:
+        self.trainer, self.loss, self.patience, self.on_epoch = trainer, loss, patience, on_epoch
         self.losses: list[float] = []
         self._best: dict[str, torch.Tensor] = {}
 
@@ -163,6 +170,8 @@ class BestEpoch(TrainerCallback):
         if self.epoch == len(self.losses) - 1:
             self._best = {n: p.detach().clone() for n, p in self._trainable().items()}
         self.trainer.log({"dev_loss": value})
+        if self.on_epoch is not None:
+            self.on_epoch(len(self.losses) - 1, value)
 
     def _trainable(self) -> dict[str, nn.Parameter]:
         return {n: p for n, p in self.trainer.model.named_parameters() if p.requires_grad}

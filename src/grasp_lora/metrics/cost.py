@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Cost", "count_passes", "measure"]
+__all__ = ["PEAKS", "SUMMED", "Cost", "count_passes", "measure"]
 
 
 @dataclass(slots=True)
@@ -26,6 +26,8 @@ class Cost:
     backward_examples: int = 0
 
 
+SUMMED = ("seconds", "forward_examples", "backward_examples")  # add up over pieces of work
+PEAKS = ("peak_memory_bytes", "peak_gpu_memory_bytes")  # do not
 _open: list[Cost] = []
 
 

@@ -8,20 +8,31 @@ from typing import Any
 
 from grasp_lora.lm.adapters import load_adapter
 from grasp_lora.lm.generation import generate
+from grasp_lora.lm.loss import evaluation_mode
 from grasp_lora.lm.packaged_encoder import packaged_encoder
 from grasp_lora.metrics.bertscore import BertScorer
+from grasp_lora.metrics.cost import PEAKS, SUMMED
 from grasp_lora.metrics.scoring import score_predictions
 from grasp_lora.stages.inputs import Inputs, adapter_digest, fingerprint, flat
 from grasp_lora.stages.run_directory import RunDirectory, write_json
+from grasp_lora.tasks.example import prompt_hash
 
 __all__ = ["evaluate"]
 
 
-def evaluate(inputs: Inputs, run: RunDirectory, method: str, adapter: Path | None, seed: int) -> Path:
+def evaluate(
+    inputs: Inputs,
+    run: RunDirectory,
+    method: str,
+    adapter: Path | None,
+    seed: int,
+    made_by: Sequence[str] = (),
+) -> Path:
     """Score one adapter (None: the bare backbone) into `eval/METHOD/seedN`.
 
-    Leaves `scores.json` (dev and test loss: mean over examples of the mean NLL per target token, in nats;
-    the metrics of the answers, 0 to 100, each with its signature) and `predictions.jsonl`.
+    Leaves `scores.json` (dev and test loss: mean over examples of the mean NLL per target token, in nats,
+    and each test example's; the metrics of the answers, 0 to 100, each with its signature),
+    `predictions.jsonl`, and `cost.json`: what the stages `made_by` took, and what they took together.
     """
     config = inputs.config
     dev = inputs.examples(config.target, "dev", config.target.dev_examples)
@@ -29,11 +40,15 @@ def evaluate(inputs: Inputs, run: RunDirectory, method: str, adapter: Path | Non
 
     def work(folder: Path) -> None:
         backbone = inputs.backbone()
-        losses = {
-            name: inputs.loss(rows, backbone) for name, rows in (("dev_loss", dev), ("test_loss", test))
-        }
+        dev_loss, test_loss = inputs.loss(dev, backbone), inputs.loss(test, backbone)
         model = backbone.model if adapter is None else load_adapter(backbone.model, adapter, trainable=False)
-        scores: dict[str, Any] = {name: loss(model) for name, loss in losses.items()}
+        with evaluation_mode(model):
+            by_example = test_loss.per_example(model).double()
+        scores: dict[str, Any] = {
+            "dev_loss": dev_loss(model),
+            "test_loss": by_example.mean().item(),
+            "test_losses": by_example.tolist(),
+        }
         shown = test[: config.evaluation.generate]
         answers = generate(
             model,
@@ -47,6 +62,7 @@ def evaluate(inputs: Inputs, run: RunDirectory, method: str, adapter: Path | Non
             for example, answer in zip(shown, answers, strict=True):
                 row = {
                     "id": example.id,
+                    "prompt_hash": prompt_hash(example.prompt),
                     "prediction": answer,
                     "references": example.references or [example.target],
                 }
@@ -55,15 +71,24 @@ def evaluate(inputs: Inputs, run: RunDirectory, method: str, adapter: Path | Non
             references = [example.references or (example.target,) for example in shown]
             scores["metrics"] = _metrics(inputs, answers, references)
         write_json(folder / "scores.json", scores)
+        write_json(folder / "cost.json", _costs(run, made_by))
 
     dependencies = {
         **inputs.model_inputs(),
         "adapter": adapter and adapter_digest(adapter),
-        **flat("evaluation", config.evaluation.model_dump(exclude={"test_examples"})),
+        **flat("evaluation", config.evaluation.model_dump(exclude={"test_examples", "deployment"})),
         "data.dev": fingerprint(dev),
         "data.test": fingerprint(test),
     }
     return run.stage(f"eval/{method}/seed{seed}", dependencies, work)
+
+
+def _costs(run: RunDirectory, stages: Sequence[str]) -> dict[str, Any]:
+    """Seconds and passes add up over stages that run one after the other; memory peaks do not."""
+    by_stage = {stage: run.cost(stage) for stage in stages}
+    totals = {key: sum(cost[key] for cost in by_stage.values()) for key in SUMMED}
+    peaks = {key: max((cost[key] for cost in by_stage.values()), default=0) for key in PEAKS}
+    return {"total": {**totals, **peaks}, "stages": by_stage}
 
 
 def _metrics(inputs: Inputs, answers: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, Any]:

@@ -1,17 +1,20 @@
 """Stage 4: prune once at a fixed ratio and fine-tune (GRASP Sec. 3.4); ratio 0 is the plain merge."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save_file
 
 from grasp_lora.control.callback import FixedMaskCallback, MergePruneCallback
 from grasp_lora.lm.adapters import load_adapter, save_adapter
+from grasp_lora.lm.loss import TargetLoss
 from grasp_lora.lm.training import BestEpoch, build_trainer
 from grasp_lora.stages.inputs import Inputs, fingerprint, flat, settings
 from grasp_lora.stages.run_directory import RunDirectory, write_json
 
-__all__ = ["finetune", "learned_ratio"]
+__all__ = ["Tuning", "finetune", "learned_ratio"]
 
 
 def learned_ratio(inputs: Inputs, run: RunDirectory, method: str = "grasp") -> float:
@@ -36,37 +39,43 @@ def finetune(
 ) -> Path:
     """Fine-tune the merged adapter under the mask at `p`, best dev epoch kept, into `name`.
 
-    `p` is a ratio, or the method ("grasp", "random") whose learning run says which. With `every_step` there
-    is no fixed mask: entries are pruned anew after every step and trained again (Miyano & Arase).
-
+    `p` is a ratio, or the method ("grasp", "random", ...) whose learning run says which. With `every_step`
+    there is no fixed mask: entries are pruned anew after every step and trained again (Miyano & Arase).
 
     Starts from the pre-controller merge. Leaves a PEFT adapter, `mask.safetensors` (True = keep) and the
     dev loss by epoch.
     """
-    config = inputs.config
     p = learned_ratio(inputs, run, p) if isinstance(p, str) else p
-    train = inputs.examples(config.target, "train", config.target.train_examples)
-    dev = inputs.examples(config.target, "dev", config.target.dev_examples)
+    tuning = Tuning(inputs, run, seed, every_step=every_step)
+    dependencies = {**tuning.dependencies(), "p": p}
+    return run.stage(name, dependencies, lambda folder: tuning.train(folder, p))
 
-    def work(folder: Path) -> None:
+
+class Tuning:
+    """What fine-tuning the merged adapter needs and depends on, whatever the ratio."""
+
+    def __init__(self, inputs: Inputs, run: RunDirectory, seed: int, *, every_step: bool = False) -> None:
+        self.inputs, self.run, self.seed, self.every_step = inputs, run, seed, every_step
+        target = inputs.config.target
+        self.examples = inputs.examples(target, "train", target.train_examples)
+        self.dev = inputs.examples(target, "dev", target.dev_examples)
+
+    def train(self, folder: Path, p: float, on_epoch: Callable[[int, float], None] | None = None) -> None:
+        """Fine-tune at the ratio `p` into `folder`; `on_epoch` sees each epoch's dev loss and may raise."""
+        inputs, config = self.inputs, self.inputs.config
         backbone = inputs.backbone()
-        dev_loss = inputs.loss(dev, backbone)
-        model = load_adapter(backbone.model, run.path("merged"), trainable=True)
+        dev_loss = inputs.loss(self.dev, backbone)
+        model = load_adapter(backbone.model, self.run.path("merged"), trainable=True)
         trainer = build_trainer(
             model,
             backbone.tokenizer,
-            inputs.encode(train, backbone),
-            settings(config.final.training, seed),
+            inputs.encode(self.examples, backbone),
+            settings(config.final.training, self.seed),
             folder,
             title=f"fine-tune at p = {p:.3f}",
         )
-        mask: FixedMaskCallback | MergePruneCallback
-        if every_step:
-            how = config.merge_prune.model_dump()
-            mask = MergePruneCallback(p, validation=dev_loss, parts=run.path("merged"), **how)
-        else:
-            mask = FixedMaskCallback(p, parts=run.path("merged"), unit=config.control.unit)
-        best = BestEpoch(trainer, dev_loss, config.final.training.patience)
+        mask = self._mask(p, dev_loss)
+        best = BestEpoch(trainer, dev_loss, config.final.training.patience, on_epoch)
         trainer.add_callback(mask)
         trainer.add_callback(best)
         trainer.train()
@@ -76,18 +85,26 @@ def finetune(
             write_json(folder / "pruned.json", {"p": p, "share_by_unit": mask.masked.pruned_shares()})
         write_json(folder / "dev_losses.json", {"by_epoch": best.losses, "best_epoch": best.epoch})
 
-    dependencies = {
-        **inputs.model_inputs(),
-        **flat("final.training", config.final.training.model_dump()),
-        **(
+    def _mask(self, p: float, dev_loss: TargetLoss) -> FixedMaskCallback | MergePruneCallback:
+        config, parts = self.inputs.config, self.run.path("merged")
+        if self.every_step:
+            return MergePruneCallback(p, validation=dev_loss, parts=parts, **config.merge_prune.model_dump())
+        return FixedMaskCallback(p, parts=parts, unit=config.control.unit)
+
+    def dependencies(self) -> dict[str, Any]:
+        """For `done.json`, but for the ratio."""
+        config = self.inputs.config
+        how = (
             flat("merge_prune", config.merge_prune.model_dump())
-            if every_step
+            if self.every_step
             else {"control.unit": config.control.unit}
-        ),
-        "p": p,
-        "seed": seed,
-        "merged": run.output("merged", "adapter_model.safetensors"),
-        "data.train": fingerprint(train),
-        "data.dev": fingerprint(dev),
-    }
-    return run.stage(name, dependencies, work)
+        )
+        return {
+            **self.inputs.model_inputs(),
+            **flat("final.training", config.final.training.model_dump()),
+            **how,
+            "seed": self.seed,
+            "merged": self.run.output("merged", "adapter_model.safetensors"),
+            "data.train": fingerprint(self.examples),
+            "data.dev": fingerprint(self.dev),
+        }

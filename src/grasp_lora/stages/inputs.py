@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from grasp_lora.config import Config, Side, Training
+from grasp_lora.config import Config, Control, Side, Training
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.backbone import Backbone, load_backbone
 from grasp_lora.lm.batches import Encoded, encode
@@ -40,14 +40,17 @@ class Inputs:
             self._splits[key] = self.task.examples(side.language, split)
         return self._splits[key][:limit]
 
-    def micro_dev(self) -> list[Example]:
-        """The controller's m examples; a smaller set is an error, never made up from dev."""
-        wanted = self.config.control.micro_dev
+    def control(self, method: str) -> Control:
+        """The controller's settings: a variant's own, or those of every other method."""
+        return self.config.variants.get(method, self.config.control)
+
+    def micro_dev(self, wanted: int) -> list[Example]:
+        """m examples for the controller; a smaller set is an error, never made up from dev."""
         found = self.examples(self.config.target, "micro_dev", wanted)
         if len(found) < wanted:
             raise GraspError(
                 f"the micro_dev split of '{self.config.target.language}' has {len(found)} examples, "
-                f"control.micro_dev asks for {wanted}"
+                f"the controller's micro_dev asks for {wanted}"
             )
         return found
 
@@ -90,7 +93,7 @@ class Inputs:
         )
 
     def learn_stage(self, method: str = "grasp") -> str:
-        """The folder of a learning run: `learn/seedN`, or `learn/METHOD-seedN` for another policy."""
+        """The folder of a learning run: `learn/seedN`, or `learn/METHOD-seedN` for another method."""
         prefix = "" if method == "grasp" else f"{method}-"
         return f"learn/{prefix}seed{self.config.seed}"
 

@@ -1,7 +1,7 @@
 """Stage 6: the trajectory's picture and a summary."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,13 @@ _TITLES = {
 }
 
 
-def report(inputs: Inputs, run: RunDirectory, evaluations: Mapping[str, str]) -> Path:
+def report(inputs: Inputs, run: RunDirectory, evaluations_by_seed: Mapping[str, Sequence[str]]) -> Path:
     """Write `report/summary.md` and, where a ratio was learned, `report/trajectory.png` and `.svg`.
 
     Args:
         evaluations: The evaluation stage of every method, in the order to show.
     """
+    evaluations = {m: stages[0] for m, stages in evaluations_by_seed.items()}
     learn = inputs.learn_stage()
 
     def work(folder: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from grasp_lora.errors import GraspError
-from grasp_lora.metrics.cost import measure
+from grasp_lora.metrics.cost import Cost, measure
 from grasp_lora.metrics.environment import environment
 
 __all__ = ["RunDirectory", "digest", "write_json"]
@@ -87,6 +87,11 @@ class RunDirectory:
         if done is None:
             raise GraspError(f"{self.path(name)} is missing: run that stage first, or `grasp run`")
         return str(done["outputs"][file])
+
+    def cost(self, name: str) -> dict[str, Any]:
+        """What a finished stage took, by the names of `grasp_lora.metrics.cost.Cost`; zeros where unknown."""
+        done = _read_done(self.path(name)) or {}
+        return {key: done.get(key, 0) for key in asdict(Cost())}
 
     def _describe(self) -> None:
         if self.config is not None:

@@ -1,0 +1,84 @@
+"""What a user would take instead of a grid today: Optuna's TPE over the ratio, with a pruner."""
+
+import importlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from grasp_lora.errors import GraspError
+from grasp_lora.stages.finetune import Tuning
+from grasp_lora.stages.inputs import Inputs, flat
+from grasp_lora.stages.run_directory import RunDirectory, write_json
+
+__all__ = ["optuna_ratio"]
+
+
+def optuna_ratio(inputs: Inputs, run: RunDirectory) -> Path:
+    """Search the ratio with the lowest dev loss after fine-tuning, into `learn_stage("optuna")`.
+
+    A trial is a fine-tuning run at one ratio with the config's `seed`; the pruner sees dev after each epoch
+    and may stop it. Leaves `trials.jsonl` and `ratio.json`; like a learned ratio's, the final run is another.
+
+    Raises:
+        GraspError: Optuna is not installed.
+    """
+    config, wanted = inputs.config, inputs.config.optuna
+    optuna = _optuna()
+    tuning = Tuning(inputs, run, config.seed)
+
+    def work(folder: Path) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        # The untouched start is epoch 0 and says nothing about the training: the pruners begin after it.
+        if wanted.pruner == "median":
+            pruner = optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=1)
+        else:
+            pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2)
+        study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=config.seed), pruner=pruner)
+
+        def objective(trial: Any) -> float:
+            p = trial.suggest_float("p", wanted.p_min, wanted.p_max)
+            losses: list[float] = []
+
+            def report(epoch: int, loss: float) -> None:
+                losses.append(loss)
+                if epoch > 0:
+                    trial.report(loss, epoch)
+                    if trial.should_prune():
+                        raise optuna.TrialPruned
+
+            scratch = folder / "trial"
+            try:
+                tuning.train(scratch, p, report)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+                _append(folder / "trials.jsonl", {"p": p, "dev_loss": losses})
+            return min(losses)
+
+        study.optimize(objective, n_trials=wanted.trials)
+        best = study.best_trial
+        ratio = {"p": best.params["p"], "dev_loss": best.value, "trials": len(study.trials)}
+        write_json(
+            folder / "ratio.json", {**ratio, "pruned": _count(study, "PRUNED"), "optuna": optuna.__version__}
+        )
+
+    dependencies = {**tuning.dependencies(), **flat("optuna", wanted.model_dump())}
+    return run.stage(inputs.learn_stage("optuna"), dependencies, work)
+
+
+def _optuna() -> Any:
+    try:
+        return importlib.import_module("optuna")
+    except ModuleNotFoundError as error:
+        raise GraspError(
+            "the method optuna needs the package optuna. Install it: pip install 'grasp-lora[search]'"
+        ) from error
+
+
+def _append(path: Path, row: dict[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def _count(study: Any, state: str) -> int:
+    return sum(trial.state.name == state for trial in study.trials)
