@@ -57,10 +57,9 @@ def optuna_ratio(inputs: Inputs, run: RunDirectory) -> Path:
 
         study.optimize(objective, n_trials=wanted.trials)
         best = study.best_trial
-        ratio = {"p": best.params["p"], "dev_loss": best.value, "trials": len(study.trials)}
-        write_json(
-            folder / "ratio.json", {**ratio, "pruned": _count(study, "PRUNED"), "optuna": optuna.__version__}
-        )
+        pruned = sum(trial.state.name == "PRUNED" for trial in study.trials)
+        ratio = {"p": best.params["p"], "dev_loss": best.value, "trials": wanted.trials, "pruned": pruned}
+        write_json(folder / "ratio.json", {**ratio, "optuna": optuna.__version__})
 
     dependencies = {**tuning.dependencies(), **flat("optuna", wanted.model_dump())}
     return run.stage(inputs.learn_stage("optuna"), dependencies, work)
@@ -78,7 +77,3 @@ def _optuna() -> Any:
 def _append(path: Path, row: dict[str, Any]) -> None:
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
-
-
-def _count(study: Any, state: str) -> int:
-    return sum(trial.state.name == state for trial in study.trials)

@@ -1,7 +1,6 @@
 """What every task is turned into: a prompt, and what should follow it."""
 
 import hashlib
-import hashlib
 from dataclasses import dataclass
 
 __all__ = ["Example", "prompt_hash"]
@@ -29,8 +28,3 @@ class Example:
 def prompt_hash(prompt: str) -> str:
     """The first 16 hexadecimal digits of the prompt's SHA-256: which text a prediction answers."""
     return hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
-def prompt_hash(prompt: str) -> str:
-    """What names a prompt in a file of answers: 16 hexadecimal characters of its SHA-256 in UTF-8."""
-    return hashlib.sha256(prompt.encode()).hexdigest()[:16]
