@@ -176,6 +176,9 @@ class MergePruneCallback(TrainerCallback):
         rescore: Where the inputs come from, see `InputImportance`; "validation" is the paper's. With
             "train_batch" the model has hooks on it until training ends, or until a run that raised is
             followed by another or this callback is dropped.
+
+    Attributes:
+        scores: The importance that the last step pruned by, one tensor per factor.
     """
 
     def __init__(
@@ -199,7 +202,7 @@ class MergePruneCallback(TrainerCallback):
         self._options: dict[str, Any] = {"p": p, "unit": unit, "value": value, "threshold": threshold}
         self._score: InputImportance | GradientImportance | None = None
         self._pruner: StepPruner | None = None
-        self._scores: list[Tensor] = []
+        self.scores: list[Tensor] = []
 
     def on_train_begin(
         self,
@@ -224,8 +227,8 @@ class MergePruneCallback(TrainerCallback):
         assert self._score is not None
         assert self._pruner is not None
         if self.importance == "gradient" or state.global_step % self.rescore_every == 0:
-            self._scores = self._score()
-        self._pruner.prune(self._scores)
+            self.scores = self._score()
+        self._pruner.prune(self.scores)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from grasp_lora.control.pruning import AdapterPart, PruneUnit, masks_at, prune_units, thresholds
+from grasp_lora.control.pruning import AdapterPart, PruneUnit, entries_to_prune, masks_at, prune_units
 from grasp_lora.lm.loss import TargetLoss, evaluation_mode
 from grasp_lora.metrics.cost import count_passes
 
@@ -57,8 +57,7 @@ class StepPruner:
         """Reset by importance, one tensor per factor and of its shape; returns the keep masks."""
         keep = [torch.empty_like(w, dtype=torch.bool) for w in self.parameters]
         if self.unit == "parameter":
-            cut = [t[0] for t in thresholds(importance, self.units, [self.p])]
-            masks_at(importance, self.units, cut, out=keep)
+            masks_at(importance, self.units, [self._cut(u.of(importance)) for u in self.units], out=keep)
         else:
             for module in self._modules():
                 scores = torch.cat([unit.of(importance).reshape(-1) for unit in module])
@@ -67,6 +66,11 @@ class StepPruner:
         for weight, mask, value in zip(self.parameters, keep, self._reset, strict=True):
             weight.copy_(torch.where(mask, weight, value))
         return keep
+
+    def _cut(self, scores: Tensor) -> Tensor:
+        """The k-th smallest score, as `pruning.thresholds`; for one ratio, selecting beats sorting."""
+        k = entries_to_prune(self.p, scores.numel())
+        return scores.flatten().kthvalue(k).values if k else scores.new_tensor(-1.0)
 
     def _modules(self) -> list[list[PruneUnit]]:
         """Units of one adapter's A and B at one site together."""
@@ -155,13 +159,10 @@ class InputImportance:
                 continue
             unit_b = self._units[name.replace(".lora_A", ".lora_B"), 1]
             x = norms[self._index[unit_a.factor].split(".lora_")[0]]
-            a, b = (
-                unit_a.of(self.parameters).detach(),
-                unit_b.of(self.parameters).detach(),
-            )  # (r, in), (out, r)
-            signed = torch.sign(b @ a) * x  # (out, in)
-            unit_a.of(scores).copy_((b.T @ signed).abs())
-            unit_b.of(scores).copy_((signed @ a.T).abs())
+            a, b = unit_a.of(self.parameters).float(), unit_b.of(self.parameters).float()  # (r, in), (out, r)
+            signs = (b @ a).sign_()  # (out, in): by far the largest, so it is neither copied nor scaled
+            unit_a.of(scores).copy_((b.T @ signs).abs_() * x)
+            unit_b.of(scores).copy_((signs @ (a * x).T).abs_())
         return scores
 
     def input_norms(self) -> dict[str, Tensor]:
@@ -178,14 +179,13 @@ class InputImportance:
     def _of_validation(self) -> dict[str, Tensor]:
         assert self.validation is not None
         device = self.parameters[0].device
+        inputs: dict[str, Any]
         with (
             evaluation_mode(self.model),
             closing(_ProjectionInputs(self.model, self._sites, training=False)) as seen,
         ):
             for rows, batch in zip(self.validation.rows, self.validation.batches, strict=True):
-                inputs: dict[str, Any] = {
-                    k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()
-                }
+                inputs = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
                 del inputs["labels"]
                 if "logits_to_keep" in inputs:
                     inputs["logits_to_keep"] = 1  # only the inputs of the projections are wanted
@@ -210,6 +210,7 @@ class _ProjectionInputs:
         self.squares: dict[str, Tensor] = {}
         self._only_training = training
         self._active = False
+        self._tokens = 0
         self._rows: Tensor | None = None  # indices of the tokens that are no padding; None: all
         self._handles = [
             model.register_forward_pre_hook(self._begin, with_kwargs=True),
@@ -234,6 +235,7 @@ class _ProjectionInputs:
         mask = inputs.get("attention_mask")
         self._rows = None
         if self._active and mask is not None:
+            self._tokens = mask.numel()
             self._rows = mask.reshape(-1).nonzero().squeeze(1)
 
     def _end(self, *_: Any) -> None:
@@ -247,6 +249,10 @@ class _ProjectionInputs:
             hidden: Tensor = arguments[0].detach()
             hidden = hidden.reshape(-1, hidden.shape[-1])  # some models flatten tokens first
             if self._rows is not None:
+                if len(hidden) != self._tokens:
+                    raise ValueError(
+                        f"{name} sees {len(hidden)} of {self._tokens} tokens: cannot tell which are padding"
+                    )
                 hidden = hidden.index_select(0, self._rows)  # (tokens, in)
             self.squares[name] = self.squares.get(name, 0) + hidden.float().square().sum(0)
 
