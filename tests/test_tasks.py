@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from grasp_lora.errors import GraspError
 from grasp_lora.tasks import Example, Task, check_disjoint, find_task, load_task
+from grasp_lora.tasks.example import prompt_hash
 from grasp_lora.tasks.files import Faults, read_rows
 from grasp_lora.tasks.prompt import parse_template
 
@@ -40,6 +41,11 @@ def test_values_are_put_in_as_they_are(title: str, text: str) -> None:
     prompt, (start, stop) = template.render({"title": title, "text": text, "unused": "{title}"})
     assert prompt == f"{title}|{text}| {{x}}\n"
     assert (prompt[:start], prompt[start:stop]) == (f"{title}|", text)
+
+
+def test_a_prompts_hash_is_the_start_of_its_sha256() -> None:
+    assert prompt_hash("abc") == "ba7816bf8f01cfea"  # FIPS 180-4's example
+    assert prompt_hash("لخص\n") == "2d7813d36bf47de8"  # in UTF-8
 
 
 @pytest.mark.parametrize(
