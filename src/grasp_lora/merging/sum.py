@@ -11,7 +11,7 @@ from grasp_lora.merging.parts import Part, write_parts
 from grasp_lora.merging.reading import Factors, read_adapters, site_names
 from grasp_lora.merging.writing import new_folder, write_adapter
 
-__all__ = ["MERGED", "METHODS", "merge_adapters"]
+__all__ = ["MERGED", "METHODS", "add_factors", "merge_adapters", "stack_factors"]
 
 METHODS = ("sum", "linear")
 MERGED = "merged"  # the one part of an adapter whose rows cannot be told apart any more
@@ -47,7 +47,7 @@ def merge_adapters(adapters: Mapping[str, Path], out: Path, method: str = "sum")
             f"unknown merge method {method!r}; use one of {', '.join(METHODS)}, "
             f"or combine_with_peft for PEFT's own"
         )
-    merge_site = _stack if method == "sum" else _add
+    merge_site = stack_factors if method == "sum" else add_factors
     with new_folder(Path(out)) as folder:
         loaded = read_adapters(adapters)
         sites, parts = {}, {}
@@ -60,7 +60,7 @@ def merge_adapters(adapters: Mapping[str, Path], out: Path, method: str = "sum")
         write_parts(folder, parts)
 
 
-def _stack(owners: Mapping[str, Factors]) -> tuple[Factors, tuple[Part, ...]]:
+def stack_factors(owners: Mapping[str, Factors]) -> tuple[Factors, tuple[Part, ...]]:
     """delta_W = sum_a s_a B_a A_a = s [.. (s_a / s) B_a ..] [.. A_a ..], s = max_a s_a."""
     scaling = max(factors.scaling for factors in owners.values())
     rows = torch.cat([factors.A for factors in owners.values()], dim=0)  # (R, in)
@@ -75,7 +75,7 @@ def _stack(owners: Mapping[str, Factors]) -> tuple[Factors, tuple[Part, ...]]:
     return Factors(rows, columns, scaling, embedding), tuple(parts)
 
 
-def _add(owners: Mapping[str, Factors]) -> tuple[Factors, tuple[Part, ...]]:
+def add_factors(owners: Mapping[str, Factors]) -> tuple[Factors, tuple[Part, ...]]:
     """delta_W = s (sum_a B_a)(sum_a A_a)."""
     first = next(iter(owners.values()))
     rows = torch.stack([factors.A for factors in owners.values()]).sum(dim=0)  # (r, in)
