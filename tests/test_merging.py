@@ -289,3 +289,18 @@ def test_a_merged_adapter_can_be_merged_again(pair: dict[str, Path], tmp_path: P
     merge_adapters(pair, tmp_path / "first")
     merge_adapters({"first": tmp_path / "first", "third": third}, tmp_path / "second")
     assert_equals_active_together(tiny_llama, pair | {"third": third}, tmp_path / "second")
+
+
+def test_a_sum_of_sums_still_names_every_adapter(pair: dict[str, Path], tmp_path: Path) -> None:
+    merge_adapters(pair, tmp_path / "related")
+    third = random_adapter(tiny_llama(), tmp_path / "third", seed=7, target_modules=QV, r=2, lora_alpha=8)
+    merge_adapters({"related": tmp_path / "related", "third": third}, tmp_path / "merged")
+    parts = read_parts(tmp_path / "merged")
+    assert parts is not None
+    for of_site in parts.values():
+        assert of_site == (Part("related.source", 0, 3), Part("related.target", 3, 6), Part("third", 6, 8))
+    path = tmp_path / "related" / "parts.json"
+    path.write_text(path.read_text().replace('"stop": 6', '"stop": 5'))
+    with pytest.raises(GraspError, match="'related' describes 5 rows where it has 6"):
+        merge_adapters({"related": tmp_path / "related", "third": third}, tmp_path / "again")
+    assert not (tmp_path / "again").exists()

@@ -1,13 +1,13 @@
 """Merging adapters by their factors alone, without the base model (GRASP, Eq. 1)."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 from grasp_lora.errors import GraspError
-from grasp_lora.merging.parts import Part, write_parts
+from grasp_lora.merging.parts import Part, read_parts, write_parts
 from grasp_lora.merging.reading import Factors, read_adapters, site_names
 from grasp_lora.merging.writing import new_folder, write_adapter
 
@@ -28,7 +28,8 @@ def merge_adapters(adapters: Mapping[str, Path], out: Path, method: str = "sum")
       `s_a = alpha_a / r_a` (rsLoRA: `alpha_a / sqrt(r_a)`) written out. At each site, with `R = sum_a r_a`,
       the rows of the `A_a` (r_a, in) are stacked into A (R, in) and the columns of the `B_a` (out, r_a) into
       B (out, R). Logits equal those of the separate adapters active together, up to float32 rounding.
-      Ranks, scalings and adapted modules may differ; a module that only one has is taken as it is.
+      Ranks, scalings and adapted modules may differ; a module that only one has is taken as it is. An
+      adapter that is itself a sum keeps its parts, named "a.b" for the part b of the adapter a.
     - `linear`: `delta_W = s (sum_a B_a)(sum_a A_a)`, what the GRASP authors' code computes, with the cross
       terms `B_a A_b` that Eq. 1 does not have. Adapters must share ranks, scalings and modules.
 
@@ -50,12 +51,16 @@ def merge_adapters(adapters: Mapping[str, Path], out: Path, method: str = "sum")
     merge_site = stack_factors if method == "sum" else add_factors
     with new_folder(Path(out)) as folder:
         loaded = read_adapters(adapters)
+        inside = {name: read_parts(Path(path)) or {} for name, path in adapters.items()}
         sites, parts = {}, {}
         for site in site_names(loaded):
             owners = {adapter.name: adapter.sites[site] for adapter in loaded if site in adapter.sites}
             if method == "linear":
                 _check_linear(site, list(adapters), owners)
-            sites[site], parts[site] = merge_site(owners)
+            sites[site], of_site = merge_site(owners)
+            parts[site] = [
+                p for part in of_site for p in _opened(part, inside.get(part.name, {}).get(site, ()))
+            ]
         write_adapter(folder, sites, loaded)
         write_parts(folder, parts)
 
@@ -81,6 +86,19 @@ def add_factors(owners: Mapping[str, Factors]) -> tuple[Factors, tuple[Part, ...
     rows = torch.stack([factors.A for factors in owners.values()]).sum(dim=0)  # (r, in)
     columns = torch.stack([factors.B for factors in owners.values()]).sum(dim=0)  # (out, r)
     return Factors(rows, columns, first.scaling, first.embedding), (Part(MERGED, 0, first.rank),)
+
+
+def _opened(part: Part, inside: Sequence[Part]) -> list[Part]:
+    """The parts that an adapter had before, in its place."""
+    if len(inside) < 2:
+        return [part]
+    opened = [Part(f"{part.name}.{p.name}", part.start + p.start, part.start + p.stop) for p in inside]
+    if opened[-1].stop != part.stop:
+        raise GraspError(
+            f"the parts.json of the adapter {part.name!r} describes {inside[-1].stop} rows where it has "
+            f"{part.stop - part.start}: merge that adapter again"
+        )
+    return opened
 
 
 def _check_linear(site: str, names: list[str], owners: Mapping[str, Factors]) -> None:
