@@ -1,9 +1,11 @@
 """The configs of both papers' tables: each resolves, and its experiment can be planned."""
 
+from itertools import product
 from pathlib import Path
 
 import pytest
 import yaml
+from tiny_sources import all_rows, json_lines, tar_bz2, xlsum_row
 
 import grasp_lora
 from grasp_lora.config import Config, load_config
@@ -17,7 +19,7 @@ from grasp_lora.tasks.prepared import write_prepared
 
 FOLDER = Path(grasp_lora.__file__).parent / "configs" / "paper"
 LEAVES = sorted(path for path in FOLDER.glob("*.yaml") if not path.name.startswith("_"))
-LONGEST = 8
+LONGEST = 10
 
 
 def load(name: str) -> Config:
@@ -63,7 +65,7 @@ def test_it_resolves_and_can_be_planned(path: Path, tmp_path: Path, monkeypatch:
     jobs = plan(config, inputs, RunDirectory(config.folder))
     names = [job.name for job in jobs]
     assert names[-1] == "report"
-    assert {f"eval/{method}/seed{config.seeds[0]}" for method in config.methods} <= set(names)
+    assert {f"eval/{m}/seed{config.seeds[0]}" for m in (*config.methods, *config.variants)} <= set(names)
     assert all(set(job.needs) <= set(names[:i]) for i, job in enumerate(jobs))
 
 
@@ -94,21 +96,35 @@ def test_settings_of_grasp() -> None:
         assert config.evaluation.generate is None
 
 
+def test_rows_of_grasps_table_2() -> None:
+    for name in ("xlsum_ar", "xlsum_zh", "mlqa_ar", "mlqa_zh"):
+        config = load(f"grasp_{name}")
+        assert config.methods == (
+            "zero_shot", "lora_target", "ties", "lorahub", "merge", "merge_prune", "grasp"
+        )  # fmt: skip
+        pruning = config.merge_prune
+        assert (pruning.importance, pruning.unit, pruning.value) == ("input", "parameter", "zero")
+
+
 def test_ablations_of_grasp() -> None:
     table3 = {"default": (0.05, 0.01), "no_tau": (0.05, 0.0), "high_tau": (0.05, 0.05)}
     table3 |= {"low_beta": (0.01, 0.01), "no_beta": (0.0, 0.01), "no_beta_tau": (0.0, 0.0)}
-    for name, regularization in table3.items():
-        control = load(f"grasp_table3_{name}").control
-        assert (control.beta, control.tau, control.micro_dev) == (*regularization, 16)
-    for size in (4, 8, 16, 32):
-        config = load(f"grasp_table4_m{size}")
-        assert (config.control.beta, config.control.tau, config.control.micro_dev) == (0.05, 0.01, size)
-        card = find_card(str(config.task), [])
-        assert card is not None
-        assert card.language("ar").sizes.micro_dev >= size
-        trained = load("grasp_xlsum_ar")
-        assert config.target.adapter == trained.folder / "adapters" / "ar"
-        assert config.source.adapter == trained.folder / "adapters" / "en"
+    config = load("grasp_table3")
+    rows = {"default": config.control, **config.variants}
+    assert {name: (row.beta, row.tau) for name, row in rows.items()} == table3
+    assert {row.micro_dev for row in rows.values()} == {16}
+
+    sizes = load("grasp_table4")
+    assert {row.micro_dev for row in (sizes.control, *sizes.variants.values())} == {4, 8, 16, 32}
+    assert {(row.beta, row.tau) for row in (sizes.control, *sizes.variants.values())} == {(0.05, 0.01)}
+    card = find_card(str(sizes.task), [])
+    assert card is not None
+    assert card.language("ar").sizes.micro_dev == 32
+    trained = load("grasp_xlsum_ar")
+    for ablation in (config, sizes):
+        assert ablation.methods == ("grasp",)
+        assert ablation.target.adapter == trained.folder / "adapters" / "ar"
+        assert ablation.source.adapter == trained.folder / "adapters" / "en"
 
 
 @pytest.mark.parametrize("task", ["mimic", "scitldr", "bloomberg", "nlp", "medical"])
@@ -125,3 +141,53 @@ def test_settings_of_miyano_and_arase(task: str) -> None:
     assert related.target.adapter == load("miyano_wikilingua").folder / "adapters" / language
     assert with_target.source.adapter == load(f"miyano_related_{language}").folder / "merged"
     assert with_target.target.adapter is None
+    for config in (related, with_target):
+        assert {"merge", "merge_prune"} <= set(config.methods)
+        assert "grid" not in config.methods
+        pruning = config.merge_prune
+        assert (pruning.importance, pruning.unit, pruning.value) == ("input", "parameter", "zero")
+    assert "lorahub" in related.methods
+    assert related.lorahub.adapters == {}
+
+    hub = load(f"miyano_{task}_lorahub")  # three adapters: XS, WL and TGT
+    assert hub.methods == ("lorahub",)
+    assert hub.source.adapter == related.source.adapter
+    assert hub.lorahub.adapters == {"wikilingua": related.target.adapter}
+    assert hub.target.adapter == with_target.folder / "adapters" / language
+    assert (hub.task, hub.evaluation) == (with_target.task, with_target.evaluation)
+
+
+@pytest.mark.parametrize("task", ["bloomberg", "nlp", "medical"])
+def test_cells_of_miyano_and_arases_table_4(task: str) -> None:
+    base = load(f"miyano_{task}_xs_wl_tgt")
+    for cell in product(("module", "parameter"), ("input", "gradient"), ("zero", "init")):
+        config = load(f"miyano_table4_{task}_{'_'.join(cell)}")
+        pruning = config.merge_prune
+        assert (pruning.unit, pruning.importance, pruning.value) == cell
+        assert (pruning.threshold > 0) == (pruning.unit == "module")
+        assert (config.task, config.evaluation, config.training) == (
+            base.task,
+            base.evaluation,
+            base.training,
+        )
+        assert config.source.adapter == base.source.adapter
+        assert config.target.adapter == base.folder / "adapters" / "ja"
+        assert config.methods == ("merge_prune",)
+
+
+def test_the_first_16_of_the_larger_micro_dev_are_the_usual_ones(tmp_path: Path) -> None:
+    """So that one run on 32 has all rows of GRASP's Table 4."""
+    members = {
+        f"arabic_{split}.jsonl": json_lines([xlsum_row(1000 * i + n, "arabic") for n in range(120)])
+        for i, split in enumerate(("train", "val", "test"))
+    }
+    source = tar_bz2(tmp_path / "arabic.tar.bz2", members)
+    drawn = []
+    for name in ("xlsum", "xlsum_micro32"):
+        card = find_card(name, [])
+        assert card is not None
+        prepare_card(card, source, tmp_path / name, languages=["ar"])
+        drawn.append({split: found["ar"] for split, found in all_rows(tmp_path / name).items()})
+    usual, larger = drawn
+    assert larger.pop("micro_dev")[:16] == usual.pop("micro_dev")
+    assert larger == usual
