@@ -25,13 +25,16 @@ LAYERS = [
     {"merging"},
     {"lm"},
     {"tasks"},
-    {"metrics"},
     {"reporting"},
+    {"metrics"},
     {"errors", "paths"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 # These stages meet through files in the run directory, never through each other's imports.
-STAGES = {"train_adapter", "merge", "learn_ratio", "finetune", "search", "generate", "evaluate", "report"}
+STAGES = {
+    "train_adapter", "merge", "combine", "lorahub", "learn_ratio", "optuna_ratio", "finetune", "choose",
+    "evaluate", "rank_check", "deploy", "compare", "report",
+}  # fmt: skip
 
 
 def imported(tree: ast.AST, package: str) -> Iterator[str]:

@@ -44,10 +44,17 @@ methods:
   - merge_prune
   - grid
   - random
+  - optuna
+  - lorahub
   - grasp
-grid: [0.2, 0.6]
+  - rank_check
+seeds: [42, 7]
+variants: {no_anchor: {beta: 0.0, select: last}}
+grid: [0.2, 0.4, 0.6]
+optuna: {trials: 3}
+lorahub: {budget: 6}
 combine: {density: 0.4, weights: {en: 1.0, ar: 0.5}}
-evaluation: {generate: null, metrics: [rouge1, rougeL, bleu, chrf, em, f1]}
+evaluation: {generate: null, metrics: [rouge1, rougeL, bleu, chrf, em, f1], deployment: true}
 max_length: 40
 max_new_tokens: 6
 """
@@ -150,18 +157,18 @@ def test_the_best_epoch_is_kept_the_start_included(finished):
 
 
 def test_the_grid_keeps_its_best_on_dev(finished):
-    choice = read(finished / "grid/best-seed42/choice.json")
+    choice = read(finished / "grid/seed42/ratio.json")
     losses = {float(p): loss for p, loss in choice["dev_loss"].items()}
-    assert losses.keys() == {0.2, 0.6}
+    assert losses.keys() == {0.2, 0.4, 0.6}
     assert losses[choice["p"]] == min(losses.values())
-    assert read(finished / "grid/best-seed42/pruned.json")["p"] == choice["p"]
+    assert read(finished / "grid/seed42/pruned.json")["p"] == choice["p"]
     scored = read(finished / "eval/grid/seed42/scores.json")["dev_loss"]
     assert scored == pytest.approx(min(losses.values()), rel=1e-5)
 
 
 def test_pruning_at_every_step_is_another_result(finished):
-    choice = read(finished / "merge_prune/best-seed42/choice.json")
-    assert {float(p) for p in choice["dev_loss"]} == {0.2, 0.6}
+    choice = read(finished / "merge_prune/seed42/ratio.json")
+    assert {float(p) for p in choice["dev_loss"]} == {0.2, 0.4, 0.6}
     at_p = "p0.60-seed42/adapter_model.safetensors"
     stepwise, fixed = (load_file(finished / method / at_p) for method in ("merge_prune", "grid"))
     assert any(not torch.equal(stepwise[n], fixed[n]) for n in fixed)
@@ -182,6 +189,115 @@ def test_random_probes_as_much_as_the_policy_and_learns_nothing(finished):
     assert all(0.0 <= x["p"] <= 0.8 and x["z"] == x["p"] for r in uniform for x in r["probes"])
     p = read(finished / "learn/random-seed42/ratio.json")["p"]
     assert read(finished / "random/seed42/pruned.json")["p"] == p
+
+
+def test_the_ratio_is_found_once_and_trained_with_every_seed(finished):
+    for method, found in (
+        ("grasp", "learn/seed42"),
+        ("optuna", "learn/optuna-seed42"),
+        ("grid", "grid/seed42"),
+        ("no_anchor", "learn/no_anchor-seed42"),
+    ):
+        p = read(finished / found / "ratio.json")["p"]
+        assert read(finished / ("final" if method == "grasp" else method) / "seed7/pruned.json")["p"] == p
+        first, second = (read(finished / f"eval/{method}/seed{s}/scores.json") for s in (42, 7))
+        assert first["test_loss"] != second["test_loss"]
+    assert not (finished / "grid/p0.20-seed7").exists()
+
+
+def test_optuna_keeps_the_best_of_its_trials(finished):
+    lines = (finished / "learn/optuna-seed42/trials.jsonl").read_text().splitlines()
+    trials = [json.loads(line) for line in lines]
+    ratio = read(finished / "learn/optuna-seed42/ratio.json")
+    assert len(trials) == ratio["trials"] == 3
+    whole = [trial for trial in trials if len(trial["dev_loss"]) == 3]  # two epochs and the start
+    assert len(whole) == 3 - ratio["pruned"]
+    best = min(whole, key=lambda trial: min(trial["dev_loss"]))
+    assert (ratio["p"], ratio["dev_loss"]) == (best["p"], min(best["dev_loss"]))
+    assert not (finished / "learn/optuna-seed42/trial").exists()
+
+
+def test_a_variant_differs_in_what_it_names(finished):
+    rounds = [
+        [json.loads(line) for line in (finished / f"learn/{name}/rounds.jsonl").read_text().splitlines()]
+        for name in ("seed42", "no_anchor-seed42")
+    ]
+    assert rounds[0][0]["probes"] == rounds[1][0]["probes"]  # the same first draw
+    assert rounds[0][-1]["mu"] != rounds[1][-1]["mu"]
+    assert read(finished / "learn/no_anchor-seed42/ratio.json")["p"] == rounds[1][-1]["p_next"]
+
+
+def test_the_rank_check_repeats_the_learning_run_and_sees_the_grid(finished):
+    check = finished / "learn/rank_check-seed42"
+    assert (check / "rounds.jsonl").read_bytes() == (finished / "learn/seed42/rounds.jsonl").read_bytes()
+    found = read(check / "rank_check.json")
+    final = {
+        p: min(read(finished / f"grid/p{float(p):.2f}-seed42/dev_losses.json")["by_epoch"])
+        for p in found["dev_loss"]
+    }
+    assert found["dev_loss"] == final
+    assert [r["step"] for r in found["rounds"]] == [0, 2, 4, 6, 8, 10, 12, 14, 16]
+    for r in found["rounds"]:
+        reward_ranks = sorted(final, key=lambda p: r["rewards"][p])
+        loss_ranks = sorted(final, key=lambda p: -final[p])
+        squares = sum((reward_ranks.index(p) - loss_ranks.index(p)) ** 2 for p in final)
+        assert r["rho"] == pytest.approx(1 - 6 * squares / (3 * 8))  # of three ratios, n (n^2 - 1) = 24
+
+
+def test_costs_count_every_pass_of_a_method(finished):
+    cost = read(finished / "eval/grasp/seed42/cost.json")
+    rounds = (finished / "learn/seed42/rounds.jsonl").read_text().splitlines()
+    evaluations = sum(1 + len({x["p"] for x in json.loads(line)["probes"]}) for line in rounds)
+    learning = cost["stages"]["learn/seed42"]
+    assert learning["backward_examples"] == 16  # two epochs of 8
+    assert learning["forward_examples"] == 16 + 4 * evaluations
+    epochs = len(read(finished / "final/seed42/dev_losses.json")["by_epoch"])  # the start included
+    final = cost["stages"]["final/seed42"]
+    assert (final["forward_examples"], final["backward_examples"]) == (
+        8 * (epochs - 1) + 4 * epochs,
+        8 * (epochs - 1),
+    )
+    total = cost["total"]
+    assert total["forward_examples"] == learning["forward_examples"] + final["forward_examples"]
+    grid = read(finished / "eval/grid/seed42/cost.json")
+    assert set(grid["stages"]) == {*(f"grid/p{p}-seed42" for p in ("0.20", "0.40", "0.60")), "grid/seed42"}
+
+
+def test_the_report_has_seeds_significance_costs_and_deployment(finished):
+    text = (finished / "report/summary.md").read_text()
+    for part in ("± ", "p-value", "speedup, passes", "Spearman's ρ", "tokens/s", "no_anchor"):
+        assert part in text
+    scores = (finished / "report/scores.csv").read_text().splitlines()
+    value = read(finished / "eval/grasp/seed7/scores.json")["test_loss"]
+    assert f"grasp,7,test_loss,{value}" in scores
+    compared = (finished / "report/comparisons.csv").read_text()
+    assert "grasp,grid,test_loss," in compared
+    assert "grasp,merge,bleu," in compared
+    assert (finished / "report/rank_check.svg").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("test", ["randomisation", "bootstrap"])
+def test_two_methods_compared(finished, setting, capsys, test):
+    arguments = ["compare", str(setting / "run.yaml"), "zero_shot", "grasp", f"runs={setting}/runs"]
+    assert main([*arguments, "--test", test]) == 0
+    rows = [line.split("|") for line in capsys.readouterr().out.splitlines()]
+    by_metric = {row[1].strip(): [cell.strip() for cell in row[2:-1]] for row in rows}
+    losses = [read(finished / f"eval/grasp/seed{s}/scores.json")["test_loss"] for s in (42, 7)]
+    assert float(by_metric["test_loss"][1]) == pytest.approx(sum(losses) / 2, abs=1e-3)
+    assert "bleu" in by_metric
+    assert main(["compare", str(setting / "run.yaml"), "grasp", "nothing", f"runs={setting}/runs"]) == 2
+    assert "no evaluation of 'nothing'" in capsys.readouterr().err
+
+
+def test_answers_name_their_prompt(finished):
+    rows = [
+        json.loads(x) for x in (finished / "eval/grasp/seed42/predictions.jsonl").read_text().splitlines()
+    ]
+    assert len({row["prompt_hash"] for row in rows}) == len(rows)
+    others = [
+        json.loads(x) for x in (finished / "eval/merge/seed7/predictions.jsonl").read_text().splitlines()
+    ]
+    assert [row["prompt_hash"] for row in others] == [row["prompt_hash"] for row in rows]
 
 
 def test_combinations_are_not_the_plain_merge(finished):

@@ -69,6 +69,12 @@ def _parser() -> argparse.ArgumentParser:
     final = with_config("finetune", _finetune, "Prune the merged adapter once and fine-tune it.")
     final.add_argument("--p", type=float, help="prune ratio in [0, 1]; default: the learned one")
     with_config("config", _config, "Print the resolved config.")
+    compare = configured("compare", _compare, "Is one method of a finished run better, or is it luck?")
+    compare.add_argument("config", type=Path, help="the run's YAML file")
+    compare.add_argument("methods", nargs=2, metavar="METHOD", help="as in the folder eval/ of the run")
+    compare.add_argument("overrides", nargs="*", metavar="key=value", help="those of the run")
+    compare.add_argument("--test", choices=("randomisation", "bootstrap"), default="randomisation")
+    compare.set_defaults(force=False)
     demo = configured("demo", _demo, "Learn a ratio on a small real model and real text, in minutes.")
     demo.add_argument("language", nargs="?", choices=list(DEMOS), default="ar", help="target language")
     demo.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. control.every=5")
@@ -144,6 +150,13 @@ def _finetune(arguments: argparse.Namespace) -> None:
     for seed in config.seeds:
         name = f"final/seed{seed}" if arguments.p is None else f"fixed/p{arguments.p:.2f}-seed{seed}"
         print(finetune(inputs, run, seed, name, "grasp" if arguments.p is None else arguments.p))
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from grasp_lora.stages.compare import compare
+
+    _, inputs, run = _load(arguments)
+    print(compare(inputs, run, arguments.methods, arguments.test))
 
 
 def _config(arguments: argparse.Namespace) -> None:

@@ -9,10 +9,12 @@ from grasp_lora.config import Config
 from grasp_lora.merging import PEFT_METHODS
 from grasp_lora.stages.choose import choose
 from grasp_lora.stages.combine import combine
+from grasp_lora.stages.deploy import deploy
 from grasp_lora.stages.evaluate import evaluate
 from grasp_lora.stages.finetune import finetune
 from grasp_lora.stages.inputs import Inputs, adapter_folder
 from grasp_lora.stages.learn_ratio import learn_ratio
+from grasp_lora.stages.lorahub import lorahub
 from grasp_lora.stages.merge import merge
 from grasp_lora.stages.optuna_ratio import optuna_ratio
 from grasp_lora.stages.rank_check import rank_check
@@ -58,16 +60,24 @@ def plan(config: Config, inputs: Inputs, run: RunDirectory) -> list[Job]:
             shown.setdefault(method, []).append(name)
     checks: tuple[str, ...] = ()
     if "rank_check" in config.methods:
-        points = _points("grid", config.seeds[0], config)
-        add(*_grid("grid", config.seeds[0], inputs, run))
+        points = _points("grid", config)
+        add(*_grid("grid", config.seed, inputs, run))
         checks = (inputs.learn_stage("rank_check"),)
         add(Job(checks[0], partial(rank_check, inputs, run, points), tuple(points.values())))
+    if config.evaluation.deployment:
+        seed = config.seeds[0]
+        for method, stages in shown.items():
+            name = f"deployment/{method}/seed{seed}"
+            adapter = _adapter(method, seed, inputs, run)[1]
+            add(Job(name, partial(deploy, inputs, run, method, adapter, seed), (stages[0],)))
+            checks += (name,)
     scored = tuple(stage for stages in shown.values() for stage in stages)
-    add(Job("report", partial(report, inputs, run, shown), scored + checks))
+    add(Job("report", partial(report, inputs, run, shown, checks), scored + checks))
     return list(jobs.values())
 
 
-# Methods with a training run of their own, repeated with every seed.
+# Methods with a training run of their own. A ratio is found once, with the config's seed, as the papers do;
+# the training at that ratio is repeated with every seed.
 _SEEDED = ("merge", "merge_prune", "grid", "random", "optuna", "grasp")
 
 
@@ -88,10 +98,12 @@ def _adapter(method: str, seed: int, inputs: Inputs, run: RunDirectory) -> tuple
             made = [_tuned(f"merge/seed{seed}", 0.0, seed, inputs, run)]
         case "grid" | "merge_prune":
             made = _grid(method, seed, inputs, run)
+        case "lorahub":
+            made = [Job("combined/lorahub", partial(lorahub, inputs, run), sides)]
         case _ if method in PEFT_METHODS:
             name = f"combined/{method}"
             made = [Job(name, partial(combine, inputs, run, method), sides)]
-        case _:  # a ratio is learned once, with the config's seed: grasp and its variants, random, optuna
+        case _:  # grasp and its variants, random, optuna
             learn = inputs.learn_stage(method)
             how = (
                 partial(optuna_ratio, inputs, run)
@@ -118,20 +130,24 @@ def _tuned(
     return Job(name, partial(finetune, inputs, run, seed, name, p, every_step=every_step), (needs,))
 
 
-def _points(method: str, seed: int, config: Config) -> dict[float, str]:
-    """Ratio -> the stage of its fine-tuning."""
+def _points(method: str, config: Config) -> dict[float, str]:
+    """Ratio -> the stage of its fine-tuning with the config's seed."""
     by_module = method == "merge_prune" and config.merge_prune.unit == "module"
     ratios = (0.0,) if by_module else config.grid  # whole modules go by a threshold, not by a ratio
-    return {p: f"{method}/p{p:.2f}-seed{seed}" for p in ratios}
+    return {p: f"{method}/p{p:.2f}-seed{config.seed}" for p in ratios}
 
 
 def _grid(method: str, seed: int, inputs: Inputs, run: RunDirectory) -> list[Job]:
-    points = _points(method, seed, inputs.config)
-    best = f"{method}/best-seed{seed}"
-    made = [
-        _tuned(name, p, seed, inputs, run, every_step=method == "merge_prune") for p, name in points.items()
-    ]
-    return [*made, Job(best, partial(choose, run, points, best), tuple(points.values()))]
+    """All points with the config's seed, the best of them, and for another seed one more run at its ratio."""
+    first, points = inputs.config.seed, _points(method, inputs.config)
+    every_step = method == "merge_prune"
+    best = inputs.ratio_stage(method)
+    made = [_tuned(name, p, first, inputs, run, every_step=every_step) for p, name in points.items()]
+    made.append(Job(best, partial(choose, run, points, best), tuple(points.values())))
+    if seed != first:
+        name = f"{method}/seed{seed}"
+        made.append(_tuned(name, method, seed, inputs, run, needs=best, every_step=every_step))
+    return made
 
 
 def _side(method: str, config: Config) -> list[str]:

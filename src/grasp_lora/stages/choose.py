@@ -13,7 +13,7 @@ __all__ = ["choose"]
 def choose(run: RunDirectory, candidates: Mapping[float, str], name: str) -> Path:
     """Copy the best of several `finetune` stages into the stage `name`.
 
-    Leaves the adapter and `choice.json` with the best dev loss by ratio; of equal losses the smaller ratio
+    Leaves the adapter and `ratio.json` with the best dev loss by ratio; of equal losses the smaller ratio
     wins.
 
     Args:
@@ -26,7 +26,7 @@ def choose(run: RunDirectory, candidates: Mapping[float, str], name: str) -> Pat
         for file in ("adapter_config.json", "adapter_model.safetensors", "mask.safetensors", "pruned.json"):
             if (run.path(candidates[best]) / file).exists():  # pruning at every step leaves no mask
                 shutil.copyfile(run.path(candidates[best]) / file, folder / file)
-        write_json(folder / "choice.json", {"p": best, "dev_loss": {str(p): x for p, x in losses.items()}})
+        write_json(folder / "ratio.json", {"p": best, "dev_loss": {str(p): x for p, x in losses.items()}})
 
     inputs = {f"p{p}": run.output(stage, "adapter_model.safetensors") for p, stage in candidates.items()}
     return run.stage(name, inputs, work)

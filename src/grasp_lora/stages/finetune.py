@@ -1,29 +1,22 @@
 """Stage 4: prune once at a fixed ratio and fine-tune (GRASP Sec. 3.4); ratio 0 is the plain merge."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from safetensors.torch import save_file
+from grasp_lora.stages.inputs import Inputs
+from grasp_lora.stages.run_directory import RunDirectory
+from grasp_lora.stages.tuning import Tuning
 
-from grasp_lora.control.callback import FixedMaskCallback, MergePruneCallback
-from grasp_lora.lm.adapters import load_adapter, save_adapter
-from grasp_lora.lm.loss import TargetLoss
-from grasp_lora.lm.training import BestEpoch, build_trainer
-from grasp_lora.stages.inputs import Inputs, fingerprint, flat, settings
-from grasp_lora.stages.run_directory import RunDirectory, write_json
-
-__all__ = ["Tuning", "finetune", "learned_ratio"]
+__all__ = ["finetune", "learned_ratio"]
 
 
 def learned_ratio(inputs: Inputs, run: RunDirectory, method: str = "grasp") -> float:
-    """p* of the learning run with the method's policy.
+    """The ratio that the method found.
 
     Raises:
         GraspError: There was none yet.
     """
-    name = inputs.learn_stage(method)
+    name = inputs.ratio_stage(method)
     run.output(name, "ratio.json")
     return float(json.loads((run.path(name) / "ratio.json").read_text(encoding="utf-8"))["p"])
 
@@ -49,62 +42,3 @@ def finetune(
     tuning = Tuning(inputs, run, seed, every_step=every_step)
     dependencies = {**tuning.dependencies(), "p": p}
     return run.stage(name, dependencies, lambda folder: tuning.train(folder, p))
-
-
-class Tuning:
-    """What fine-tuning the merged adapter needs and depends on, whatever the ratio."""
-
-    def __init__(self, inputs: Inputs, run: RunDirectory, seed: int, *, every_step: bool = False) -> None:
-        self.inputs, self.run, self.seed, self.every_step = inputs, run, seed, every_step
-        target = inputs.config.target
-        self.examples = inputs.examples(target, "train", target.train_examples)
-        self.dev = inputs.examples(target, "dev", target.dev_examples)
-
-    def train(self, folder: Path, p: float, on_epoch: Callable[[int, float], None] | None = None) -> None:
-        """Fine-tune at the ratio `p` into `folder`; `on_epoch` sees each epoch's dev loss and may raise."""
-        inputs, config = self.inputs, self.inputs.config
-        backbone = inputs.backbone()
-        dev_loss = inputs.loss(self.dev, backbone)
-        model = load_adapter(backbone.model, self.run.path("merged"), trainable=True)
-        trainer = build_trainer(
-            model,
-            backbone.tokenizer,
-            inputs.encode(self.examples, backbone),
-            settings(config.final.training, self.seed),
-            folder,
-            title=f"fine-tune at p = {p:.3f}",
-        )
-        mask = self._mask(p, dev_loss)
-        best = BestEpoch(trainer, dev_loss, config.final.training.patience, on_epoch)
-        trainer.add_callback(mask)
-        trainer.add_callback(best)
-        trainer.train()
-        save_adapter(model, folder)
-        if isinstance(mask, FixedMaskCallback) and mask.masked is not None:
-            save_file(mask.masked.masks(), folder / "mask.safetensors")
-            write_json(folder / "pruned.json", {"p": p, "share_by_unit": mask.masked.pruned_shares()})
-        write_json(folder / "dev_losses.json", {"by_epoch": best.losses, "best_epoch": best.epoch})
-
-    def _mask(self, p: float, dev_loss: TargetLoss) -> FixedMaskCallback | MergePruneCallback:
-        config, parts = self.inputs.config, self.run.path("merged")
-        if self.every_step:
-            return MergePruneCallback(p, validation=dev_loss, parts=parts, **config.merge_prune.model_dump())
-        return FixedMaskCallback(p, parts=parts, unit=config.control.unit)
-
-    def dependencies(self) -> dict[str, Any]:
-        """For `done.json`, but for the ratio."""
-        config = self.inputs.config
-        how = (
-            flat("merge_prune", config.merge_prune.model_dump())
-            if self.every_step
-            else {"control.unit": config.control.unit}
-        )
-        return {
-            **self.inputs.model_inputs(),
-            **flat("final.training", config.final.training.model_dump()),
-            **how,
-            "seed": self.seed,
-            "merged": self.run.output("merged", "adapter_model.safetensors"),
-            "data.train": fingerprint(self.examples),
-            "data.dev": fingerprint(self.dev),
-        }

@@ -97,6 +97,12 @@ class Inputs:
         prefix = "" if method == "grasp" else f"{method}-"
         return f"learn/{prefix}seed{self.config.seed}"
 
+    def ratio_stage(self, method: str) -> str:
+        """The stage whose `ratio.json` has the method's ratio: a grid's best point, or a learning run."""
+        if method in ("grid", "merge_prune"):
+            return f"{method}/seed{self.config.seed}"
+        return self.learn_stage(method)
+
     def model_inputs(self) -> dict[str, Any]:
         """What every stage that runs the model depends on."""
         config = self.config

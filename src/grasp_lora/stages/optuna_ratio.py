@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from grasp_lora.errors import GraspError
-from grasp_lora.stages.finetune import Tuning
 from grasp_lora.stages.inputs import Inputs, flat
 from grasp_lora.stages.run_directory import RunDirectory, write_json
+from grasp_lora.stages.tuning import Tuning
 
 __all__ = ["optuna_ratio"]
 

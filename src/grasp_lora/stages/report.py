@@ -1,66 +1,110 @@
-"""Stage 6: the trajectory's picture and a summary."""
+"""Stage 6: the tables of a run, and the pictures of what was learned."""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from grasp_lora.control.controller import Round
-from grasp_lora.reporting.summary import predictions, table
+from grasp_lora.metrics.significance import Comparison
+from grasp_lora.reporting import summary
+from grasp_lora.reporting.rank_check import plot_rank_check
+from grasp_lora.reporting.results import (
+    MethodResult,
+    compare_methods,
+    write_comparisons,
+    write_costs,
+    write_scores,
+)
 from grasp_lora.reporting.trajectory import plot_trajectory
 from grasp_lora.stages.inputs import Inputs
+from grasp_lora.stages.results import TITLES, read_results
 from grasp_lora.stages.run_directory import RunDirectory
 
 __all__ = ["report"]
 
-# What `merge_untrained` and the others are called where people read.
-_TITLES = {
-    "zero_shot": "backbone alone",
-    "lora_source": "source adapter",
-    "lora_target": "target adapter, not merged",
-    "merge_untrained": "merged, not fine-tuned",
-    "merge": "merged, fine-tuned, not pruned",
-    "merge_prune": "merged, pruned at every step, best of the grid",
-    "grid": "best of the grid",
-    "random": "random ratios",
-    "grasp": "GRASP",
-}
+SHOWN = 4  # answers in the summary; all are in predictions.jsonl
 
 
-def report(inputs: Inputs, run: RunDirectory, evaluations_by_seed: Mapping[str, Sequence[str]]) -> Path:
-    """Write `report/summary.md` and, where a ratio was learned, `report/trajectory.png` and `.svg`.
+def report(
+    inputs: Inputs, run: RunDirectory, evaluations: Mapping[str, Sequence[str]], others: Sequence[str] = ()
+) -> Path:
+    """Write `report/`: `summary.md`, tables as CSV, and pictures of what was learned.
+
+    Every method is compared with GRASP, or without it with the first one, by approximate randomisation.
 
     Args:
-        evaluations: The evaluation stage of every method, in the order to show.
+        evaluations: Method -> its evaluation stages, one per seed, in the order to show.
+        others: Further stages to show: the rank check and `deployment/METHOD/seedN`.
     """
-    evaluations = {m: stages[0] for m, stages in evaluations_by_seed.items()}
-    learn = inputs.learn_stage()
+    learn, check = inputs.learn_stage(), inputs.learn_stage("rank_check")
+    deployed = [stage for stage in others if stage.startswith("deployment/")]
 
     def work(folder: Path) -> None:
         parts = []
         if "grasp" in evaluations:
             parts.append(_learned(inputs, run.path(learn), folder))
-        scores = {
-            m: json.loads((run.path(e) / "scores.json").read_text("utf-8")) for m, e in evaluations.items()
-        }
-        rows = [
-            [_TITLES.get(m, m), f"{s['dev_loss']:.4f}", f"{s['test_loss']:.4f}"] for m, s in scores.items()
-        ]
-        parts.append("Loss on target tokens (nats):\n\n" + table(["method", "dev", "test"], rows))
-        if metrics := inputs.config.evaluation.metrics:
-            rows = [
-                [_TITLES.get(m, m), *(f"{s['metrics'][name]['value']:.2f}" for name in metrics)]
-                for m, s in scores.items()
-            ]
-            parts.append("Answers on the test set (0 to 100):\n\n" + table(["method", *metrics], rows))
-        if shown := _answers(run, evaluations):
-            parts.append("Greedy answers to the first test examples:\n\n" + predictions(shown))
+        if evaluations:
+            parts += _scores(inputs, read_results(run, evaluations), folder)
+        if check in others:
+            found = json.loads((run.path(check) / "rank_check.json").read_text("utf-8"))
+            parts.append(
+                "Does the micro-dev reward rank ratios as dev loss after fine-tuning does?\n\n"
+                + summary.rank_table(found)
+            )
+            plot_rank_check(folder / "rank_check.svg", found["rounds"])
+        if deployed:
+            measured = {
+                TITLES.get(m := stage.split("/")[1], m): json.loads(
+                    (run.path(stage) / "deployment.json").read_text("utf-8")
+                )
+                for stage in deployed
+            }
+            parts.append("Deployment, one example at a time:\n\n" + summary.deployment_table(measured))
         (folder / "summary.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
-    dependencies = {name: run.output(stage, "scores.json") for name, stage in evaluations.items()}
+    dependencies = {
+        stage: run.output(stage, "scores.json") for stages in evaluations.values() for stage in stages
+    }
     if "grasp" in evaluations:
         dependencies["rounds"] = run.output(learn, "rounds.jsonl")
+    if check in others:
+        dependencies["rank_check"] = run.output(check, "rank_check.json")
+    dependencies |= {stage: run.output(stage, "deployment.json") for stage in deployed}
     return run.stage("report", dependencies, work)
+
+
+def _scores(inputs: Inputs, results: Sequence[MethodResult], folder: Path) -> list[str]:
+    """The tables of scores and costs, and as CSV what is behind them."""
+    metrics, language = inputs.config.evaluation.metrics, inputs.config.target.language
+    write_scores(folder / "scores.csv", results, metrics)
+    write_costs(folder / "costs.csv", results)
+    reference = next((r for r in results if r.method == "grasp"), results[0])
+    against: dict[str, list[Comparison]] = {}
+    for result in results:
+        if result is not reference and len(reference.scores[0]["test_losses"]) > 1:
+            against[result.method] = [
+                compare_methods(reference, result, metric, language) for metric in ("test_loss", *metrics)
+            ]
+    write_comparisons(
+        folder / "comparisons.csv", {(reference.method, method): c for method, c in against.items()}
+    )
+    on_loss = {method: comparisons[0] for method, comparisons in against.items()}
+    parts = [
+        "Loss on target tokens (nats):\n\n" + summary.loss_table(results, on_loss, reference.title),
+    ]
+    if metrics:
+        count, mark = len(reference.predictions), f"* differs from {reference.title} with p < 0.05"
+        parts.append(
+            f"Answers to {count} test examples (0 to 100; {mark}):\n\n"
+            + summary.metric_table(results, metrics, against)
+        )
+    parts.append(
+        "Cost beyond the two adapters and their sum (example passes; one seed):\n\n"
+        + summary.cost_table(results)
+    )
+    if shown := _answers(results):
+        parts.append("Greedy answers to the first test examples:\n\n" + summary.predictions(shown))
+    return parts
 
 
 def _learned(inputs: Inputs, learn: Path, folder: Path) -> str:
@@ -82,17 +126,11 @@ def _learned(inputs: Inputs, learn: Path, folder: Path) -> str:
     return f"Learned prune ratio p* = {ratio['p']:.4f}, from {len(rounds)} rounds with {probes} probes."
 
 
-def _answers(run: RunDirectory, evaluations: Mapping[str, str]) -> list[dict[str, str]]:
+def _answers(results: Sequence[MethodResult]) -> list[dict[str, str]]:
     blocks: list[dict[str, str]] = []
-    for method, stage in evaluations.items():
-        lines = (run.path(stage) / "predictions.jsonl").read_text("utf-8").splitlines()
-        for i, row in enumerate(map(_row, lines)):
+    for result in results:
+        for i, row in enumerate(result.predictions[:SHOWN]):
             if i == len(blocks):
                 blocks.append({"reference": row["references"][0]})
-            blocks[i][_TITLES.get(method, method)] = " ".join(row["prediction"].split())
+            blocks[i][result.title] = " ".join(row["prediction"].split())
     return blocks
-
-
-def _row(line: str) -> dict[str, Any]:
-    row: dict[str, Any] = json.loads(line)
-    return row
