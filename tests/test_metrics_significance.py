@@ -207,3 +207,12 @@ def test_mean_and_sample_deviation_over_seeds() -> None:
     assert over_seeds([7.5]) == (7.5, None, 1)
     with pytest.raises(GraspError, match="no value"):
         over_seeds([])
+
+
+@pytest.mark.parametrize("test", ["randomisation", "bootstrap"])
+def test_equal_corpus_scores_do_not_differ_whatever_was_predicted(test: Any) -> None:
+    references = [["one two three four five"], ["six seven eight nine ten"], ["a b c d e"]]
+    found = compare_corpora(
+        "bleu", ["x", "y", "z"], ["u", "v", "w"], references, "en", test=test, resamples=50
+    )
+    assert (found.first, found.second, found.p_value) == (0.0, 0.0, 1.0)

@@ -158,7 +158,8 @@ def compare_corpora(
 
     sacreBLEU counts only trials that beat the observed difference, so two methods whose predictions are the
     same, or differ in one example, would come out as different for certain. The share of trials that must
-    tie is therefore added: with k differing predictions, those that swap all or none of them, 2 in 2^k.
+    tie is therefore added: with k differing predictions, those that swap all or none of them, 2 in 2^k. Where
+    the two values are equal (both 0, say), every trial is at least as far off, and the p-value is 1.
 
     Args:
         metric: `bleu` or `chrf`.
@@ -190,7 +191,7 @@ def compare_corpora(
     one, other = found[key]
     differing = sum(a != b for a, b in zip(first, second, strict=True))
     ties = 2.0 ** (1 - differing) if test == "randomisation" else float(differing == 0)
-    p_value = min(1.0, other.p_value + ties)
+    p_value = 1.0 if one.score == other.score else min(1.0, other.p_value + ties)
     signature = f"{test}|sacrebleu|{signatures[key]}"
     return Comparison(metric, float(one.score), float(other.score), p_value, None, signature)
 
