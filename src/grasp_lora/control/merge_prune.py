@@ -6,8 +6,8 @@ next step they are trained again. Three independent choices: importance from `in
 """
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from typing import Any, Literal
 
 import torch
@@ -182,16 +182,37 @@ class InputImportance:
         inputs: dict[str, Any]
         with (
             evaluation_mode(self.model),
+            _one_text_for_the_head(self.model),
             closing(_ProjectionInputs(self.model, self._sites, training=False)) as seen,
         ):
             for rows, batch in zip(self.validation.rows, self.validation.batches, strict=True):
                 inputs = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
                 del inputs["labels"]
                 if "logits_to_keep" in inputs:
-                    inputs["logits_to_keep"] = 1  # only the inputs of the projections are wanted
+                    inputs["logits_to_keep"] = 1
                 self.model(**inputs, use_cache=False)
                 count_passes(forward=len(rows))
             return seen.squares
+
+
+@contextmanager
+def _one_text_for_the_head(model: Any) -> Iterator[None]:
+    """Let the output embedding see the batch's first text alone: nobody reads the logits.
+
+    With `logits_to_keep = 1` but all texts, a CPU multiplies each last position with the whole vocabulary by
+    itself: a fifth of the pass for Gemma 3 270M.
+    """
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    handle = (
+        head.register_forward_pre_hook(lambda _, arguments: (arguments[0][:1], *arguments[1:]))
+        if isinstance(head, nn.Module)
+        else None
+    )
+    try:
+        yield
+    finally:
+        if handle is not None:
+            handle.remove()
 
 
 class _ProjectionInputs:
