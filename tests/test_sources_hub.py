@@ -96,6 +96,15 @@ def test_the_same_rows_from_hub_and_archive_give_the_same_splits(cache: Path, tm
     assert all_rows(tmp_path / "a") == all_rows(tmp_path / "b")
 
 
+def test_without_pyarrow_nothing_is_downloaded(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", None)
+    with pytest.raises(GraspError, match=r'pyarrow is missing: pip install "grasp-lora\[data\]"'):
+        prepare_card(small(tmp_path, "xlsum"))
+
+
 def test_mlqa_rows_of_the_hub(cache: Path, tmp_path: Path) -> None:
     folder = snapshot(cache, "facebook/mlqa", CONVERSION)
     for split, first, last in (("validation", 0, 4), ("test", 4, 12)):

@@ -1,6 +1,7 @@
 """Rows from CSV, JSON Lines and Parquet files; every bad row is named with file and line."""
 
 import csv
+import importlib.util
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -9,7 +10,16 @@ from typing import Any, BinaryIO
 
 from grasp_lora.errors import GraspError
 
-__all__ = ["EXTENSIONS", "Faults", "Row", "csv_rows", "json_rows", "parquet_rows", "read_rows"]
+__all__ = [
+    "EXTENSIONS",
+    "Faults",
+    "Row",
+    "csv_rows",
+    "json_rows",
+    "need_pyarrow",
+    "parquet_rows",
+    "read_rows",
+]
 
 EXTENSIONS = (".csv", ".jsonl", ".parquet")
 MAX_LINE_BYTES = 64 << 20
@@ -132,13 +142,18 @@ def csv_rows(file: BinaryIO, faults: Faults) -> Iterator[Row]:
             faults.add(start, f"{len(cells)} fields where the header has {len(header)}")
 
 
+def need_pyarrow(what: str) -> None:
+    """Raise where Parquet cannot be read, before anything is downloaded or opened in vain."""
+    if importlib.util.find_spec("pyarrow") is None:
+        raise GraspError(f'{what} is in Parquet, and pyarrow is missing: pip install "grasp-lora[data]"')
+
+
 def parquet_rows(path: Path, opened: BinaryIO | None = None) -> Iterator[Row]:
     """The rows of a Parquet file, counted from 1; `opened` is the file where it is not at `path` itself."""
-    try:
-        import pyarrow
-        import pyarrow.parquet as parquet
-    except ImportError:
-        raise GraspError(f"{path}: reading Parquet needs pyarrow: pip install pyarrow") from None
+    need_pyarrow(str(path))
+    import pyarrow
+    import pyarrow.parquet as parquet
+
     number = 0
     try:
         with parquet.ParquetFile(opened or path) as file:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from grasp_lora.errors import GraspError
+from grasp_lora.tasks.files import need_pyarrow
 from grasp_lora.tasks.sources.patterns import SPLITS
 from grasp_lora.tasks.task import Split
 
@@ -24,8 +25,9 @@ def download(repository: str, revision: str, configs: Sequence[str]) -> Path:
 
     Raises:
         NoConversion: There is no such revision.
-        GraspError: The hub cannot be reached, or refuses.
+        GraspError: The hub cannot be reached, or refuses, or what it has could not be read here.
     """
+    need_pyarrow(f"the hub's data set {repository}")
     from huggingface_hub import errors, snapshot_download
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of its HTTP library
 
