@@ -43,9 +43,11 @@ def measure() -> Iterator[Cost]:
     """Measure the block: wall seconds, the process's peak resident memory, the GPU allocator's peak.
 
     On Linux the kernel's high-water mark is reset first, so the peak is the block's own; elsewhere it is
-    the process's since its start.
+    the process's since its start. A block inside another one counts for both.
     """
     cost = Cost()
+    for outer in _open:
+        _see_peaks(outer)  # what it reached so far: the marks are reset now
     _reset_peaks()
     start = time.perf_counter()
     _open.append(cost)
@@ -53,9 +55,14 @@ def measure() -> Iterator[Cost]:
         yield cost
     finally:
         _open.pop()
+        for outer in (cost, *_open):
+            _see_peaks(outer)
         cost.seconds = time.perf_counter() - start
-        cost.peak_memory_bytes = _peak_resident()
-        cost.peak_gpu_memory_bytes = _peak_gpu()
+
+
+def _see_peaks(cost: Cost) -> None:
+    cost.peak_memory_bytes = max(cost.peak_memory_bytes, _peak_resident())
+    cost.peak_gpu_memory_bytes = max(cost.peak_gpu_memory_bytes, _peak_gpu())
 
 
 def _reset_peaks() -> None:
