@@ -5,19 +5,24 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tests.tiny_models import TINY_MODELS
+from tests.tiny_models import TINY_MODELS, random_adapter, tiny_llama
 from tests.tiny_tokenizer import tiny_tokenizer
 from torch import nn
 from transformers import TrainerCallback
 
+from grasp_lora.config import Config
 from grasp_lora.control.callback import MergePruneCallback
 from grasp_lora.control.merge_prune import GradientImportance, InputImportance, StepPruner
-from grasp_lora.control.pruning import adapter_parameters
+from grasp_lora.control.pruning import adapter_parameters, masks_at, prune_units, thresholds
 from grasp_lora.lm.adapters import new_adapter
 from grasp_lora.lm.batches import TargetCollator, encode
 from grasp_lora.lm.loss import TargetLoss
 from grasp_lora.lm.training import TrainSettings, build_trainer
 from grasp_lora.metrics.cost import measure
+from grasp_lora.stages.finetune import finetune
+from grasp_lora.stages.inputs import Inputs
+from grasp_lora.stages.merge import merge
+from grasp_lora.stages.run_directory import RunDirectory
 from grasp_lora.tasks.example import Example
 
 A = "base_model.model.layer.lora_A.default.weight"
@@ -278,3 +283,52 @@ def test_no_hook_stays_when_training_raises(tmp_path):
 def test_inputs_must_come_from_somewhere():
     with pytest.raises(ValueError, match="needs a validation set, or rescore='train_batch'"):
         MergePruneCallback(0.5)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.29, 0.5, 1.0])
+def test_selecting_the_threshold_is_sorting_for_it(p):
+    torch.manual_seed(0)
+    parameters = adapter_parameters(adapted())
+    importance = [torch.rand(w.shape).round(decimals=2) for w in parameters.values()]  # with ties
+    units = prune_units(parameters)
+    expected = [torch.empty_like(w, dtype=torch.bool) for w in parameters.values()]
+    masks_at(importance, units, [t[0] for t in thresholds(importance, units, [p])], out=expected)
+    keep = StepPruner(parameters, p=p).prune(importance)
+    assert all(torch.equal(a, b) for a, b in zip(keep, expected, strict=True))
+
+
+@pytest.mark.parametrize("rescore", ["validation", "train_batch"])
+def test_a_config_says_where_the_inputs_come_from(tmp_path, rescore):
+    tiny_llama().save_pretrained(tmp_path / "backbone")
+    tiny_tokenizer().save_pretrained(tmp_path / "backbone")
+    rows = {name: tmp_path / f"{name}.jsonl" for name in ("train", "dev")}
+    for start, file in enumerate(rows.values()):
+        words = [f"{'abcdefgh'[i]}{start}" for i in range(4)]
+        file.write_text("".join(f'{{"text": "{word}", "title": "{word}"}}\n' for word in words))
+    task = {"name": "copy", "prompt": "say {text}\n", "target": "title"}
+    adapters = {
+        language: random_adapter(
+            tiny_llama(), tmp_path / language, seed=seed, r=2, target_modules=["q_proj", "v_proj"]
+        )
+        for seed, language in enumerate(("en", "ar"))
+    }
+    config = Config.model_validate(
+        {
+            "name": "tiny",
+            "runs": tmp_path / "runs",
+            "backbone": str(tmp_path / "backbone"),
+            "task": {**task, "languages": dict.fromkeys(adapters, rows)},
+            "source": {"language": "en", "adapter": adapters["en"]},
+            "target": {"language": "ar", "adapter": adapters["ar"]},
+            "training": {"epochs": 1},
+            "merge_prune": {"rescore": rescore},
+            "max_length": 40,
+            "max_new_tokens": 6,
+        }
+    )
+    inputs, run = Inputs(config), RunDirectory(config.folder)
+    merge(inputs, run)
+    with measure() as cost:
+        finetune(inputs, run, 42, "pruned", 0.5, every_step=True)
+    epochs = 2 * 4  # dev loss at the start and after the epoch
+    assert cost.forward_examples == 4 + epochs + (4 * 4 if rescore == "validation" else 0)
