@@ -53,7 +53,7 @@ def test_bloomberg_highlights_are_joined_to_the_title(tmp_path: Path) -> None:
 def test_pages_without_highlights_are_no_examples(tmp_path: Path) -> None:
     source = articles(tmp_path)
     page = ARTICLE.replace("{n}", "90")
-    (source / "a.html").write_text(page.replace('class="abstract"', ""), encoding="utf-8")
+    (source / "a.html").write_text(page.replace("abstract", "x"), encoding="utf-8")
     (source / "b.html").write_text(page.replace("body-copy", "x"), encoding="utf-8")
     (source / "c.html").write_text(page.replace("og:title", "x").replace("h1", "h2"), encoding="utf-8")
     (source / "d.html").write_bytes(page.encode("shift_jis", "replace"))
@@ -85,11 +85,24 @@ def test_class_names_can_be_told(tmp_path: Path) -> None:
         small(tmp_path, "bloomberg_ja", options={"bullets": "x"})
 
 
+def test_classes_of_the_items_themselves(tmp_path: Path) -> None:
+    source = articles(tmp_path)
+    for page in source.iterdir():
+        text = page.read_text(encoding="utf-8").replace('<ul class="abstract">', '<ul class="bullets">')
+        page.write_text(text.replace("abstract__item", "article-abstract__item"), encoding="utf-8")
+    prepare_card(small(tmp_path, "bloomberg_ja"), source, tmp_path / "out")
+    summary = rows(tmp_path / "out", "ja", "test")[0]["summary"].split("\n")
+    assert summary[2] == "銀行株に買い"
+    with pytest.raises(GraspError, match="option 'body' must say how class names begin"):
+        prepare_card(small(tmp_path, "bloomberg_ja", options={"body": []}), source, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
 def test_html_that_is_not_closed() -> None:
     page = parse("<ul class='a b'><li>one<li>two <i>and</ul><p>three<p>four &amp; five</div></p>")
     assert [item.text() for item in page.find("li")] == ["one", "two and"]
     assert [item.text() for item in page.find("p")] == ["three", "four & five"]
-    assert [item.tag for item in page.find(classes="b")] == ["ul"]
+    assert [item.tag for item in page.find(classes=["b"])] == ["ul"]
 
 
 # LaTeX

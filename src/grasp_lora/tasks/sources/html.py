@@ -1,7 +1,7 @@
 """Just enough HTML for saved pages: meta tags, and the texts of elements by tag and class."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 
@@ -28,12 +28,12 @@ class Element:
     def classes(self) -> list[str]:
         return self.attributes.get("class", "").split()
 
-    def find(self, *tags: str, classes: str = "") -> Iterator["Element"]:
-        """The elements inside with one of the tags (any, if none is given) and a class that begins so."""
+    def find(self, *tags: str, classes: Sequence[str] = ()) -> Iterator["Element"]:
+        """The elements inside with one of the tags and a class with one of the beginnings; () means any."""
         for child in self.content:
             if isinstance(child, Element):
                 if (not tags or child.tag in tags) and (
-                    not classes or any(name.startswith(classes) for name in child.classes)
+                    not classes or any(name.startswith(tuple(classes)) for name in child.classes)
                 ):
                     yield child
                 yield from child.find(*tags, classes=classes)
