@@ -115,3 +115,23 @@ def test_same_language_twice(write):
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)
 def test_shipped_configs_load(path):
     assert load_config(path).methods
+
+
+@pytest.mark.parametrize("path", sorted([*CONFIGS.glob("*.yaml"), *CONFIGS.glob("matrix/*.yaml")]), ids=str)
+def test_the_configs_that_come_along_are_valid_and_survive_a_dump(path, tmp_path):
+    config = load_config(path)
+    (tmp_path / "dumped.yaml").write_text(config.dump(), encoding="utf-8")
+    assert load_config(tmp_path / "dumped.yaml") == config
+
+
+def test_all_means_every_method_and_a_variant_fills_up_from_control(tmp_path):
+    config = load_config(
+        CONFIGS / "demo.yaml", ["methods=all", "control.beta=0.2", "variants={a: {tau: 0.3}}"]
+    )
+    assert {"zero_shot", "ties", "lorahub", "optuna", "merge_prune", "grasp", "rank_check"} <= set(
+        config.methods
+    )
+    assert (config.variants["a"].beta, config.variants["a"].tau, config.control.tau) == (0.2, 0.3, 0.01)
+    for name in ("grasp", "a/b", ""):
+        with pytest.raises(GraspError, match="variant"):
+            load_config(CONFIGS / "demo.yaml", [f"variants={{'{name}': {{}}}}"])
