@@ -71,9 +71,8 @@ def test_pages_without_highlights_are_no_examples(tmp_path: Path) -> None:
 def test_class_names_can_be_told(tmp_path: Path) -> None:
     source = articles(tmp_path)
     for page in source.iterdir():
-        page.write_text(
-            page.read_text(encoding="utf-8").replace('"abstract"', '"bullets-2026"'), encoding="utf-8"
-        )
+        text = page.read_text(encoding="utf-8").replace('"abstract"', '"bullets-2026"')
+        page.write_text(text.replace("abstract__item", "item"), encoding="utf-8")
     with pytest.raises(GraspError, match=r"no row of 'ja' .* can be used: 8 page without bullet"):
         prepare_card(small(tmp_path, "bloomberg_ja"), source, tmp_path / "out")
     card = small(tmp_path, "bloomberg_ja", options={"highlights": "bullets", "join": " / "})

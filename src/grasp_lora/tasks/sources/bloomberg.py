@@ -40,7 +40,7 @@ def _classes(options: Options, name: str) -> list[str]:
 
 
 def _texts(page: Element, classes: Sequence[str], tag: str) -> list[str]:
-    """The texts of these tags inside the first element of such a class that has any, or else of that class."""
+    """The texts of these tags in the first element of such a class that has any, else of such a class."""
     for element in page.find(classes=classes):
         if found := [text for inside in element.find(tag) if (text := inside.text())]:
             return found
