@@ -125,7 +125,9 @@ class Trained:
     forward_examples: int
 
 
-def compare(steps: int, validation_examples: int) -> dict[str, dict[str, float]]:
+def compare(
+    steps: int, validation_examples: int, adapters: Sequence[Path | None]
+) -> dict[str, dict[str, float]]:
     """Train one merged adapter with each schedule at p = 0.5; results beside the paper's schedule's."""
     with tempfile.TemporaryDirectory() as folder:
         config = Config.model_validate(
@@ -134,8 +136,13 @@ def compare(steps: int, validation_examples: int) -> dict[str, dict[str, float]]
                 "runs": folder,
                 "backbone": "packaged:smollm2-135m",
                 "task": "handbook",
-                "source": {"language": "en", "train_examples": 60, "dev_examples": 8},
-                "target": {"language": "ar", "train_examples": steps, "dev_examples": 24},
+                "source": {"language": "en", "adapter": adapters[0], "train_examples": 60, "dev_examples": 8},
+                "target": {
+                    "language": "ar",
+                    "adapter": adapters[1],
+                    "train_examples": steps,
+                    "dev_examples": 24,
+                },
                 "training": {"epochs": 1, "learning_rate": 1e-4},
                 **DEMO,
             }
@@ -201,6 +208,14 @@ def main() -> None:
     parser.add_argument("--compare", action="store_true", help="results of the schedules, not seconds")
     parser.add_argument("--dev-examples", type=int, help="of the validation set; default 24, to compare 8")
     parser.add_argument("--steps", type=int, default=30, help="of each run, to compare")
+    parser.add_argument(
+        "--adapters",
+        type=Path,
+        nargs=2,
+        metavar=("EN", "AR"),
+        default=(None, None),
+        help="adapters to compare on; trained first where not given",
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(
         "--cpu-seconds",
@@ -211,7 +226,7 @@ def main() -> None:
     arguments = parser.parse_args()
     figures: dict[str, Any]
     if arguments.compare:
-        figures = compare(arguments.steps, arguments.dev_examples or 8)
+        figures = compare(arguments.steps, arguments.dev_examples or 8, arguments.adapters)
         for name, values in figures.items():
             print(f"{name:24}", "  ".join(f"{key} {value:.4f}" for key, value in values.items()))
     else:
