@@ -21,6 +21,7 @@ TASK = """
 name: copy
 prompt: "say {text}\\n"
 target: title
+metrics: [rouge1, rougeL, bleu, chrf, em, f1]
 languages:
   en: {train: en-train.jsonl, dev: en-dev.jsonl}
   ar: {train: ar-train.jsonl, dev: ar-dev.jsonl, micro_dev: ar-micro_dev.jsonl, test: ar-test.jsonl}
@@ -54,7 +55,7 @@ grid: [0.2, 0.4, 0.6]
 optuna: {trials: 3}
 lorahub: {budget: 6}
 combine: {density: 0.4, weights: {en: 1.0, ar: 0.5}}
-evaluation: {generate: null, metrics: [rouge1, rougeL, bleu, chrf, em, f1], deployment: true}
+evaluation: {generate: null, metrics: task, deployment: true}
 max_length: 40
 max_new_tokens: 6
 """
@@ -390,3 +391,15 @@ def test_stages_out_of_order_say_what_is_missing(setting, capsys, tmp_path):
     for verb, missing in (("merge", "adapters/en"), ("learn", "merged"), ("finetune", "learn/seed42")):
         assert main([verb, str(setting / "run.yaml"), f"runs={tmp_path}"]) == 2
         assert missing in capsys.readouterr().err
+
+
+def test_a_task_s_metrics_are_checked_before_anything_runs(setting, capsys, tmp_path):
+    for metric, message in (
+        ("bertscore_f1", "set evaluation.bertscore"),
+        ("taste", "'taste', which is unknown"),
+    ):
+        text = TASK.replace("[rouge1,", f"[{metric}, rouge1,").replace(": en-", f": {setting}/en-")
+        (tmp_path / "task.yaml").write_text(text.replace(": ar-", f": {setting}/ar-"))
+        assert main(["run", str(setting / "run.yaml"), f"runs={tmp_path}", f"task={tmp_path}/task.yaml"]) == 2
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "tiny").exists()

@@ -99,6 +99,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
     config, inputs, run = _load(arguments)
     inputs.check_target_splits()
+    _ = inputs.metrics  # a wrong one is better said now than after the training
     execute(plan(config, inputs, run))
     print((run.path("report") / "summary.md").read_text(encoding="utf-8"))
     print(f"Everything is in {run.root}/; the report in {run.path('report')}/")

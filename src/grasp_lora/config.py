@@ -189,17 +189,18 @@ class Evaluation(_Node):
 
     test_examples: Count | None = None  # None takes all
     generate: Annotated[int, Field(ge=0)] | None = 4  # test examples to answer; None is all of them
-    metrics: tuple[str, ...] = ()  # of the answers: see grasp_lora.metrics.scoring.METRICS
+    metrics: tuple[str, ...] | Literal["task"] = ()  # of the answers: grasp_lora.metrics.scoring.METRICS
     bertscore: BertScore | None = None  # the encoder that the three bertscore metrics need
     deployment: bool = False  # size, load time and speed of each method's adapter, merged and unmerged
 
     @model_validator(mode="after")
     def _known_metrics(self) -> "Evaluation":
-        if unknown := [name for name in self.metrics if name not in METRICS]:
+        named = () if self.metrics == "task" else self.metrics
+        if unknown := [name for name in named if name not in METRICS]:
             raise ValueError(f"unknown metrics {unknown}; known are {', '.join(METRICS)}")
         if self.metrics and self.generate == 0:
             raise ValueError("metrics need answers: raise evaluation.generate, or set it to null for all")
-        if self.bertscore is None and any(name in BERTSCORE for name in self.metrics):
+        if self.bertscore is None and any(name in BERTSCORE for name in named):
             raise ValueError("BERTScore needs an encoder: set evaluation.bertscore.encoder and .layer")
         return self
 

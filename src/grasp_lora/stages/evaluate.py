@@ -67,7 +67,7 @@ def evaluate(
                     "references": example.references or [example.target],
                 }
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        if config.evaluation.metrics:
+        if inputs.metrics:
             references = [example.references or (example.target,) for example in shown]
             scores["metrics"] = _metrics(inputs, answers, references)
         write_json(folder / "scores.json", scores)
@@ -77,6 +77,7 @@ def evaluate(
         **inputs.model_inputs(),
         "adapter": adapter and adapter_digest(adapter),
         **flat("evaluation", config.evaluation.model_dump(exclude={"test_examples", "deployment"})),
+        "evaluation.metrics": inputs.metrics,
         "data.dev": fingerprint(dev),
         "data.test": fingerprint(test),
     }
@@ -98,5 +99,5 @@ def _metrics(inputs: Inputs, answers: Sequence[str], references: Sequence[Sequen
         encoder, layer = wanted.bertscore.encoder, wanted.bertscore.layer
         bert = BertScorer(packaged_encoder(encoder), layer, name=encoder)
     language = inputs.config.target.language
-    scores = score_predictions(answers, references, language, wanted.metrics, bert=bert)
+    scores = score_predictions(answers, references, language, inputs.metrics, bert=bert)
     return {name: asdict(score) for name, score in scores.items()}

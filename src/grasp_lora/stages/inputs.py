@@ -13,6 +13,8 @@ from grasp_lora.lm.batches import Encoded, encode
 from grasp_lora.lm.loss import TargetLoss
 from grasp_lora.lm.packaged import resolve_backbone
 from grasp_lora.lm.training import TrainSettings
+from grasp_lora.metrics.bertscore import BERTSCORE
+from grasp_lora.metrics.scoring import METRICS
 from grasp_lora.stages.run_directory import RunDirectory, digest
 from grasp_lora.tasks.example import Example
 from grasp_lora.tasks.prepare import find_task
@@ -77,6 +79,26 @@ class Inputs:
     def max_new_tokens(self) -> int:
         """The config's, or the task's for the target language."""
         return self.config.max_new_tokens or self.task.new_tokens(self.config.target.language)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics of the answers: the config's, or the task's own.
+
+        Raises:
+            GraspError: The task's are unknown, or need an encoder that the config does not name.
+        """
+        wanted = self.config.evaluation
+        if wanted.metrics != "task":
+            return wanted.metrics
+        for name in self.task.metrics:
+            if name not in METRICS:
+                raise GraspError(f"the task {self.task.name} asks for the metric '{name}', which is unknown")
+            if name in BERTSCORE and wanted.bertscore is None:
+                raise GraspError(
+                    f"the task {self.task.name} asks for {name}: set evaluation.bertscore (encoder, layer), "
+                    "or name other metrics in evaluation.metrics"
+                )
+        return self.task.metrics
 
     def encode(self, examples: Sequence[Example], backbone: Backbone) -> list[Encoded]:
         limits = {"max_length": self.config.max_length, "max_new_tokens": self.max_new_tokens}

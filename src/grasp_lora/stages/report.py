@@ -75,7 +75,7 @@ def report(
 
 def _scores(inputs: Inputs, results: Sequence[MethodResult], folder: Path) -> list[str]:
     """The tables of scores and costs, and as CSV what is behind them."""
-    metrics, language = inputs.config.evaluation.metrics, inputs.config.target.language
+    metrics, language = inputs.metrics, inputs.config.target.language
     write_scores(folder / "scores.csv", results, metrics)
     write_costs(folder / "costs.csv", results)
     reference = next((r for r in results if r.method == "grasp"), results[0])
