@@ -401,6 +401,8 @@ def test_show_has_the_prompt_as_it_is_and_warns_of_the_wrong_script(folder: Path
     assert "== ar: 2 train, 2 dev, 1 micro_dev, 2 test\nleft out: 17 left over" in text
     assert "<- only 0% of the letters are ar's" in text
     assert "letters are en's" not in text
+    assert " 0.0%" not in text
+    assert "--tokenizer BACKBONE" in text
 
 
 def test_show_counts_tokens_and_cuts_as_training_does(folder: Path) -> None:
@@ -409,7 +411,7 @@ def test_show_counts_tokens_and_cuts_as_training_does(folder: Path) -> None:
     examples = [e for split in SMALL for e in load_task(folder).examples("en", split)]
     over = sum(len(e.prompt) + 1 > 164 - 64 for e in examples)
     assert over == 7
-    assert f"; {over} of 7 (100.0%) over 100" in text
+    assert f"; {over} of 7 (100.0%) over 100 are cut" in text
     assert "answers in tokens: 10 to 10, median 10; 0 of 7 (0.0%) over 64" in text
     seen = tokenizer.decode(encode_prompt(examples[0], tokenizer, 100))
     assert seen.startswith("<bos>")
@@ -447,7 +449,9 @@ def test_data_prepare_and_show(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     )
     arguments = ["--from", str(source), "--out", str(tmp_path / "out"), "--seed", "3", "--languages", "en"]
     assert main(["data", "prepare", str(path), *arguments]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "out")
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[-1] == str(tmp_path / "out")
+    assert f"grasp data show {tmp_path / 'out'}" in printed.err
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["inputs"]["seed"] == 3
     assert main(["data", "show", str(tmp_path / "out"), "--examples", "2"]) == 0
     assert capsys.readouterr().out.count("Answer the question based on the context.") == 2

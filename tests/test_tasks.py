@@ -150,6 +150,15 @@ def test_bad_csv_rows_are_named_with_file_and_line(tmp_path: Path) -> None:
     assert all(why in line for why, line in zip(whys, listed, strict=True))
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_fields_that_no_commas_separate(tmp_path: Path, separator: str) -> None:
+    (tmp_path / "train.csv").write_text(f"text{separator}summary\na{separator}b\n")
+    with pytest.raises(
+        GraspError, match=r"train\.csv:1: the header is one column.*commas between its fields"
+    ):
+        task(tmp_path, languages={"en": {"train": "train.csv"}}).examples("en", "train")
+
+
 def test_a_field_of_a_csv_file_may_be_long(tmp_path: Path) -> None:
     (tmp_path / "long.csv").write_text(f"text,summary\n{'x' * 200_000},y\n")
     [example] = task(tmp_path, languages={"en": {"test": "long.csv"}}).examples("en", "test")
@@ -273,5 +282,5 @@ def test_splits_that_share_an_example_are_named() -> None:
     check_disjoint({"train": [a, a], "dev": [b], "test": [Example("3", "p\n", "u")]})
     with pytest.raises(GraspError, match=r"'train' and 'test' share the example '1' \(same id\)"):
         check_disjoint({"train": [a], "dev": [b], "test": [Example("1", "other\n", "t")]})
-    with pytest.raises(GraspError, match=r"'dev' and 'test' share the example '4' \(same text\)"):
+    with pytest.raises(GraspError, match=r"'dev' and 'test' share the example '4' \(same text as '2'\)"):
         check_disjoint({"train": [a], "dev": [b], "test": [Example("4", "q\n", "t")]})

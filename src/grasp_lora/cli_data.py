@@ -1,6 +1,7 @@
 """The verbs `grasp data list`, `prepare` and `show`."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,9 @@ def add_data_verbs(
 
 
 def _codes(text: str) -> list[str]:
-    return [code for code in text.split(",") if code]
+    if not (codes := [code for code in text.split(",") if code]):
+        raise argparse.ArgumentTypeError("name at least one language, such as ar")
+    return codes
 
 
 def _list(arguments: argparse.Namespace) -> None:
@@ -74,7 +77,10 @@ def _prepare(arguments: argparse.Namespace) -> None:
     if card is None:
         there = ", ".join(card.name for card in list_cards(folders))
         raise GraspError(f"{arguments.task!r} is neither a card (a .yaml file) nor one of the tasks: {there}")
-    print(prepare_card(card, arguments.source, arguments.out, arguments.seed, arguments.languages))
+    folder = prepare_card(card, arguments.source, arguments.out, arguments.seed, arguments.languages)
+    name = folder if folder.is_absolute() else f"./{folder}"  # not a card of that name
+    print(f"look at it: grasp data show {name}\nin a config: task: {name}", file=sys.stderr)
+    print(folder)
 
 
 def _show(arguments: argparse.Namespace) -> None:

@@ -196,7 +196,7 @@ def _check_languages(card: Card, corpus: Corpus, languages: Sequence[str] | None
         )
     absent = [code for code in card.languages if code not in corpus.items and code != ANY]
     if absent and languages is None:
-        logger.info("%s has nothing in %s: prepared without", where, ", ".join(absent))
+        logger.info("%s has nothing in %s: prepared without them", where, ", ".join(absent))
 
 
 def _obtain(card: Card) -> str:

@@ -123,6 +123,11 @@ def csv_rows(file: BinaryIO, faults: Faults) -> Iterator[Row]:
         raise GraspError(f"{faults.path}:1: the header is not valid CSV ({error})") from None
     if 1 in faults.found:
         faults.check()
+    if len(header) == 1 and (other := {";", "\t", "|"} & set(header[0])):
+        raise GraspError(
+            f"{faults.path}:1: the header is one column, {header[0]!r}: save the file with commas between "
+            f"its fields, not with {other.pop()!r}"
+        )
     if not all(header) or len(set(header)) != len(header):
         raise GraspError(f"{faults.path}:1: the header must name each column once, but it is {header}")
     while True:

@@ -20,6 +20,8 @@ Encode = Callable[[Example, Any, int], list[int]]
 BARS = "▏▎▍▌▋▊▉█"
 WIDTH = 40
 LONGEST_SHOWN = 600
+LEAST_SHARE = 0.0005
+"""Of the letters: scripts below it would be shown as 0.0 %."""
 FEW_LETTERS = 0.5
 """A language with a smaller share of its letters in its own script gets a warning."""
 
@@ -55,6 +57,8 @@ def show(
         parts.append(_lengths(everything, tokenizer, limits))
         first = next(iter(rows.values()))[:examples]
         parts += [_prompt(example, _seen(example, tokenizer, encode, limits[0]), full) for example in first]
+    if tokenizer is None:
+        parts.append("lengths in tokens, and what a limit cuts: --tokenizer BACKBONE --max-length N")
     return "\n\n".join(parts) + "\n"
 
 
@@ -94,7 +98,8 @@ def _scripts(language: str, examples: Sequence[Example]) -> str:
         ("bodies", [e.prompt[slice(*e.body)] if e.body else e.prompt for e in examples]),
         ("answers", [e.target for e in examples]),
     ):
-        mix = ", ".join(f"{script} {share:.1%}" for script, share in list(script_mix(texts).items())[:4])
+        shares = [item for item in script_mix(texts).items() if item[1] >= LEAST_SHARE][:4]
+        mix = ", ".join(f"{script} {share:.1%}" for script, share in shares)
         own = script_share("".join(texts), language)
         warning = f"  <- only {own:.0%} of the letters are {language}'s" if own < FEW_LETTERS else ""
         lines.append(f"scripts of {name}: {mix}{warning}")
@@ -114,7 +119,10 @@ def _lengths(examples: Sequence[Example], tokenizer: Any, limits: tuple[int, int
             special = {"add_special_tokens": name == "prompts"}
             lengths = [len(ids) + extra for ids in tokenizer(list(texts), **special)["input_ids"]]
             cut = sum(length > limit for length in lengths)
-            unit, over = "tokens", f"; {cut:,} of {len(lengths):,} ({cut / len(lengths):.1%}) over {limit:,}"
+            unit, over = (
+                "tokens",
+                f"; {cut:,} of {len(lengths):,} ({cut / len(lengths):.1%}) over {limit:,} are cut",
+            )
         ranges = f"{min(lengths):,} to {max(lengths):,}, median {median(lengths):,.0f}"
         lines.append(f"{name} in {unit}: {ranges}{over}\n{histogram(lengths)}")
     return "\n".join(lines)

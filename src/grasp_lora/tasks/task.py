@@ -168,15 +168,16 @@ def check_disjoint(splits: Mapping[str, Sequence[Example]]) -> None:
     same in every language, as in the handbook, a section that is trained on in one and tested in another is
     found.
     """
-    owners: dict[tuple[str, ...], str] = {}
+    owners: dict[tuple[str, ...], tuple[str, str]] = {}
     for name, examples in splits.items():
         for example in examples:
             for key in (("id", example.id), ("text", example.prompt, example.target)):
-                owner = owners.setdefault(key, name)
+                owner, other = owners.setdefault(key, (name, example.id))
                 if owner != name:
+                    same = "same id" if key[0] == "id" else f"same text as {other!r}"
                     raise GraspError(
                         f"the splits {owner!r} and {name!r} share the example {example.id!r} "
-                        f"(same {key[0]}): remove it from one of them"
+                        f"({same}): remove it from one of them"
                     )
 
 
