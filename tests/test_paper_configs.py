@@ -50,7 +50,12 @@ def pretend_prepared(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         code: {split: [{"id": split, **columns[code]}] for split in ("train", "dev", "micro_dev", "test")}
         for code in card.languages
     }
-    task = {"name": name, "prompt": {code: card.template(code) for code in rows}, "target": card.target}
+    task = {
+        "name": name,
+        "prompt": {code: card.template(code) for code in rows},
+        "target": card.target,
+        "metrics": list(card.metrics),
+    }
     write_prepared(folder, task, rows, {"inputs": inputs})
 
 
@@ -60,6 +65,7 @@ def test_it_resolves_and_can_be_planned(path: Path, tmp_path: Path, monkeypatch:
     assert isinstance(config.task, str)
     pretend_prepared(config.task, monkeypatch)
     inputs = Inputs(config)
+    assert "bertscore_f1" in inputs.metrics
     assert config.target.language in inputs.task.languages
     assert config.source.adapter is not None or config.source.language in inputs.task.languages
     jobs = plan(config, inputs, RunDirectory(config.folder))
