@@ -117,6 +117,8 @@ def test_input_importance_is_autograd_of_the_weighted_sum(name):
     }
     importance = InputImportance(model, parameters, validation, parts)
     scores = dict(zip(parameters, importance(), strict=True))
+    by_module = InputImportance(model, parameters, validation, parts, unit="module")
+    means = dict(zip(parameters, by_module(), strict=True))
     norms = importance.input_norms()
     for name_a, a in parameters.items():
         if ".lora_A." not in name_a:
@@ -127,6 +129,10 @@ def test_input_importance_is_autograd_of_the_weighted_sum(name):
         grad_a, grad_b = torch.autograd.grad(total, (a, b))
         torch.testing.assert_close(scores[name_a], grad_a.abs(), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(scores[name_b], grad_b.abs(), rtol=1e-4, atol=1e-5)
+        for s, e in ((0, 1), (1, 4)):  # a module's own score: the mean over its W = BA
+            mean = ((b[:, s:e] @ a[s:e]).abs() * x).mean()
+            torch.testing.assert_close(means[name_a][s:e], mean.expand_as(a[s:e]), rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(means[name_b][:, s:e], mean.expand_as(b[:, s:e]), rtol=1e-4, atol=1e-6)
 
 
 def hooks(model):

@@ -216,7 +216,9 @@ class MergePruneCallback(TrainerCallback):
         parameters = adapter_parameters(model)
         self._pruner = StepPruner(parameters, self._parts, **self._options)
         if self.importance == "input":
-            self._score = InputImportance(model, parameters, self.validation, self._parts, self.rescore)
+            self._score = InputImportance(
+                model, parameters, self.validation, self._parts, self.rescore, self._options["unit"]
+            )
         else:
             self._score = GradientImportance(list(parameters.values()))
 

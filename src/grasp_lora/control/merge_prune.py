@@ -114,6 +114,7 @@ class InputImportance:
     X are the projection's real inputs, before LoRA's dropout, seen by forward hooks, so any architecture
     will do; padding does not count. With S = sum_ij |(BA)_ij| ||X_j||_2 of one adapter at one site, an entry
     of A scores |dS/dA| and an entry of B |dS/dB|. PEFT's scaling is left out: it is one constant per adapter.
+    Where modules are pruned as a whole, all entries of one score the mean of |(BA)_ij| ||X_j|| over its W.
 
     Args:
         model: The PEFT model.
@@ -123,6 +124,7 @@ class InputImportance:
         rescore: Where X comes from. "validation": one batched pass over the validation set per call, as in
             the paper. "train_batch": the training forward passes since the call before, which cost nothing
             more; the upstream layers then have their dropout on. Call `close` when training ends.
+        unit: As for `StepPruner`.
     """
 
     def __init__(
@@ -132,10 +134,11 @@ class InputImportance:
         validation: TargetLoss | None = None,
         parts: Mapping[str, Sequence[AdapterPart]] | None = None,
         rescore: Rescore = "validation",
+        unit: Literal["parameter", "module"] = "parameter",
     ) -> None:
         if rescore == "validation" and validation is None:
             raise ValueError("importance from inputs needs a validation set, or rescore='train_batch'")
-        self.model, self.validation = model, validation
+        self.model, self.validation, self.unit = model, validation, unit
         self.parameters = list(parameters.values())
         self._sites = list(dict.fromkeys(name.split(".lora_")[0] for name in parameters))
         self._units = {(u.name, u.dim): u for u in prune_units(parameters, parts)}
@@ -160,6 +163,11 @@ class InputImportance:
             unit_b = self._units[name.replace(".lora_A", ".lora_B"), 1]
             x = norms[self._index[unit_a.factor].split(".lora_")[0]]
             a, b = unit_a.of(self.parameters).float(), unit_b.of(self.parameters).float()  # (r, in), (out, r)
+            if self.unit == "module":
+                mean = (b @ a).abs_().mul_(x).mean()
+                unit_a.of(scores).copy_(mean.expand_as(a))
+                unit_b.of(scores).copy_(mean.expand_as(b))
+                continue
             signs = (b @ a).sign_()  # (out, in): by far the largest, so it is neither copied nor scaled
             unit_a.of(scores).copy_((b.T @ signs).abs_() * x)
             unit_b.of(scores).copy_((signs @ (a * x).T).abs_())

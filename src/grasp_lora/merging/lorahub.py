@@ -142,6 +142,11 @@ def search_weights(
     `loss` is called at most `budget` times, first at the start, and not after the search has converged to a
     thousandth of the bound. Nothing is drawn at random: the same losses give the same search.
 
+    The optimiser is SciPy's COBYLA. Within 40 calls on a real objective (`benchmarks/lorahub.py`) it was the
+    best, or as good as the best, with 2 adapters and with 20; Optuna's CMA-ES was behind with both, and
+    COBYQA spends 41 calls on its first model of 20 weights. Nevergrad's NGOpt, the authors' choice, hands
+    the search to the same COBYLA with the same first step.
+
     Raises:
         GraspError: The arguments leave nothing to search, or a loss is not finite.
     """
