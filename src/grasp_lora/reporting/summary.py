@@ -5,7 +5,7 @@ from typing import Any
 
 from grasp_lora.metrics.score import Spread
 from grasp_lora.metrics.significance import Comparison
-from grasp_lora.reporting.results import MethodResult
+from grasp_lora.reporting.results import LOSSES, MethodResult
 
 __all__ = [
     "comparison_table",
@@ -100,10 +100,10 @@ def comparison_table(found: Sequence[Comparison], first: str, second: str) -> st
     """Two methods under every metric."""
     rows = []
     for c in found:
-        low_high = "" if c.interval is None else f"[{c.interval[0]:+.3f}, {c.interval[1]:+.3f}]"
-        rows.append(
-            [c.metric, f"{c.first:.3f}", f"{c.second:.3f}", f"{c.difference:+.3f}", low_high, _p_value(c)]
-        )
+        digits = 4 if c.metric in LOSSES else 2
+        low_high = "" if c.interval is None else "[{:+.{d}f}, {:+.{d}f}]".format(*c.interval, d=digits)
+        values = [f"{c.first:.{digits}f}", f"{c.second:.{digits}f}", f"{c.difference:+.{digits}f}"]
+        rows.append([c.metric, *values, low_high, _p_value(c)])
     headers = ["metric", first, second, "difference", "95 %", "p-value"]
     if not any(c.interval for c in found):
         headers, rows = [h for h in headers if h != "95 %"], [row[:4] + row[5:] for row in rows]

@@ -23,19 +23,20 @@ def compare(inputs: Inputs, run: RunDirectory, methods: Sequence[str], test: Tes
     """
     evaluations = {}
     for method in methods:
-        folders = sorted(run.path(f"eval/{method}").glob("seed*/done.json"))
+        found = run.path(f"eval/{method}").glob("seed*/done.json")
+        folders = sorted((path.parent for path in found), key=lambda folder: int(folder.name[4:]))
         if not folders:
             known = ", ".join(sorted(path.name for path in run.path("eval").glob("*"))) or "none"
             raise GraspError(f"{run.root} has no evaluation of '{method}'; evaluated are: {known}")
-        evaluations[method] = [str(path.parent.relative_to(run.root)) for path in folders]
+        evaluations[method] = [str(folder.relative_to(run.root)) for folder in folders]
     if len(evaluations) < 2:
         raise GraspError(f"'{methods[0]}' cannot be compared with itself")
     first, second = read_results(run, evaluations)
     language = inputs.config.target.language
-    found = [
+    comparisons = [
         compare_methods(first, second, metric, language, test=test) for metric in _metrics(first, second)
     ]
-    return comparison_table(found, *methods)
+    return comparison_table(comparisons, *methods)
 
 
 def _metrics(first: MethodResult, second: MethodResult) -> list[str]:
