@@ -43,8 +43,9 @@ def report(
         parts = []
         if "grasp" in evaluations:
             parts.append(_learned(inputs, run.path(learn), folder))
-        if evaluations:
-            parts += _scores(inputs, read_results(run, evaluations), folder)
+        results = read_results(run, evaluations)
+        if results:
+            parts += _scores(inputs, results, folder)
         if check in others:
             found = json.loads((run.path(check) / "rank_check.json").read_text("utf-8"))
             parts.append(
@@ -60,6 +61,8 @@ def report(
                 for stage in deployed
             }
             parts.append("Deployment, one example at a time:\n\n" + summary.deployment_table(measured))
+        if shown := _answers(results):
+            parts.append("Greedy answers to the first test examples:\n\n" + summary.predictions(shown))
         (folder / "summary.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
     dependencies = {
@@ -102,8 +105,6 @@ def _scores(inputs: Inputs, results: Sequence[MethodResult], folder: Path) -> li
         "Cost beyond the two adapters and their sum (example passes; one seed):\n\n"
         + summary.cost_table(results)
     )
-    if shown := _answers(results):
-        parts.append("Greedy answers to the first test examples:\n\n" + summary.predictions(shown))
     return parts
 
 
