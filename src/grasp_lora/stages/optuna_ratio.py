@@ -42,7 +42,7 @@ def optuna_ratio(inputs: Inputs, run: RunDirectory) -> Path:
 
             def report(epoch: int, loss: float) -> None:
                 losses.append(loss)
-                if epoch > 0:
+                if 0 < epoch < config.final.training.epochs:  # after the last there is nothing to save
                     trial.report(loss, epoch)
                     if trial.should_prune():
                         raise optuna.TrialPruned
