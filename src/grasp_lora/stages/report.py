@@ -101,10 +101,11 @@ def _scores(inputs: Inputs, results: Sequence[MethodResult], folder: Path) -> li
             f"Answers to {count} test examples (0 to 100; {mark}):\n\n"
             + summary.metric_table(results, metrics, against)
         )
-    parts.append(
-        "Cost beyond the two adapters and their sum (example passes; one seed):\n\n"
-        + summary.cost_table(results)
-    )
+    if any(result.passes() for result in results):
+        parts.append(
+            "Cost beyond the two adapters and their sum (example passes; one seed):\n\n"
+            + summary.cost_table(results)
+        )
     return parts
 
 
