@@ -135,7 +135,7 @@ def deployment_table(found: Mapping[str, Mapping[str, Any]]) -> str:
             rate = form["tokens_per_second"]
             rows.append(
                 [
-                    f"{title}{', merged' if name == 'merged' else ''}",
+                    f"{title}{' (in the base)' if name == 'merged' else ''}",
                     *on_disk,
                     f"{form['adapter_load_seconds'] + form['merge_seconds']:.2f}",
                     f"{form['first_token_seconds'] * 1000:.0f}",
