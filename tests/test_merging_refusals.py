@@ -96,6 +96,7 @@ def test_one_base_folder_under_two_names_is_one_base_model(pair: dict[str, Path]
     edit_config(pair["target"], base_model_name_or_path=str(tmp_path / "x" / ".." / "base") + "/")
     (tmp_path / "x").mkdir()
     merge_adapters(pair, tmp_path / "merged")
+    assert config_of(tmp_path / "merged")["base_model_name_or_path"] == str(tmp_path / "base")
 
 
 def test_shapes_that_disagree_are_refused(pair: dict[str, Path], tmp_path: Path) -> None:
