@@ -9,25 +9,35 @@ from tests.tiny_tokenizer import tiny_tokenizer
 from torch import distributed, multiprocessing
 
 from grasp_lora.control.controller import GraspController
+from grasp_lora.control.merge_prune import InputImportance
+from grasp_lora.control.pruning import adapter_parameters
 from grasp_lora.lm.adapters import new_adapter
+from grasp_lora.lm.batches import TargetCollator, encode
 from grasp_lora.lm.loss import TargetLoss
 from grasp_lora.tasks.example import Example
 
 MICRO_DEV = [Example(str(i), f"say {'abcdefgh'[: i + 1]}:", "abcdefgh"[: i + 1]) for i in range(7)]
 
 
-def learn(folder, rank=0, world=1):
-    """Four rounds on one rank; writes its losses and rounds."""
-    if world > 1:
-        distributed.init_process_group(
-            "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world
-        )
+def adapted():
     torch.manual_seed(0)
     model = new_adapter(tiny_llama(), r=2)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.3)
+    return model
+
+
+def meet(folder, rank, world):
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+
+
+def learn(folder):
+    """Four rounds on one rank; writes its losses and rounds."""
+    rank = distributed.get_rank() if distributed.is_initialized() else 0
+    model = adapted()
     loss = TargetLoss(MICRO_DEV, tiny_tokenizer(), model, max_length=40, max_new_tokens=10, token_budget=30)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     controller = GraspController(model, optimizer, lambda m: -loss(m), every=1, folder=folder)
@@ -36,13 +46,12 @@ def learn(folder, rank=0, world=1):
         controller.after_optimizer_step()
     rounds = [r.to_json() for r in controller.rounds]
     (folder / f"rank{rank}.json").write_text(json.dumps([per_example, rounds]))
-    if world > 1:
-        distributed.destroy_process_group()
 
 
-def _rank(rank, folder):
-    torch.set_num_threads(1)
-    learn(folder, rank, world=2)
+def learn_together(rank, folder):
+    meet(folder, rank, 2)
+    learn(folder)
+    distributed.destroy_process_group()
 
 
 @pytest.mark.slow
@@ -50,7 +59,7 @@ def test_two_ranks_see_the_same_rewards_as_one(tmp_path):
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
     learn(tmp_path / "one")
-    multiprocessing.spawn(_rank, args=(tmp_path / "two",), nprocs=2)
+    multiprocessing.spawn(learn_together, args=(tmp_path / "two",), nprocs=2)
     alone = json.loads((tmp_path / "one" / "rank0.json").read_text())
     first, second = (json.loads((tmp_path / "two" / f"rank{r}.json").read_text()) for r in (0, 1))
     assert first == second
@@ -60,3 +69,33 @@ def test_two_ranks_see_the_same_rewards_as_one(tmp_path):
         assert shared["p_next"] == pytest.approx(single["p_next"], abs=1e-3)
     lines = (tmp_path / "two" / "rounds.jsonl").read_text().splitlines()  # written by the main rank alone
     assert len(lines) == 4
+
+
+def train_batch_norms(examples):
+    """||X_j|| by site after one training pass over the examples."""
+    model, tokenizer = adapted(), tiny_tokenizer()
+    importance = InputImportance(model, adapter_parameters(model), rescore="train_batch")
+    encoded = [encode(e, tokenizer, max_length=40, max_new_tokens=10) for e in examples]
+    model.train()
+    torch.manual_seed(0)
+    model(**TargetCollator(tokenizer, model)(encoded))
+    norms = importance.input_norms()
+    importance.close()
+    return norms
+
+
+def train_batch_norms_together(rank, folder):
+    meet(folder, rank, 2)
+    torch.save(train_batch_norms(MICRO_DEV[:3] if rank == 0 else MICRO_DEV[3:]), folder / f"rank{rank}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_ranks_score_by_the_whole_training_batch(tmp_path):
+    multiprocessing.spawn(train_batch_norms_together, args=(tmp_path,), nprocs=2)
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1))
+    halves = train_batch_norms(MICRO_DEV[:3]), train_batch_norms(MICRO_DEV[3:])
+    assert first.keys() == halves[0].keys()
+    for site, norms in first.items():
+        assert torch.equal(norms, second[site])
+        torch.testing.assert_close(norms, (halves[0][site] ** 2 + halves[1][site] ** 2).sqrt())
