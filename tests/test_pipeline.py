@@ -1,6 +1,7 @@
 """`grasp run` end to end on a tiny model: every stage, skipping, forcing, errors."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -378,6 +379,30 @@ def test_a_missing_micro_dev_is_an_error(setting, capsys, tmp_path):
     (tmp_path / "task.yaml").write_text(text.replace(": ar-", f": {setting}/ar-"))
     assert main(["run", str(setting / "run.yaml"), f"runs={tmp_path}", f"task={tmp_path}/task.yaml"]) == 2
     assert "no 'micro_dev' split" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("package", "override", "complaint"),
+    [
+        ("optuna", "methods=[merge,optuna]", r"pip install 'grasp-lora\[search\]'"),
+        ("sacrebleu", "methods=[merge]", r"pip install 'grasp-lora\[metrics\]'"),
+        (None, "control.micro_dev=5", "has 4 examples, the controller's micro_dev asks for 5"),
+        (None, "variants.greedy.micro_dev=5", "has 4 examples, the controller's micro_dev asks for 5"),
+        (
+            None,
+            "evaluation={metrics: [bertscore_f1], bertscore: {encoder: nowhere/none, layer: 9}}",
+            "nowhere/none",
+        ),
+    ],
+)
+def test_what_would_stop_a_run_later_is_said_before_any_training(
+    setting, capsys, tmp_path, monkeypatch, package, override, complaint
+):
+    if package:
+        monkeypatch.setitem(sys.modules, package, None)
+    assert main(["run", str(setting / "run.yaml"), f"runs={tmp_path}", override]) == 2
+    assert re.search(complaint, capsys.readouterr().err)
+    assert not (tmp_path / "tiny" / "adapters").exists()
 
 
 def test_overlap_is_an_error(setting, capsys, tmp_path):

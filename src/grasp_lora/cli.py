@@ -96,10 +96,10 @@ def _load(arguments: argparse.Namespace):  # type: ignore[no-untyped-def]
 def _run(arguments: argparse.Namespace) -> None:
     from grasp_lora.executors.local import execute
     from grasp_lora.plan import plan
+    from grasp_lora.stages.ready import check_ready
 
     config, inputs, run = _load(arguments)
-    inputs.check_target_splits()
-    _ = inputs.metrics  # a wrong one is better said now than after the training
+    check_ready(inputs)
     execute(plan(config, inputs, run))
     print((run.path("report") / "summary.md").read_text(encoding="utf-8"))
     print(f"Everything is in {run.root}/; the report in {run.path('report')}/")

@@ -17,7 +17,7 @@ from grasp_lora.stages.inputs import Inputs, adapter_digest, fingerprint, flat
 from grasp_lora.stages.run_directory import RunDirectory, write_json
 from grasp_lora.tasks.example import prompt_hash
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "score_answers"]
 
 
 def evaluate(
@@ -69,7 +69,7 @@ def evaluate(
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
         if inputs.metrics:
             references = [example.references or (example.target,) for example in shown]
-            scores["metrics"] = _metrics(inputs, answers, references)
+            scores["metrics"] = score_answers(inputs, answers, references)
         write_json(folder / "scores.json", scores)
         write_json(folder / "cost.json", _costs(run, made_by))
 
@@ -92,7 +92,14 @@ def _costs(run: RunDirectory, stages: Sequence[str]) -> dict[str, Any]:
     return {"total": {**totals, **peaks}, "stages": by_stage}
 
 
-def _metrics(inputs: Inputs, answers: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, Any]:
+def score_answers(
+    inputs: Inputs, answers: Sequence[str], references: Sequence[Sequence[str]]
+) -> dict[str, Any]:
+    """The config's metrics of some answers: name -> the fields of `Score`.
+
+    Raises:
+        GraspError: A metric's library or encoder is missing.
+    """
     wanted = inputs.config.evaluation
     bert = None
     if wanted.bertscore is not None:

@@ -11,7 +11,7 @@ from grasp_lora.stages.inputs import Inputs, flat
 from grasp_lora.stages.run_directory import RunDirectory, write_json
 from grasp_lora.stages.tuning import Tuning
 
-__all__ = ["optuna_ratio"]
+__all__ = ["import_optuna", "optuna_ratio"]
 
 
 def optuna_ratio(inputs: Inputs, run: RunDirectory) -> Path:
@@ -24,7 +24,7 @@ def optuna_ratio(inputs: Inputs, run: RunDirectory) -> Path:
         GraspError: Optuna is not installed.
     """
     config, wanted = inputs.config, inputs.config.optuna
-    optuna = _optuna()
+    optuna = import_optuna()
     tuning = Tuning(inputs, run, config.seed)
 
     def work(folder: Path) -> None:
@@ -65,7 +65,8 @@ def optuna_ratio(inputs: Inputs, run: RunDirectory) -> Path:
     return run.stage(inputs.learn_stage("optuna"), dependencies, work)
 
 
-def _optuna() -> Any:
+def import_optuna() -> Any:
+    """The package, or a GraspError that says how to install it."""
     try:
         return importlib.import_module("optuna")
     except ModuleNotFoundError as error:
