@@ -8,11 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.tiny_models import TINY_MODELS, tiny_llama
 from tests.tiny_tokenizer import tiny_tokenizer
+from transformers import TrainingArguments
 
 from grasp_lora.errors import GraspError
+from grasp_lora.lm.adapters import new_adapter
 from grasp_lora.lm.batches import Encoded, TargetCollator, batches_by_tokens, encode, encode_prompt
 from grasp_lora.lm.generation import generate
 from grasp_lora.lm.loss import TargetLoss
+from grasp_lora.lm.training import TrainSettings, build_trainer
 from grasp_lora.tasks.example import Example
 
 TOKENIZER = tiny_tokenizer()
@@ -157,3 +160,17 @@ def test_a_text_that_is_all_target_loses_only_its_first_token():
 def test_no_examples_is_an_error():
     with pytest.raises(GraspError, match="no examples"):
         TargetLoss([], TOKENIZER, tiny_llama())
+
+
+def test_a_step_takes_as_many_examples_on_two_gpus_as_on_one(tmp_path, monkeypatch):
+    """The Trainer would give each of a machine's GPUs a batch of `batch_size`."""
+    finish = TrainingArguments.__post_init__
+
+    def two_gpus(self):
+        finish(self)
+        self._n_gpu = 2
+
+    monkeypatch.setattr(TrainingArguments, "__post_init__", two_gpus)
+    options = TrainSettings(batch_size=3)
+    trainer = build_trainer(new_adapter(tiny_llama(), r=2), TOKENIZER, encoded(), options, tmp_path, "test")
+    assert trainer.args.train_batch_size == 3

@@ -78,6 +78,9 @@ def build_trainer(
         use_cpu=device.type == "cpu",
         dataloader_pin_memory=device.type != "cpu",
     )
+    # On two GPUs or more the Trainer would split each batch among them and take as many times more examples a
+    # step: other results than on one. It sets this attribute itself where a model must not be split.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
     optimizer = torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad],
         lr=settings.learning_rate,
