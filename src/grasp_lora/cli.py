@@ -89,6 +89,11 @@ def _load(arguments: argparse.Namespace):  # type: ignore[no-untyped-def]
     from grasp_lora.stages.inputs import Inputs
     from grasp_lora.stages.run_directory import RunDirectory
 
+    if (processes := os.environ.get("WORLD_SIZE", "1")) != "1":
+        raise GraspError(
+            f"a launcher started {processes} processes, which would all write the same run directory. "
+            "Start grasp once, without it; a launcher is for GraspCallback in your own Trainer"
+        )
     config = load_config(arguments.config, arguments.overrides)
     return config, Inputs(config), RunDirectory(config.folder, config=config.dump(), force=arguments.force)
 
