@@ -1,13 +1,17 @@
 """Two data-parallel ranks share the probing and stay in step."""
 
 import json
+import os
+import socket
 
 import pytest
 import torch
 from tests.tiny_models import tiny_llama
 from tests.tiny_tokenizer import tiny_tokenizer
 from torch import distributed, multiprocessing
+from transformers import Trainer, TrainingArguments
 
+from grasp_lora.control.callback import GraspCallback
 from grasp_lora.control.controller import GraspController
 from grasp_lora.control.merge_prune import InputImportance
 from grasp_lora.control.pruning import adapter_parameters
@@ -17,6 +21,7 @@ from grasp_lora.lm.loss import TargetLoss
 from grasp_lora.tasks.example import Example
 
 MICRO_DEV = [Example(str(i), f"say {'abcdefgh'[: i + 1]}:", "abcdefgh"[: i + 1]) for i in range(7)]
+TRAIN = [Example(f"t{i}", f"say {'hijklmno'[: i + 1]}:", "hijklmno"[: i + 1]) for i in range(8)]
 
 
 def adapted():
@@ -99,3 +104,53 @@ def test_two_ranks_score_by_the_whole_training_batch(tmp_path):
     for site, norms in first.items():
         assert torch.equal(norms, second[site])
         torch.testing.assert_close(norms, (halves[0][site] ** 2 + halves[1][site] ** 2).sqrt())
+
+
+def train_together(rank, folder):
+    """transformers' own data-parallel training, as a launcher's environment asks for it."""
+    torch.set_num_threads(1)
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
+    os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=(folder / "port").read_text())
+    model, tokenizer = adapted(), tiny_tokenizer()
+    trainer = Trainer(
+        model=model,
+        args=TrainingArguments(
+            output_dir=str(folder),
+            max_steps=4,
+            learning_rate=1e-2,
+            use_cpu=True,
+            report_to="none",
+            save_strategy="no",
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            per_device_train_batch_size=2,
+        ),
+        train_dataset=[encode(e, tokenizer, max_length=40, max_new_tokens=10) for e in TRAIN],
+        data_collator=TargetCollator(tokenizer, model),
+        processing_class=tokenizer,
+    )
+    grasp = GraspCallback(
+        trainer, MICRO_DEV, every=2, max_length=40, max_new_tokens=10, folder=folder / "learn"
+    )
+    trainer.add_callback(grasp)
+    trainer.train()
+    assert isinstance(trainer.model_wrapped, torch.nn.parallel.DistributedDataParallel)
+    weights = {name: p.detach() for name, p in adapter_parameters(model).items()}
+    torch.save((weights, [r.to_json() for r in grasp.result.rounds]), folder / f"rank{rank}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_a_data_parallel_trainer_keeps_its_ranks_together(tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        (tmp_path / "port").write_text(str(free.getsockname()[1]))
+    multiprocessing.spawn(train_together, args=(tmp_path,), nprocs=2)
+    (first, rounds), (second, others) = (torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1))
+    assert rounds == others
+    assert [json.loads(r)["step"] for r in rounds] == [2, 4]
+    assert all(torch.equal(weights, second[name]) for name, weights in first.items())
+    p = json.loads(rounds[-1])["p_next"]
+    zeros = sum((w == 0).sum().item() for w in first.values()) / sum(w.numel() for w in first.values())
+    assert zeros == pytest.approx(p, abs=0.05)
+    assert len((tmp_path / "learn" / "rounds.jsonl").read_text().splitlines()) == 2
