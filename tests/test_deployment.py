@@ -90,11 +90,13 @@ def test_one_new_token_has_no_rate_after_it():
     assert measured.unmerged.first_token_seconds > 0
 
 
-def test_end_of_text_does_not_shorten_what_is_timed():
+@pytest.mark.parametrize("end", [TOKENIZER.eos_token_id, 5])
+def test_stop_tokens_do_not_shorten_what_is_timed(end):
     def load():
         model = tiny_llama()
+        model.generation_config.eos_token_id = [TOKENIZER.eos_token_id, end]
         ends = torch.zeros(48)
-        ends[TOKENIZER.eos_token_id] = 1e4
+        ends[end] = 1e4
         model.lm_head.bias = torch.nn.Parameter(ends)
         return Backbone(model, TOKENIZER, "tiny")
 

@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.adapters import new_adapter
 from grasp_lora.lm.batches import Encoded, TargetCollator, batches_by_tokens, encode, encode_prompt
-from grasp_lora.lm.generation import generate
+from grasp_lora.lm.generation import generate, generate_ids
 from grasp_lora.lm.loss import TargetLoss
 from grasp_lora.lm.training import TrainSettings, build_trainer
 from grasp_lora.tasks.example import Example
@@ -135,18 +135,81 @@ def test_batches_hold_every_row_once_within_the_budget(lengths, budget):
     assert longest == sorted(longest, reverse=True)
 
 
-def test_generation_is_greedy_and_the_same_at_any_batch_size(model):
-    expected = []
+def greedy(model, stops=(TOKENIZER.eos_token_id,)):
+    """Each example's new tokens up to a stop token, alone and without a cache."""
+    answers = []
     for example in EXAMPLES:
         ids = encode_prompt(example, TOKENIZER, 48)
         answer = []
-        while len(answer) < 12:
+        while len(answer) < 12 and not (answer and answer[-1] in stops):
             answer.append(model(input_ids=torch.tensor([ids + answer])).logits[0, -1].argmax().item())
-            if answer[-1] == TOKENIZER.eos_token_id:
-                break
-        expected.append(TOKENIZER.decode(answer, skip_special_tokens=True).strip())
+        answers.append(answer)
+    return answers
+
+
+def texts(answers, stops=(TOKENIZER.eos_token_id,)):
+    cut = [[token for token in answer if token not in stops] for answer in answers]
+    return [TOKENIZER.decode(answer, skip_special_tokens=True).strip() for answer in cut]
+
+
+def terse_llama():
+    """The other tiny models repeat one token until the limit; this one says several, then end-of-text."""
+    model = tiny_llama()
+    with torch.no_grad():
+        model.lm_head.weight.normal_(generator=torch.Generator().manual_seed(0))
+        model.lm_head.weight[TOKENIZER.eos_token_id] *= 2.5
+    return model
+
+
+def test_generation_is_greedy_and_the_same_at_any_batch_size(model):
+    expected = texts(greedy(model))
     for budget in (1, 10_000):
         assert generate(model, TOKENIZER, EXAMPLES, token_budget=budget, **LIMITS) == expected
+
+
+def test_answers_end_at_end_of_text_each_by_itself():
+    model = terse_llama()
+    model.generation_config.eos_token_id = None  # the tokenizer's is enough
+    expected = greedy(model)
+    assert {answer[-1] for answer in expected} == {TOKENIZER.eos_token_id}
+    assert len({len(answer) for answer in expected}) > 2
+    prompts = [encode_prompt(example, TOKENIZER, 48) for example in EXAMPLES]
+    longest = max(map(len, expected))
+    filled = [answer + [TOKENIZER.pad_token_id] * (longest - len(answer)) for answer in expected]
+    assert generate_ids(model, TOKENIZER, prompts, 12).tolist() == filled
+    assert [generate_ids(model, TOKENIZER, [prompt], 12)[0].tolist() for prompt in prompts] == expected
+    for budget in (1, 100, 10_000):
+        assert generate(model, TOKENIZER, EXAMPLES, token_budget=budget, **LIMITS) == texts(expected)
+
+
+@pytest.mark.parametrize("with_end_of_text", [True, False])
+def test_the_models_other_stop_tokens_end_an_answer_and_are_not_in_it(with_end_of_text):
+    model = terse_llama()
+    end, other = TOKENIZER.eos_token_id, greedy(model)[0][-2]
+    assert TOKENIZER.decode([other], skip_special_tokens=True)  # none that decoding skips
+    model.generation_config.eos_token_id = [end, other] if with_end_of_text else other
+    expected = greedy(model, (end, other))
+    assert {answer[-1] for answer in expected} == {end, other}
+    prompts = [encode_prompt(example, TOKENIZER, 48) for example in EXAMPLES]
+    assert [generate_ids(model, TOKENIZER, [prompt], 12)[0].tolist() for prompt in prompts] == expected
+    for budget in (1, 10_000):
+        answers = generate(model, TOKENIZER, EXAMPLES, token_budget=budget, **LIMITS)
+        assert answers == texts(expected, (end, other))
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_the_models_generation_settings_change_nothing_and_stay(wrapped):
+    model = terse_llama()
+    expected = texts(greedy(model))
+    settings = {
+        "repetition_penalty": 9.0, "no_repeat_ngram_size": 1, "min_new_tokens": 11, "min_length": 50,
+        "suppress_tokens": [greedy(model)[0][0]], "do_sample": True, "temperature": 9.0, "num_beams": 3,
+        "use_cache": False,
+    }  # fmt: skip
+    model.generation_config.update(**settings)
+    outer = new_adapter(model, r=2) if wrapped else model
+    assert generate(outer, TOKENIZER, EXAMPLES, **LIMITS) == expected
+    assert {name: getattr(model.generation_config, name) for name in settings} == settings
 
 
 def test_a_text_that_is_all_target_loses_only_its_first_token():

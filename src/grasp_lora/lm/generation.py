@@ -1,10 +1,13 @@
 """Greedy generation in batches."""
 
+import copy
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 
 from grasp_lora.lm.batches import batches_by_tokens, encode_prompt
 from grasp_lora.lm.loss import evaluation_mode
@@ -24,8 +27,9 @@ def generate(
 ) -> list[str]:
     """Greedy answers to the examples' prompts, in their order; never the prompt, stripped of outer space.
 
-    Prompts are padded on the left and batched longest first; a KV cache is used. An answer ends at
-    end-of-text or after `max_new_tokens`.
+    Prompts are padded on the left and batched longest first; a KV cache is used. An answer ends before the
+    first stop token (end-of-text, or what else the model's generation config names), or after
+    `max_new_tokens`.
 
     Args:
         max_length: Most tokens of prompt and answer together.
@@ -33,37 +37,58 @@ def generate(
     """
     prompts = [encode_prompt(example, tokenizer, max_length - max_new_tokens) for example in examples]
     answers = [""] * len(prompts)
+    stops = _stop_tokens(model, tokenizer)
     with evaluation_mode(model):
         for rows in batches_by_tokens([len(p) + max_new_tokens for p in prompts], token_budget):
             output = generate_ids(model, tokenizer, [prompts[i] for i in rows], max_new_tokens)
-            texts = tokenizer.batch_decode(output, skip_special_tokens=True)
+            # stop tokens need not be special ones, which decoding would skip
+            kept = [list(takewhile(lambda token: token not in stops, row)) for row in output.tolist()]
+            texts = tokenizer.batch_decode(kept, skip_special_tokens=True)
             for i, text in zip(rows, texts, strict=True):
                 answers[i] = text.strip()
     return answers
 
 
 def generate_ids(
-    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int, **options: Any
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    *,
+    min_new_tokens: int = 0,
+    streamer: Any = None,
 ) -> Tensor:
     """Greedy continuations of one batch of encoded prompts, (prompts, longest answer) token ids.
 
-    Answers that end earlier are filled with the padding id. `options` go to transformers' `generate`.
+    Answers that end earlier are filled with the padding id after their stop token. Of the model's generation
+    config only the stop tokens count: its penalties, say, would make the answers no longer greedy.
     """
     width = max(len(prompt) for prompt in prompts)
     padded = [[tokenizer.pad_token_id] * (width - len(prompt)) + [*prompt] for prompt in prompts]
     mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
     device = next(model.parameters()).device
-    output: Tensor = model.generate(
-        input_ids=torch.tensor(padded, device=device),
-        attention_mask=torch.tensor(mask, device=device),
+    settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
+        min_new_tokens=min_new_tokens or None,
         do_sample=False,
         num_beams=1,
-        top_k=None,
-        top_p=None,
-        temperature=None,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=sorted(_stop_tokens(model, tokenizer)),
         pad_token_id=tokenizer.pad_token_id,
-        **options,
+    )
+    # What the settings leave open, transformers takes from the model's own config: hide that, on a copy that
+    # shares the weights. PEFT's wrapper is left out, as it would hand its config down to the original.
+    plain = copy.copy(model.get_base_model() if hasattr(model, "get_base_model") else model)
+    plain.generation_config = GenerationConfig()
+    output: Tensor = plain.generate(
+        input_ids=torch.tensor(padded, device=device),
+        attention_mask=torch.tensor(mask, device=device),
+        generation_config=settings,
+        streamer=streamer,
     )
     return output[:, width:]
+
+
+def _stop_tokens(model: Any, tokenizer: Any) -> set[int]:
+    """Chat models end an answer with another token than a text, and name both."""
+    own = model.generation_config.eos_token_id
+    return {tokenizer.eos_token_id, *(own if isinstance(own, list | tuple) else [own])} - {None}
