@@ -1,9 +1,9 @@
-"""Significance: exact cases by hand and by enumeration, SciPy and sacreBLEU on the rest."""
+"""Significance: exact cases by hand and by enumeration, SciPy and plain loops on the rest."""
 
 import itertools
 import json
-import os
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -21,17 +21,17 @@ from grasp_lora.metrics.significance import (
 )
 
 stats = pytest.importorskip("scipy.stats")
-pytest.importorskip("sacrebleu")
+sacrebleu = pytest.importorskip("sacrebleu")
 
 REFERENCE = Path(__file__).parent / "reference"
 TEXTS = json.loads((REFERENCE / "texts.json").read_text(encoding="utf-8"))
-# The commands that made the numbers stand beside them; make_metric_numbers.py runs them.
-NUMBERS = json.loads((REFERENCE / "metric_numbers.json").read_text(encoding="utf-8"))["paired"]
 
 FIRST = [text for language in sorted(TEXTS) for text in TEXTS[language]["predictions"]]
 REFERENCES = [[text] for language in sorted(TEXTS) for text in TEXTS[language]["references"]]
 SECOND = [(text, REFERENCES[i][0], text, "")[i % 4] for i, text in enumerate(FIRST)]
-DIFFERING = sum(a != b for a, b in zip(FIRST, SECOND, strict=True))
+# p-values of sacreBLEU's own randomisation with 400 trials; the command stands beside them.
+OFFICIAL = json.loads((REFERENCE / "metric_numbers.json").read_text(encoding="utf-8"))["paired"]
+THIRD = [text.upper() if i % 3 else text for i, text in enumerate(SECOND)]
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_a_method_never_differs_from_itself_and_a_constant_gain_is_no_luck() -> 
     assert approximate_randomisation(first, first, resamples=500) == 1
     assert paired_bootstrap(first, first, resamples=500) == (1, (0, 0))
     better = [value + 0.1 for value in first]
-    assert approximate_randomisation(first, better, resamples=500) == pytest.approx(2 / 501)
+    assert approximate_randomisation(first, better, resamples=500) == 1 / 501
     p_value, interval = paired_bootstrap(first, better, resamples=500)
     assert p_value == 1 / 501
     assert interval == pytest.approx((0.1, 0.1))
@@ -126,40 +126,117 @@ def test_resamples_exactly_as_far_away_count_as_hits() -> None:
     assert p_value == pytest.approx(0.5, abs=0.05)
 
 
+def value(metric: str, runs: list[list[str]], references: list[list[str]]) -> float:
+    """By sacreBLEU's public interface, from the texts; the mean over the runs."""
+    measure = sacrebleu.BLEU(tokenize="intl") if metric == "bleu" else sacrebleu.CHRF()
+    streams = [[answers[0] for answers in references]]
+    return fmean(measure.corpus_score(run, streams).score for run in runs)
+
+
+def differences_of_all_swaps(
+    metric: str, first: list[list[str]], second: list[list[str]], references: list[list[str]]
+) -> list[float]:
+    """For every set of examples: `second - first` once these are swapped in all runs; no swap comes first."""
+
+    def mixed(one: list[list[str]], other: list[list[str]], swaps: tuple[bool, ...]) -> list[list[str]]:
+        return [
+            [b if swap else a for a, b, swap in zip(*texts, swaps, strict=True)]
+            for texts in zip(one, other, strict=True)
+        ]
+
+    return [
+        value(metric, mixed(second, first, swaps), references)
+        - value(metric, mixed(first, second, swaps), references)
+        for swaps in itertools.product((False, True), repeat=len(references))
+    ]
+
+
 @pytest.mark.parametrize("metric", ["bleu", "chrf"])
-@pytest.mark.parametrize(("test", "short"), [("randomisation", "ar"), ("bootstrap", "bs")])
-def test_corpus_tests_are_sacrebleus(test: Any, short: str, metric: str) -> None:
-    found = compare_corpora(metric, FIRST, SECOND, REFERENCES, "ar", test=test, resamples=400, seed=7)
-    ties = 2.0 ** (1 - DIFFERING) if short == "ar" else 0
-    assert found.p_value - ties == pytest.approx(NUMBERS[short][metric], abs=5e-5)
-    assert 0 < found.second < found.first < 100
-    assert found.difference == found.second - found.first
-    assert f"{test}|sacrebleu|nrefs:1|{short}:400|seed:7|" in found.signature
-    assert "SACREBLEU_SEED" not in os.environ
+@pytest.mark.parametrize(
+    ("first", "second", "paired"),
+    [
+        ([FIRST], [SECOND], [SECOND]),
+        ([FIRST, SECOND], [SECOND, THIRD], [SECOND, THIRD]),
+        ([FIRST, SECOND], [THIRD], [THIRD, THIRD]),
+    ],
+)
+def test_exact_corpus_p_values_are_those_of_all_swaps(
+    metric: str, first: list[list[str]], second: list[list[str]], paired: list[list[str]]
+) -> None:
+    size = 7
+    one, other, twin = ([run[:size] for run in runs] for runs in (first, second, paired))
+    differences = np.array(differences_of_all_swaps(metric, one, twin, REFERENCES[:size]))
+    wanted = np.mean(np.abs(differences) >= abs(differences[0]) - 1e-9)
+    found = compare_corpora(metric, one, other, REFERENCES[:size], "ar")
+    assert found.p_value == pytest.approx(wanted)
+    assert found.first == pytest.approx(value(metric, one, REFERENCES[:size]))
+    assert found.second == pytest.approx(value(metric, other, REFERENCES[:size]))
+    swapped = compare_corpora(metric, other, one, REFERENCES[:size], "ar")
+    assert (swapped.p_value, swapped.difference) == (found.p_value, -found.difference)
+
+
+@pytest.mark.parametrize("metric", ["bleu", "chrf"])
+def test_random_swaps_come_near_all_of_them(metric: str) -> None:
+    exact = compare_corpora(metric, FIRST[:10], SECOND[:10], REFERENCES[:10], "ar", resamples=1024)
+    found = compare_corpora(metric, FIRST[:10], SECOND[:10], REFERENCES[:10], "ar", resamples=1023)
+    assert 0 < exact.p_value < 1
+    assert found.p_value == pytest.approx(exact.p_value, abs=0.05)
+    assert found.p_value != exact.p_value
+
+
+@pytest.mark.parametrize("metric", ["bleu", "chrf"])
+def test_corpus_bootstrap_agrees_with_a_plain_one(metric: str) -> None:
+    found = compare_corpora(metric, FIRST, SECOND, REFERENCES, "ar", test="bootstrap", resamples=600)
+    generator = np.random.default_rng(6)
+    drawn = []
+    for _ in range(600):
+        rows = generator.integers(len(FIRST), size=len(FIRST))
+        texts = [REFERENCES[i] for i in rows]
+        one, other = ([[run[i] for i in rows]] for run in (FIRST, SECOND))
+        drawn.append(value(metric, other, texts) - value(metric, one, texts))
+    far = np.abs(np.array(drawn) - found.difference) >= abs(found.difference)
+    assert found.p_value == pytest.approx(far.mean(), abs=0.08)
+    assert found.interval == pytest.approx(np.percentile(drawn, [2.5, 97.5]).tolist(), abs=3)
+
+
+@pytest.mark.parametrize("metric", ["bleu", "chrf"])
+def test_corpus_p_values_are_near_sacrebleus_where_nothing_ties(metric: str) -> None:
+    found = compare_corpora(metric, FIRST, SECOND, REFERENCES, "ar", resamples=2000)
+    assert found.p_value == pytest.approx(OFFICIAL[metric], abs=0.08)  # of 400 trials: 3 deviations
+
+
+@pytest.mark.parametrize(("gains", "losses", "p_value"), [(1, 0, 1.0), (2, 1, 1.0), (8, 1, 20 / 512)])
+def test_ties_of_corpus_scores_count(gains: int, losses: int, p_value: float) -> None:
+    """Of words that are right in one method only; others are wrong in both, by other letters in each."""
+    differing = gains + losses
+    right = [f"{chr(97 + i) * 4} one two three four" for i in range(12)]
+    first = [*["- - - - -"] * gains, *right[gains:differing], *["x x x x x"] * (12 - differing)]
+    second = [*right[:gains], *["- - - - -"] * losses, *["y y y y y"] * (12 - differing)]
+    found = compare_corpora("bleu", first, second, [[text] for text in right], "en")
+    assert found.p_value == p_value
+
+
+def test_equal_texts_never_differ_and_the_signature_says_how_it_was_found() -> None:
+    for test in ("randomisation", "bootstrap"):
+        same = compare_corpora("chrf", FIRST, [FIRST] * 2, REFERENCES, "ar", test=test, resamples=50, seed=7)
+        assert (same.p_value, same.difference) == (1, 0)
+        assert same.signature.startswith(f"{test}:50|seed:7|scipy:")
+        assert "|sacrebleu|nrefs:1|" in same.signature
+    one_better = compare_corpora(
+        "bleu", FIRST, [REFERENCES[0][0], *FIRST[1:]], REFERENCES, "ar", resamples=99
+    )
+    assert one_better.difference > 0
+    assert one_better.p_value == 1
 
 
 @pytest.mark.parametrize("test", ["randomisation", "bootstrap"])
-def test_corpora_that_are_alike_are_not_found_different(test: Any) -> None:
-    """By itself sacreBLEU's randomisation says p = 1 / (n + 1) to both."""
-    same = compare_corpora("chrf", FIRST, FIRST, REFERENCES, "ar", test=test, resamples=50)
-    assert (same.p_value, same.difference) == (1, 0)
-    one_better = [REFERENCES[0][0], *FIRST[1:]]
-    found = compare_corpora("bleu", FIRST, one_better, REFERENCES, "ar", test=test, resamples=200)
-    assert found.difference > 0
-    assert found.p_value > 0.05
-    if test == "randomisation":
-        assert found.p_value == 1
-
-
-def test_the_callers_sacrebleu_seed_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SACREBLEU_SEED", "99")
+def test_corpus_p_values_are_repeatable_and_depend_on_the_seed(test: Any) -> None:
     found = [
-        compare_corpora("chrf", FIRST, SECOND, REFERENCES, "ar", resamples=50, seed=seed).p_value
+        compare_corpora("chrf", FIRST, SECOND, REFERENCES, "ar", test=test, resamples=50, seed=seed).p_value
         for seed in (1, 1, 2, 3)
     ]
     assert found[0] == found[1]
     assert len(set(found)) > 1
-    assert os.environ["SACREBLEU_SEED"] == "99"
 
 
 def score(values: list[float], name: str = "rougeL", signature: str = "s") -> Score:
@@ -198,8 +275,28 @@ def test_bad_settings_are_refused() -> None:
         paired_bootstrap([1.0, 2.0], [2.0, 3.0], resamples=0)
     with pytest.raises(GraspError, match="neither bleu nor chrf"):
         compare_corpora("rougeL", FIRST, SECOND, REFERENCES, "ar")
-    with pytest.raises(GraspError, match="seed must be at least 1"):
-        compare_corpora("chrf", FIRST, SECOND, REFERENCES, "ar", seed=0)
+    for test in ("randomisation", "bootstrap"):
+        with pytest.raises(GraspError, match="at least 2 examples, got 1"):
+            compare_corpora("chrf", FIRST[:1], SECOND[:1], REFERENCES[:1], "ar", test=test)
+    with pytest.raises(GraspError, match="resamples must be at least 1"):
+        compare_corpora("chrf", FIRST, SECOND, REFERENCES, "ar", resamples=0)
+    with pytest.raises(GraspError, match="no predictions"):
+        compare_corpora("chrf", [], SECOND, REFERENCES, "ar")
+    with pytest.raises(GraspError, match="predictions, but"):
+        compare_corpora("chrf", [FIRST, FIRST[1:]], [SECOND], REFERENCES, "ar")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("test", [approximate_randomisation, paired_bootstrap])
+def test_what_is_no_finite_number_is_refused(test: Any, value: float) -> None:
+    for rows in ([1, value, 2], [2, 3, 4]), ([2, 3, 4], [1, value, 2]):
+        with pytest.raises(GraspError, match="infinite or not a number"):
+            test(*rows)
+
+
+def test_ties_that_rounding_would_break_count() -> None:
+    """Every sum of three equal differences is at least as far from 0 as one; but 10.1 - 10 is not 0.1."""
+    assert approximate_randomisation([10.0, 0.0, 100.1], [10.1, 0.1, 100.0]) == 1
 
 
 def test_mean_and_sample_deviation_over_seeds() -> None:

@@ -1,14 +1,12 @@
 """Is one method better than another on the same examples, or is it luck?
 
 Two tests, both two-sided and paired: approximate randomisation (Riezler and Maxwell, 2005), and the paired
-bootstrap (Koehn, 2004). Scores that are means over examples are tested with SciPy, BLEU and chrF with
-sacreBLEU's `PairedTest`.
+bootstrap (Koehn, 2004). Both are SciPy's. Means over examples are tested as they are; BLEU and chrF are
+computed anew in every trial, by sacreBLEU, from the n-gram counts of the examples.
 """
 
 import math
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Literal
@@ -32,7 +30,8 @@ __all__ = [
 
 Test = Literal["randomisation", "bootstrap"]
 
-_BATCH = 1000  # resamples at a time, which bounds memory
+_BATCH = 100  # resamples at a time, which bounds memory
+_DECIMALS = 10  # of differences, which are of 0..100 or nats: without rounding, ties would be lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,19 +94,9 @@ def approximate_randomisation(
     """The p-value of the difference of means when each example's two values are swapped at random.
 
     With at most log2(`resamples`) examples all swaps are tried, and the p-value is exact; otherwise it is
-    (hits + 1) / (resamples + 1) per side, so never 0.
+    (hits + 1) / (resamples + 1), so never 0.
     """
-    _check_pairs(first, second, resamples)
-    result = library("scipy.stats").permutation_test(
-        (np.asarray(first, dtype=float), np.asarray(second, dtype=float)),
-        _difference,
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=resamples,
-        batch=_BATCH,
-        rng=np.random.default_rng(seed),
-    )
-    return float(result.pvalue)
+    return _randomise(np.asarray(first, float), np.asarray(second, float), _of_means, resamples, seed)
 
 
 def paired_bootstrap(
@@ -123,10 +112,111 @@ def paired_bootstrap(
     Examples are drawn with replacement, both values of one together. The p-value is the share of resamples
     that lie at least as far from the observed difference as that lies from 0: (hits + 1) / (resamples + 1).
     """
+    samples = np.asarray(first, float), np.asarray(second, float)
+    return _bootstrap(*samples, _of_means, resamples, seed, confidence)
+
+
+def compare_corpora(
+    metric: str,
+    first: Sequence[str] | Sequence[Sequence[str]],
+    second: Sequence[str] | Sequence[Sequence[str]],
+    references: Sequence[Sequence[str]],
+    language: str,
+    *,
+    tokenizer: str | None = None,
+    test: Test = "randomisation",
+    resamples: int = 10_000,
+    seed: int = 1,
+) -> Comparison:
+    """Test `bleu` or `chrf` on two methods' predictions for the same examples.
+
+    A method that was run with several seeds has the mean of their scores. A trial moves all predictions for
+    an example together, because runs on the same example are not independent examples. Where the methods have
+    unlike numbers of runs, each method's are repeated as often as it takes.
+
+    Args:
+        metric: `bleu` or `chrf`.
+        first: One method's predictions, or a list of them for each seed.
+        second: The other's.
+        references: Each example's references.
+        language: Chooses BLEU's tokenizer.
+        tokenizer: BLEU's tokenizer, instead of the language's.
+        test: Which test.
+        resamples: Trials.
+        seed: Of the trials.
+
+    Raises:
+        GraspError: Another metric, fewer than 2 examples, or predictions that do not fit the references.
+    """
+    if metric not in ("bleu", "chrf"):
+        raise GraspError(f"significance: {metric!r} is neither bleu nor chrf. Use compare_scores for it.")
+    measure = bleu_metric(tokenizer or bleu_tokenizer(language)) if metric == "bleu" else chrf_metric()
+    counts = [_counts(measure, predictions, references) for predictions in (first, second)]
+    runs = math.lcm(*map(len, counts))
+    # (runs, 2 * examples, counts): the first method's examples, then the second's; trials draw row numbers
+    rows = np.concatenate([np.resize(side, (runs, *side.shape[1:])) for side in counts], axis=1)
+
+    def score(chosen: Any) -> Any:
+        sums = rows[:, chosen].sum(axis=-2)
+        values = np.apply_along_axis(
+            lambda row: measure._compute_score_from_stats(row.tolist()).score, -1, sums
+        )
+        return values.mean(axis=0)
+
+    def difference(first: Any, second: Any, axis: int) -> Any:
+        return np.round(score(second) - score(first), _DECIMALS)
+
+    size = len(references)
+    samples = np.arange(size), np.arange(size, 2 * size)
+    interval: tuple[float, float] | None = None
+    if test == "randomisation":
+        p_value = _randomise(*samples, difference, resamples, seed)
+    else:
+        p_value, interval = _bootstrap(*samples, difference, resamples, seed)
+    how = f"{test}:{resamples}|seed:{seed}|scipy:{version('scipy')}|sacrebleu|{measure.get_signature()}"
+    return Comparison(metric, float(score(samples[0])), float(score(samples[1])), p_value, interval, how)
+
+
+def _counts(measure: Any, predictions: Any, references: Sequence[Sequence[str]]) -> Any:
+    """What the metric counts of each prediction and sums over a corpus: (runs, examples, counts)."""
+    runs = predictions if predictions and not isinstance(predictions[0], str) else [predictions]
+    for run in runs:
+        check_lengths(run, references)
+    streams = reference_streams(references)
+    return np.array([measure._extract_corpus_statistics(run, streams) for run in runs])
+
+
+def _of_means(first: Any, second: Any, axis: int) -> Any:
+    return np.round(np.mean(second, axis=axis) - np.mean(first, axis=axis), _DECIMALS)
+
+
+def _randomise(first: Any, second: Any, difference: Callable[..., Any], resamples: int, seed: int) -> float:
+    _check_pairs(first, second, resamples)
+    result = library("scipy.stats").permutation_test(
+        (first, second),
+        lambda one, other, axis: np.abs(difference(one, other, axis)),
+        permutation_type="samples",
+        alternative="greater",
+        vectorized=True,
+        n_resamples=resamples,
+        batch=_BATCH,
+        rng=np.random.default_rng(seed),
+    )
+    return float(result.pvalue)
+
+
+def _bootstrap(
+    first: Any,
+    second: Any,
+    difference: Callable[..., Any],
+    resamples: int,
+    seed: int,
+    confidence: float = 0.95,
+) -> tuple[float, tuple[float, float]]:
     _check_pairs(first, second, resamples)
     result = library("scipy.stats").bootstrap(
-        (np.asarray(first, dtype=float), np.asarray(second, dtype=float)),
-        _difference,
+        (first, second),
+        difference,
         paired=True,
         vectorized=True,
         n_resamples=resamples,
@@ -135,90 +225,19 @@ def paired_bootstrap(
         method="percentile",
         rng=np.random.default_rng(seed),
     )
-    observed = math.fsum(b - a for a, b in zip(first, second, strict=True)) / len(first)
-    distances = np.abs(result.bootstrap_distribution - observed)
-    hits = int(np.sum(distances >= abs(observed) * (1 - 1e-12)))  # equal but for rounding is a hit
+    observed = difference(first, second, axis=-1)
+    distances = np.round(np.abs(result.bootstrap_distribution - observed), _DECIMALS)
+    hits = int(np.sum(distances >= np.abs(observed)))
     low, high = result.confidence_interval
     return (hits + 1) / (resamples + 1), (float(low), float(high))
 
 
-def compare_corpora(
-    metric: str,
-    first: Sequence[str],
-    second: Sequence[str],
-    references: Sequence[Sequence[str]],
-    language: str,
-    *,
-    tokenizer: str | None = None,
-    test: Test = "randomisation",
-    resamples: int | None = None,
-    seed: int = 1,
-) -> Comparison:
-    """Test `bleu` or `chrf` on two methods' predictions for the same examples.
-
-    sacreBLEU counts only trials that beat the observed difference, so two methods whose predictions are the
-    same, or differ in one example, would come out as different for certain. The share of trials that must
-    tie is therefore added: with k differing predictions, those that swap all or none of them, 2 in 2^k. Where
-    the two values are equal (both 0, say), every trial is at least as far off, and the p-value is 1.
-
-    Args:
-        metric: `bleu` or `chrf`.
-        first: One method's predictions.
-        second: The other's.
-        references: Each example's references.
-        language: Chooses BLEU's tokenizer.
-        tokenizer: BLEU's tokenizer, instead of the language's.
-        test: Which test.
-        resamples: By default sacreBLEU's: 10,000 swaps, 1,000 bootstrap resamples.
-        seed: At least 1.
-    """
-    check_lengths(first, references)
-    check_lengths(second, references)
-    if metric not in ("bleu", "chrf"):
-        raise GraspError(f"significance: {metric!r} is neither bleu nor chrf. Use compare_scores for it.")
-    if seed < 1:
-        raise GraspError(f"significance: seed must be at least 1, got {seed} (0 does not fix sacreBLEU's)")
-    measure = bleu_metric(tokenizer or bleu_tokenizer(language)) if metric == "bleu" else chrf_metric()
-    with _sacrebleu_seed(seed):
-        signatures, found = library("sacrebleu.significance").PairedTest(
-            [("first", list(first)), ("second", list(second))],
-            {metric: measure},
-            reference_streams(references),
-            test_type="ar" if test == "randomisation" else "bs",
-            n_samples=resamples or 0,
-        )()
-    (key,) = signatures
-    one, other = found[key]
-    differing = sum(a != b for a, b in zip(first, second, strict=True))
-    ties = 2.0 ** (1 - differing) if test == "randomisation" else float(differing == 0)
-    p_value = 1.0 if one.score == other.score else min(1.0, other.p_value + ties)
-    signature = f"{test}|sacrebleu|{signatures[key]}"
-    return Comparison(metric, float(one.score), float(other.score), p_value, None, signature)
-
-
-def _difference(first: Any, second: Any, axis: int) -> Any:
-    return np.mean(second, axis=axis) - np.mean(first, axis=axis)
-
-
-def _check_pairs(first: Sequence[float], second: Sequence[float], resamples: int) -> None:
+def _check_pairs(first: Any, second: Any, resamples: int) -> None:
     if len(first) != len(second):
         raise GraspError(f"significance: {len(first)} and {len(second)} examples: score the same ones")
     if len(first) < 2:
         raise GraspError(f"significance: needs at least 2 examples, got {len(first)}")
+    if not (np.isfinite(first).all() and np.isfinite(second).all()):
+        raise GraspError("significance: a value is infinite or not a number: compare finite ones only")
     if resamples < 1:
         raise GraspError(f"significance: resamples must be at least 1, got {resamples}")
-
-
-@contextmanager
-def _sacrebleu_seed(seed: int) -> Iterator[None]:
-    """sacreBLEU takes its seed from the environment only."""
-    name = "SACREBLEU_SEED"
-    before = os.environ.get(name)
-    os.environ[name] = str(seed)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before

@@ -28,7 +28,7 @@ class MethodResult:
         seeds: Of the final runs; one for a method without any training of its own.
         scores: `scores.json` by seed.
         costs: The totals of `cost.json` by seed.
-        predictions: Rows of the first seed's `predictions.jsonl`.
+        predictions: The rows of `predictions.jsonl` by seed.
     """
 
     method: str
@@ -37,7 +37,7 @@ class MethodResult:
     seeds: tuple[int, ...]
     scores: tuple[Mapping[str, Any], ...]
     costs: tuple[Mapping[str, float], ...]
-    predictions: tuple[Mapping[str, Any], ...]
+    predictions: tuple[Sequence[Mapping[str, Any]], ...]
 
     def spread(self, metric: str) -> Spread:
         """Mean and standard deviation over the seeds of a loss or a metric."""
@@ -78,25 +78,25 @@ def compare_methods(
     language: str,
     *,
     test: Test = "randomisation",
-    resamples: int | None = None,
+    resamples: int = 10_000,
 ) -> Comparison:
     """Is the difference of two methods more than luck? Over examples, each with its mean over the seeds.
 
-    BLEU and chrF have no value per example: there the first seeds' answers are compared.
+    BLEU and chrF have no value per example: there an example's answers of all seeds are swapped together.
 
     Args:
         metric: "test_loss" or a metric that both were scored with.
         language: The target's; chooses BLEU's tokenizer.
-        resamples: None takes the test's own default.
+        resamples: Trials.
     """
     one, other = first.by_example(metric), second.by_example(metric)
     if one is not None and other is not None:
-        return compare_scores(one, other, test=test, resamples=resamples or 10_000)
+        return compare_scores(one, other, test=test, resamples=resamples)
     return compare_corpora(
         metric,
-        [row["prediction"] for row in first.predictions],
-        [row["prediction"] for row in second.predictions],
-        [row["references"] for row in first.predictions],
+        [[row["prediction"] for row in rows] for rows in first.predictions],
+        [[row["prediction"] for row in rows] for rows in second.predictions],
+        [row["references"] for row in first.predictions[0]],
         language,
         test=test,
         resamples=resamples,

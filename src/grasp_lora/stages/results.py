@@ -17,7 +17,7 @@ TITLES = {
     "lora_target": "target adapter, not merged",
     "merge_untrained": "merged, not fine-tuned",
     "merge": "merged, fine-tuned, not pruned",
-    "merge_prune": "pruned at every step, best of the grid",
+    "merge_prune": "pruned at every step",
     "grid": "fixed mask, best of the grid",
     "random": "random ratios",
     "lorahub": "LoRAHub",
@@ -41,7 +41,6 @@ def read_results(run: RunDirectory, evaluations: Mapping[str, Sequence[str]]) ->
             run.output(stage, "scores.json")  # says what to do where there is none
         folders = [run.path(stage) for stage in stages]
         costs = [_json(folder / "cost.json") for folder in folders]
-        lines = (folders[0] / "predictions.jsonl").read_text("utf-8").splitlines()
         found.append(
             MethodResult(
                 method=method,
@@ -50,7 +49,7 @@ def read_results(run: RunDirectory, evaluations: Mapping[str, Sequence[str]]) ->
                 seeds=tuple(int(folder.name.removeprefix("seed")) for folder in folders),
                 scores=tuple(_json(folder / "scores.json") for folder in folders),
                 costs=tuple(cost["total"] for cost in costs),
-                predictions=tuple(json.loads(line) for line in lines),
+                predictions=tuple(_rows(folder / "predictions.jsonl") for folder in folders),
             )
         )
     return found
@@ -63,6 +62,11 @@ def _ratio(run: RunDirectory, stages: Sequence[str]) -> float | None:
         if (path := run.path(stage) / "ratio.json").exists():
             ratio = float(_json(path)["p"])
     return ratio
+
+
+def _rows(path: Path) -> tuple[Any, ...]:
+    with path.open(encoding="utf-8") as lines:  # by line feeds alone: texts may hold U+2028
+        return tuple(json.loads(line) for line in lines)
 
 
 def _json(path: Path) -> Any:
