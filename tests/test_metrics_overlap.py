@@ -79,9 +79,11 @@ def test_tokenization_follows_from_the_language(language: str, rouge_wanted: str
     assert (rouge_tokenization(language), bleu_tokenizer(language)) == (rouge_wanted, bleu_wanted)
 
 
-def test_an_empty_language_is_refused() -> None:
-    with pytest.raises(GraspError, match="language is empty"):
-        base_language(" ")
+@pytest.mark.parametrize("language", [" ", "english", "chinese_simplified", "z", "zh-", "zh CN", "中文"])
+def test_a_language_that_is_no_code_is_refused(language: str) -> None:
+    for derive in (base_language, rouge_tokenization, bleu_tokenizer):
+        with pytest.raises(GraspError, match=f"{language!r} is no code of a language. Use one such as 'ar'"):
+            derive(language)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from grasp_lora.errors import GraspError
 from grasp_lora.metrics.qa import answer_tokens, exact_match, question_answering, token_f1
 
 pytest.importorskip("regex")
@@ -78,3 +79,9 @@ def test_signatures_name_the_rule() -> None:
     assert "norm:mlqa-ar|" in signature("ar")
     assert signature("zh-CN") == signature("zho_Hans")
     assert "norm:unspaced-letters-alone|" in signature("ja")
+
+
+def test_a_languages_name_is_refused() -> None:
+    """Else `english` would be a language without articles."""
+    with pytest.raises(GraspError, match="'english' is no code of a language"):
+        question_answering(["the fox"], [["fox"]], "english")

@@ -1,7 +1,6 @@
 """All metrics of a set of predictions, by name."""
 
 from collections.abc import Sequence
-from functools import partial
 
 from grasp_lora.errors import GraspError
 from grasp_lora.metrics.bertscore import BERTSCORE, BertScorer
@@ -44,14 +43,11 @@ def score_predictions(
     """
     if unknown := [name for name in metrics if name not in METRICS]:
         raise GraspError(f"unknown metrics {unknown}. Known are {', '.join(METRICS)}.")
-    tokens = rouge_tokens or rouge_tokenization(language)
     found: list[Score] = []
-    for group, measure in (
-        (ROUGE, partial(rouge, predictions, references, tokens)),
-        (QA, partial(question_answering, predictions, references, language)),
-    ):
-        if chosen := [name for name in group if name in metrics]:
-            found += measure(chosen)
+    if chosen := [name for name in ROUGE if name in metrics]:
+        found += rouge(predictions, references, rouge_tokens or rouge_tokenization(language), chosen)
+    if chosen := [name for name in QA if name in metrics]:
+        found += question_answering(predictions, references, language, chosen)
     if "bleu" in metrics:
         metric = bleu_metric(bleu_tokens or bleu_tokenizer(language))
         found.append(corpus_score("bleu", metric, predictions, references))

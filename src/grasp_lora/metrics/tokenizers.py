@@ -38,11 +38,17 @@ _UNSPACED_SCRIPTS = ("Han", "Hiragana", "Katakana", "Thai", "Lao", "Khmer", "Mya
 
 
 def base_language(language: str) -> str:
-    """`zh-CN`, `zh_Hans`, `zho_Hans` and `ZH` are all `zh`."""
-    first = re.split(r"[-_]", language.strip().lower())[0]
-    if not first:
-        raise GraspError("metrics: the language is empty. Give its code, for example 'ar' or 'zh'.")
-    return _ALIASES.get(first, first)
+    """`zh-CN`, `zh_Hans`, `zho_Hans` and `ZH` are all `zh`.
+
+    Raises:
+        GraspError: Not a code: a name such as `chinese` would be taken for a language like any other.
+    """
+    code = re.fullmatch(r"([a-z]{2,3})([-_][a-z0-9]+)*", language.strip().lower())
+    if code is None:
+        raise GraspError(
+            f"metrics: {language!r} is no code of a language. Use one such as 'ar', 'zh' or 'pt-BR'."
+        )
+    return _ALIASES.get(code[1], code[1])
 
 
 def rouge_tokenization(language: str) -> Tokenization:
