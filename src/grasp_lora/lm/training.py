@@ -41,6 +41,14 @@ class TrainSettings:
     max_grad_norm: float = 1.0
     seed: int = 42
 
+    def steps_per_epoch(self, examples: int, processes: int = 1) -> int:
+        """Optimizer steps that it takes to see every example once."""
+        return math.ceil(examples / (self.batch_size * self.gradient_accumulation * processes))
+
+    def steps(self, examples: int) -> int:
+        """Optimizer steps of a whole run in one process."""
+        return self.max_steps or self.epochs * self.steps_per_epoch(examples)
+
 
 def build_trainer(
     model: nn.Module,
@@ -86,9 +94,8 @@ def build_trainer(
         lr=settings.learning_rate,
         weight_decay=settings.weight_decay,
     )
-    batch = settings.batch_size * settings.gradient_accumulation * arguments.world_size
-    steps_per_epoch = math.ceil(len(examples) / batch)
-    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, steps_per_epoch, gamma=settings.lr_decay_per_epoch)
+    epoch = settings.steps_per_epoch(len(examples), arguments.world_size)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, epoch, gamma=settings.lr_decay_per_epoch)
     trainer = Trainer(
         model=model,
         args=arguments,
@@ -117,14 +124,16 @@ def _count_training_passes(model: nn.Module, _: Any, batch: Mapping[str, Any]) -
 class BestEpoch(TrainerCallback):
     """Evaluates before the first step and after each epoch, stops early, and ends with the best weights.
 
-    The untouched start counts as epoch 0: where no epoch beats it, it is kept. Add it after a callback
-    that masks, so that epoch 0 is the masked adapter.
+    The start counts as epoch 0: where no epoch beats it, it is kept. Add it after a callback that masks, so
+    that epoch 0 is the masked adapter.
 
     Args:
         trainer: The one it is added to.
         loss: The dev loss of a model; lower is better.
         patience: Epochs without a better loss before training stops.
         on_epoch: Called with each epoch and its loss; what it raises ends the run.
+        keep_start: Whether epoch 0 may be the best. No where training itself prunes, since the start is not
+            pruned yet.
     """
 
     def __init__(
@@ -133,15 +142,20 @@ class BestEpoch(TrainerCallback):
         loss: Callable[[nn.Module], float],
         patience: int = 3,
         on_epoch: Callable[[int, float], None] | None = None,
+        *,
+        keep_start: bool = True,
     ) -> None:
         self.trainer, self.loss, self.patience, self.on_epoch = trainer, loss, patience, on_epoch
+        self._first = 0 if keep_start else 1
         self.losses: list[float] = []
         self._best: dict[str, torch.Tensor] = {}
 
     @property
     def epoch(self) -> int:
-        """The best epoch; 0 is the start."""
-        return self.losses.index(min(self.losses))
+        """The best epoch so far; 0 is the start."""
+        return min(
+            range(min(self._first, len(self.losses) - 1), len(self.losses)), key=self.losses.__getitem__
+        )
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any

@@ -38,7 +38,8 @@ def finetune(
     Starts from the pre-controller merge. Leaves a PEFT adapter, `mask.safetensors` (True = keep) and the
     dev loss by epoch.
     """
-    p = learned_ratio(inputs, run, p) if isinstance(p, str) else p
-    tuning = Tuning(inputs, run, seed, every_step=every_step)
-    dependencies = {**tuning.dependencies(), "p": p}
-    return run.stage(name, dependencies, lambda folder: tuning.train(folder, p))
+    method = p if isinstance(p, str) else ""
+    ratio = learned_ratio(inputs, run, p) if isinstance(p, str) else p
+    tuning = Tuning(inputs, run, seed, method, every_step=every_step)
+    dependencies = {**tuning.dependencies(), "p": ratio}
+    return run.stage(name, dependencies, lambda folder: tuning.train(folder, ratio))

@@ -6,12 +6,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from grasp_lora.config import Optuna
 from grasp_lora.errors import GraspError
 from grasp_lora.stages.inputs import Inputs, flat
 from grasp_lora.stages.run_directory import RunDirectory, write_json
 from grasp_lora.stages.tuning import Tuning
 
-__all__ = ["import_optuna", "optuna_ratio"]
+__all__ = ["import_optuna", "new_study", "optuna_ratio"]
 
 
 def optuna_ratio(inputs: Inputs, run: RunDirectory) -> Path:
@@ -25,16 +26,11 @@ def optuna_ratio(inputs: Inputs, run: RunDirectory) -> Path:
     """
     config, wanted = inputs.config, inputs.config.optuna
     optuna = import_optuna()
-    tuning = Tuning(inputs, run, config.seed)
+    tuning = Tuning(inputs, run, config.seed, "optuna")
+    trials = config.optuna.trials or max(1, len(config.grid) - 1)  # with the final run, the grid's trainings
 
     def work(folder: Path) -> None:
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        # The untouched start is epoch 0 and says nothing about the training: the pruners begin after it.
-        if wanted.pruner == "median":
-            pruner = optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=1)
-        else:
-            pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2)
-        study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=config.seed), pruner=pruner)
+        study = new_study(wanted, trials, config.seed)
 
         def objective(trial: Any) -> float:
             p = trial.suggest_float("p", wanted.p_min, wanted.p_max)
@@ -42,7 +38,7 @@ def optuna_ratio(inputs: Inputs, run: RunDirectory) -> Path:
 
             def report(epoch: int, loss: float) -> None:
                 losses.append(loss)
-                if 0 < epoch < config.final.training.epochs:  # after the last there is nothing to save
+                if 0 < epoch < tuning.epochs:  # after the last there is nothing to save
                     trial.report(loss, epoch)
                     if trial.should_prune():
                         raise optuna.TrialPruned
@@ -55,14 +51,33 @@ def optuna_ratio(inputs: Inputs, run: RunDirectory) -> Path:
                 _append(folder / "trials.jsonl", {"p": p, "dev_loss": losses})
             return min(losses)
 
-        study.optimize(objective, n_trials=wanted.trials)
+        study.optimize(objective, n_trials=trials)
         best = study.best_trial
         pruned = sum(trial.state.name == "PRUNED" for trial in study.trials)
-        ratio = {"p": best.params["p"], "dev_loss": best.value, "trials": wanted.trials, "pruned": pruned}
+        ratio = {"p": best.params["p"], "dev_loss": best.value, "trials": trials, "pruned": pruned}
         write_json(folder / "ratio.json", {**ratio, "optuna": optuna.__version__})
 
-    dependencies = {**tuning.dependencies(), **flat("optuna", wanted.model_dump())}
+    how = {**wanted.model_dump(), "trials": trials, "random_trials": random_trials(trials)}
+    dependencies = {**tuning.dependencies(), **flat("optuna", how)}
     return run.stage(inputs.learn_stage("optuna"), dependencies, work)
+
+
+def random_trials(trials: int) -> int:
+    """How many trials are drawn evenly before TPE models the rest; Optuna's own 10 would be all of a few."""
+    return min(10, max(1, trials // 3))
+
+
+def new_study(wanted: Optuna, trials: int, seed: int) -> Any:
+    """A study with TPE and the pruner that the config names."""
+    optuna = import_optuna()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # The untouched start is epoch 0 and says nothing about the training: the pruners begin after it.
+    if wanted.pruner == "median":
+        pruner = optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=1)
+    else:
+        pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2)
+    sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=random_trials(trials))
+    return optuna.create_study(sampler=sampler, pruner=pruner)
 
 
 def import_optuna() -> Any:
