@@ -112,9 +112,23 @@ def test_same_language_twice(write):
         load_config(write(SMALL.replace("language: ar", "language: en")))
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)
-def test_shipped_configs_load(path):
-    assert load_config(path).methods
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("grid=[0.101,0.104]", "same to two decimals"),
+        ("seeds=[]", "seeds"),
+        ("seeds=[42,42]", "twice"),
+        ("seeds=[-1]", "seeds"),
+        ("optuna.p_min=0.9", "p_min <= p_max"),
+        ("combine.weights={en: 1.0}", r"a weight for each of \['ar', 'en'\]"),
+        ("merge_prune.unit=module", "threshold"),
+        ("merge_prune.threshold=0.1", "threshold"),
+    ],
+)
+def test_settings_that_do_not_go_together(write, override, complaint):
+    with pytest.raises(GraspError, match=complaint) as error:
+        load_config(write(SMALL), [override])
+    assert "max_length" not in str(error.value)  # not the whole config with it
 
 
 @pytest.mark.parametrize("path", sorted([*CONFIGS.glob("*.yaml"), *CONFIGS.glob("matrix/*.yaml")]), ids=str)
@@ -132,6 +146,6 @@ def test_all_means_every_method_and_a_variant_fills_up_from_control(tmp_path):
         config.methods
     )
     assert (config.variants["a"].beta, config.variants["a"].tau, config.control.tau) == (0.2, 0.3, 0.01)
-    for name in ("grasp", "a/b", ""):
+    for name in ("grasp", "a/b", "", ".."):
         with pytest.raises(GraspError, match="variant"):
             load_config(CONFIGS / "demo.yaml", [f"variants={{'{name}': {{}}}}"])

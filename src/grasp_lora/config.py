@@ -37,6 +37,7 @@ __all__ = [
 
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 
@@ -153,9 +154,15 @@ class MergePrune(_Node):
     importance: Literal["input", "gradient"] = "input"
     unit: Literal["parameter", "module"] = "parameter"
     value: Literal["zero", "init"] = "zero"
-    threshold: NotNegative = 0.0  # of the mean importance, where unit is module; the grid is then not used
+    threshold: Annotated[float, Field(gt=0.0)] | None = None  # of the mean importance: for modules, no grid
     rescore_every: Count = 1  # optimizer steps; 1 is the paper's schedule
     rescore: Literal["validation", "train_batch"] = "validation"  # where X comes from; the paper: validation
+
+    @model_validator(mode="after")
+    def _threshold_of_modules(self) -> "MergePrune":
+        if (self.threshold is None) == (self.unit == "module"):
+            raise ValueError("merge_prune.threshold goes with unit: module, and module needs one")
+        return self
 
 
 class LoraHub(_Node):
@@ -171,10 +178,16 @@ class LoraHub(_Node):
 class Optuna(_Node):
     """What a user would take instead of a grid: TPE over the ratio, and a pruner of hopeless trials."""
 
-    trials: Count = 7  # with the final run as many trainings as the grid has
-    pruner: Literal["median", "asha"] = "median"
+    trials: Count | None = None  # None: with the final run as many trainings as the grid has
+    pruner: Literal["median", "asha"] = "median"  # sees dev after each epoch, so it needs two or more
     p_min: Ratio = 0.1  # the grid's range
     p_max: Ratio = 0.8
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Optuna":
+        if self.p_min > self.p_max:
+            raise ValueError(f"need p_min <= p_max, got {self.p_min}, {self.p_max}")
+        return self
 
 
 class BertScore(_Node):
@@ -243,8 +256,8 @@ class Config(_Node):
     max_length: Count = 2200  # tokens of prompt and answer together
     max_new_tokens: Count | None = None  # None: the task's own
     token_budget: Count = 4096  # tokens of one evaluation batch
-    seed: int = 42  # adapters, the learning run and the policy
-    seeds: tuple[int, ...] = (42,)  # the final run is repeated with each
+    seed: Seed = 42  # adapters, the learning run and the policy
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (42,)  # the final run is repeated with each
 
     @model_validator(mode="before")
     @classmethod
@@ -275,9 +288,22 @@ class Config(_Node):
         if self.source.language == self.target.language:
             raise ValueError(f"source and target are both '{self.source.language}'")
         for name in self.variants:
-            if name in _METHODS or not re.fullmatch(r"[\w.]+", name):
+            if name in _METHODS or not re.fullmatch(r"\w[\w.]*", name):
                 raise ValueError(f"a variant cannot be called '{name}': use letters, digits, _ and no method")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds has one of {list(self.seeds)} twice")
+        if len({f"{p:.2f}" for p in self.grid}) < len(self.grid):
+            raise ValueError(f"grid has two ratios that are the same to two decimals: {list(self.grid)}")
+        sides = {self.source.language, self.target.language}
+        if self.combine.weights is not None and set(self.combine.weights) != sides:
+            raise ValueError(f"combine.weights needs a weight for each of {sorted(sides)}")
         return self
+
+    @property
+    def controlled(self) -> tuple[str, ...]:
+        """The methods and variants that learn a ratio on the micro-dev set."""
+        found = (name for name in self.methods if name in ("grasp", "random", "rank_check"))
+        return (*found, *self.variants)
 
     @property
     def folder(self) -> Path:
@@ -314,7 +340,10 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
 def _reason(fault: Mapping[str, Any]) -> str:
     if fault["type"] == "extra_forbidden":
         return "unknown key"
-    return f"{fault['msg']} (got {fault['input']!r})" if fault["type"] != "missing" else "missing"
+    if fault["type"] == "missing":
+        return "missing"
+    whole = isinstance(fault["input"], Mapping)  # the message of a node says what of it is wrong
+    return fault["msg"] if whole else f"{fault['msg']} (got {fault['input']!r})"
 
 
 def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """An experiment as jobs: which stages a config asks for, and in what order."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -54,9 +54,8 @@ def plan(config: Config, inputs: Inputs, run: RunDirectory) -> list[Job]:
             add(*made)
             needs = tuple(job.name for job in made) or tuple(sides)
             name = f"eval/{method}/seed{seed}"
-            # What every method of a run shares is not the method's cost, unless it is all of the method.
-            own = [stage for stage in needs if stage != "merged"] if made else _side(method, config)
-            add(Job(name, partial(evaluate, inputs, run, method, adapter, seed, own), needs))
+            cost = _cost(method, seed, needs, config)
+            add(Job(name, partial(evaluate, inputs, run, method, adapter, seed, cost), needs))
             shown.setdefault(method, []).append(name)
     checks: tuple[str, ...] = ()
     if "rank_check" in config.methods:
@@ -110,7 +109,13 @@ def _adapter(method: str, seed: int, inputs: Inputs, run: RunDirectory) -> tuple
                 if method == "optuna"
                 else partial(learn_ratio, inputs, run, method)
             )
-            folder = "final" if method == "grasp" else method
+            folder = (
+                "final"
+                if method == "grasp"
+                else f"variants/{method}"
+                if method in config.variants
+                else method
+            )
             made = [
                 Job(learn, how, ("merged",)),
                 _tuned(f"{folder}/seed{seed}", method, seed, inputs, run, needs=learn),
@@ -132,15 +137,17 @@ def _tuned(
 
 def _points(method: str, config: Config) -> dict[float, str]:
     """Ratio -> the stage of its fine-tuning with the config's seed."""
-    by_module = method == "merge_prune" and config.merge_prune.unit == "module"
-    ratios = (0.0,) if by_module else config.grid  # whole modules go by a threshold, not by a ratio
-    return {p: f"{method}/p{p:.2f}-seed{config.seed}" for p in ratios}
+    return {p: f"{method}/p{p:.2f}-seed{config.seed}" for p in config.grid}
 
 
 def _grid(method: str, seed: int, inputs: Inputs, run: RunDirectory) -> list[Job]:
     """All points with the config's seed, the best of them, and for another seed one more run at its ratio."""
     first, points = inputs.config.seed, _points(method, inputs.config)
     every_step = method == "merge_prune"
+    if (
+        every_step and inputs.config.merge_prune.unit == "module"
+    ):  # by a threshold, so there is no ratio to find
+        return [_tuned(f"{method}/seed{seed}", 0.0, seed, inputs, run, every_step=True)]
     best = inputs.ratio_stage(method)
     made = [_tuned(name, p, first, inputs, run, every_step=every_step) for p, name in points.items()]
     made.append(Job(best, partial(choose, run, points, best), tuple(points.values())))
@@ -150,6 +157,12 @@ def _grid(method: str, seed: int, inputs: Inputs, run: RunDirectory) -> list[Job
     return made
 
 
-def _side(method: str, config: Config) -> list[str]:
+def _cost(method: str, seed: int, needs: Sequence[str], config: Config) -> list[str]:
+    """The stages that are a method's cost: what all methods share is not, unless it is all of the method."""
     sides = {"lora_source": config.source, "lora_target": config.target}
-    return [f"adapters/{sides[method].language}"] if method in sides else []
+    if method in sides:
+        return [] if sides[method].adapter else [f"adapters/{sides[method].language}"]
+    own = [stage for stage in needs if stage != "merged" and not stage.startswith("adapters/")]
+    if method in ("grid", "merge_prune") and seed != config.seed and len(own) > 1:
+        own.pop()  # its best point is trained already: the one at another seed is for the deviation only
+    return own

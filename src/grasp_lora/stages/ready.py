@@ -1,12 +1,11 @@
 """What would stop a run after hours of training is said before it."""
 
+from grasp_lora.errors import GraspError
 from grasp_lora.stages.evaluate import score_answers
-from grasp_lora.stages.inputs import Inputs
+from grasp_lora.stages.inputs import Inputs, adapter_digest, settings
 from grasp_lora.stages.optuna_ratio import import_optuna
 
 __all__ = ["check_ready"]
-
-_CONTROLLED = frozenset({"grasp", "random", "rank_check"})
 
 
 def check_ready(inputs: Inputs) -> None:
@@ -17,8 +16,17 @@ def check_ready(inputs: Inputs) -> None:
     """
     config = inputs.config
     inputs.check_target_splits()
-    for method in (*_CONTROLLED.intersection(config.methods), *config.variants):
-        inputs.micro_dev(inputs.control(method).micro_dev)
+    for method in config.controlled:
+        control = inputs.control(method)
+        inputs.micro_dev(control.micro_dev)
+        train = inputs.examples(config.target, "train", config.target.train_examples)
+        if control.every > (steps := settings(config.learn.training, config.seed).steps(len(train))):
+            raise GraspError(
+                f"{method} would make no round: every {control.every} steps, training takes {steps}"
+            )
+    if "lorahub" in config.methods:
+        for folder in config.lorahub.adapters.values():
+            adapter_digest(folder)
     if inputs.metrics:
         score_answers(inputs, ["a"], [["a"]])
     if "optuna" in config.methods:
