@@ -1,5 +1,6 @@
 """Wall time, peak memory and example passes of a piece of work."""
 
+import gc
 import resource
 import sys
 import time
@@ -43,8 +44,10 @@ def measure() -> Iterator[Cost]:
     """Measure the block: wall seconds, the process's peak resident memory, the GPU allocator's peak.
 
     On Linux the kernel's high-water mark is reset first, so the peak is the block's own; elsewhere it is
-    the process's since its start. A block inside another one counts for both.
+    the process's since its start. A block inside another one counts for both. What an earlier block left in
+    reference cycles, as a Trainer leaves its model, is freed first.
     """
+    gc.collect()
     cost = Cost()
     for outer in _open:
         _see_peaks(outer)  # what it reached so far: the marks are reset now

@@ -81,7 +81,7 @@ def cost_table(results: Sequence[MethodResult]) -> str:
                 f"{grid.cost('seconds') / result.cost('seconds'):.2f}",
                 f"{grid.passes() / result.passes():.2f}",
             ]
-        peak = max(result.cost("peak_gpu_memory_bytes"), result.cost("peak_memory_bytes")) / MIB
+        peak = (result.cost("peak_gpu_memory_bytes") or result.cost("peak_memory_bytes")) / MIB
         rows.append(
             [
                 result.title,
