@@ -8,78 +8,16 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.tiny_models import tiny_llama
-from tests.tiny_tokenizer import tiny_tokenizer
+from tests.tiny_run import SPLITS, TASK, write_setting
 
 from grasp_lora.cli import main
-
-WORDS = ["ab", "bc", "cd", "de", "ef", "fg", "gh", "hi", "ij", "jk", "kl", "lm", "mn", "no", "op", "pq"]
-SPLITS = {
-    "en": {"train": 12, "dev": 4},
-    "ar": {"train": 8, "dev": 4, "micro_dev": 4, "test": 6},
-}
-TASK = """
-name: copy
-prompt: "say {text}\\n"
-target: title
-metrics: [rouge1, rougeL, bleu, chrf, em, f1]
-languages:
-  en: {train: en-train.jsonl, dev: en-dev.jsonl}
-  ar: {train: ar-train.jsonl, dev: ar-dev.jsonl, micro_dev: ar-micro_dev.jsonl, test: ar-test.jsonl}
-"""
-CONFIG = """
-name: tiny
-backbone: BACKBONE
-task: TASK
-source: {language: en}
-target: {language: ar}
-training: {epochs: 2, learning_rate: 1e-2}
-control: {micro_dev: 4, every: 2, p_min: 0.0}
-methods:
-  - zero_shot
-  - lora_source
-  - lora_target
-  - merge_untrained
-  - merge
-  - ties
-  - svd
-  - merge_prune
-  - grid
-  - random
-  - optuna
-  - lorahub
-  - grasp
-  - rank_check
-seeds: [42, 7]
-variants: {no_anchor: {beta: 0.0, select: last}}
-grid: [0.2, 0.4, 0.6]
-optuna: {trials: 3}
-lorahub: {budget: 6}
-combine: {density: 0.4, weights: {en: 1.0, ar: 0.5}}
-evaluation: {generate: null, metrics: task, deployment: true}
-max_length: 40
-max_new_tokens: 6
-"""
+from grasp_lora.config import load_config
+from grasp_lora.stages.inputs import Inputs
 
 
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory):
-    """A backbone, a task and a config on disk."""
-    folder = tmp_path_factory.mktemp("setting")
-    tiny_llama().save_pretrained(folder / "backbone")
-    tiny_tokenizer().save_pretrained(folder / "backbone")
-    (folder / "task.yaml").write_text(TASK)
-    number = 0
-    for language, splits in SPLITS.items():
-        for split, count in splits.items():
-            with (folder / f"{language}-{split}.jsonl").open("w") as file:
-                for _ in range(count):
-                    word = WORDS[number % 16] + WORDS[number // 16]
-                    file.write(json.dumps({"text": f"{word} {number}", "title": word}) + "\n")
-                    number += 1
-    text = CONFIG.replace("BACKBONE", str(folder / "backbone")).replace("TASK", str(folder / "task.yaml"))
-    (folder / "run.yaml").write_text(text)
-    return folder
+    return write_setting(tmp_path_factory.mktemp("setting"))
 
 
 @pytest.fixture(scope="module")
@@ -174,9 +112,9 @@ def test_pruning_at_every_step_is_another_result(finished):
     at_p = "p0.60-seed42/adapter_model.safetensors"
     stepwise, fixed = (load_file(finished / method / at_p) for method in ("merge_prune", "grid"))
     assert any(not torch.equal(stepwise[n], fixed[n]) for n in fixed)
-    epoch = read(finished / "merge_prune/p0.60-seed42/dev_losses.json")["best_epoch"]
+    assert read(finished / "merge_prune/p0.60-seed42/dev_losses.json")["best_epoch"] > 0  # 0 is not pruned
     zeros = sum((w == 0).sum().item() for w in stepwise.values()) / sum(w.numel() for w in stepwise.values())
-    assert zeros == (pytest.approx(0.6, abs=0.02) if epoch else 0.0)
+    assert zeros == pytest.approx(0.6, abs=0.02)
 
 
 def test_random_probes_as_much_as_the_policy_and_learns_nothing(finished):
@@ -194,14 +132,14 @@ def test_random_probes_as_much_as_the_policy_and_learns_nothing(finished):
 
 
 def test_the_ratio_is_found_once_and_trained_with_every_seed(finished):
-    for method, found in (
-        ("grasp", "learn/seed42"),
-        ("optuna", "learn/optuna-seed42"),
-        ("grid", "grid/seed42"),
-        ("no_anchor", "learn/no_anchor-seed42"),
+    for method, found, trained in (
+        ("grasp", "learn/seed42", "final"),
+        ("optuna", "learn/optuna-seed42", "optuna"),
+        ("grid", "grid/seed42", "grid"),
+        ("no_anchor", "learn/no_anchor-seed42", "variants/no_anchor"),
     ):
         p = read(finished / found / "ratio.json")["p"]
-        assert read(finished / ("final" if method == "grasp" else method) / "seed7/pruned.json")["p"] == p
+        assert read(finished / trained / "seed7/pruned.json")["p"] == p
         first, second = (read(finished / f"eval/{method}/seed{s}/scores.json") for s in (42, 7))
         assert first["test_loss"] != second["test_loss"]
     assert not (finished / "grid/p0.20-seed7").exists()
@@ -227,6 +165,11 @@ def test_a_variant_differs_in_what_it_names(finished):
     assert rounds[0][0]["probes"] == rounds[1][0]["probes"]  # the same first draw
     assert rounds[0][-1]["mu"] != rounds[1][-1]["mu"]
     assert read(finished / "learn/no_anchor-seed42/ratio.json")["p"] == rounds[1][-1]["p_next"]
+    units = [
+        list(read(finished / folder / "seed42/pruned.json")["share_by_unit"])
+        for folder in ("final", "variants/by_tensor")
+    ]
+    assert len(units[0]) == 2 * len(units[1])  # one unit per adapter in a factor, or one for all of it
 
 
 def test_the_rank_check_repeats_the_learning_run_and_sees_the_grid(finished):
@@ -363,7 +306,7 @@ def test_a_changed_setting_is_an_error_with_exit_code_2(finished, setting, capsy
         (["backbone=nobody/nothing"], "cannot load the backbone 'nobody/nothing'"),
         (["lora.target_modules=[query]"], "cannot place LoRA"),
         (["source.adapter=nowhere"], "nowhere holds no adapter"),
-        (["target.language=fr"], "no language 'fr'"),
+        (["target.language=fr", "combine.weights=null"], "no language 'fr'"),
         (["max_length=8"], "no body to cut"),
         (["training.learning_rate=1e30"], "lower the learning rate"),
     ],
@@ -374,11 +317,14 @@ def test_errors_are_one_message(setting, capsys, tmp_path, overrides, message):
     assert not list(tmp_path.glob("*/final/*/adapter_model.safetensors"))
 
 
-def test_a_missing_micro_dev_is_an_error(setting, capsys, tmp_path):
+def test_a_missing_micro_dev_is_an_error_where_a_ratio_is_learned(setting, capsys, tmp_path):
     text = TASK.replace(", micro_dev: ar-micro_dev.jsonl", "").replace(": en-", f": {setting}/en-")
     (tmp_path / "task.yaml").write_text(text.replace(": ar-", f": {setting}/ar-"))
-    assert main(["run", str(setting / "run.yaml"), f"runs={tmp_path}", f"task={tmp_path}/task.yaml"]) == 2
+    arguments = ["run", str(setting / "run.yaml"), f"runs={tmp_path}", f"task={tmp_path}/task.yaml"]
+    assert main(arguments) == 2
     assert "no 'micro_dev' split" in capsys.readouterr().err
+    config = load_config(setting / "run.yaml", [f"task={tmp_path}/task.yaml", "methods=[merge]"])
+    Inputs(config.model_copy(update={"variants": {}})).check_target_splits()
 
 
 @pytest.mark.parametrize(
@@ -388,6 +334,8 @@ def test_a_missing_micro_dev_is_an_error(setting, capsys, tmp_path):
         ("sacrebleu", "methods=[merge]", r"pip install 'grasp-lora\[metrics\]'"),
         (None, "control.micro_dev=5", "has 4 examples, the controller's micro_dev asks for 5"),
         (None, "variants.greedy.micro_dev=5", "has 4 examples, the controller's micro_dev asks for 5"),
+        (None, "control.every=17", "would make no round: every 17 steps, training takes 16"),
+        (None, "lorahub.adapters={fr: no/where}", "no/where holds no adapter"),
         (
             None,
             "evaluation={metrics: [bertscore_f1], bertscore: {encoder: nowhere/none, layer: 9}}",

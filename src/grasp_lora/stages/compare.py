@@ -16,19 +16,18 @@ __all__ = ["compare"]
 def compare(inputs: Inputs, run: RunDirectory, methods: Sequence[str], test: Test = "randomisation") -> str:
     """A table of two methods' test loss and metrics, their difference and its p-value.
 
-    All seeds that were evaluated count.
+    The seeds are the config's, as far as they were evaluated.
 
     Raises:
         GraspError: A method was not evaluated.
     """
     evaluations = {}
     for method in methods:
-        found = run.path(f"eval/{method}").glob("seed*/done.json")
-        folders = sorted((path.parent for path in found), key=lambda folder: int(folder.name[4:]))
-        if not folders:
+        stages = [f"eval/{method}/seed{seed}" for seed in inputs.config.seeds]
+        evaluations[method] = [stage for stage in stages if (run.path(stage) / "done.json").exists()]
+        if not evaluations[method]:
             known = ", ".join(sorted(path.name for path in run.path("eval").glob("*"))) or "none"
             raise GraspError(f"{run.root} has no evaluation of '{method}'; evaluated are: {known}")
-        evaluations[method] = [str(folder.relative_to(run.root)) for folder in folders]
     if len(evaluations) < 2:
         raise GraspError(f"'{methods[0]}' cannot be compared with itself")
     first, second = read_results(run, evaluations)

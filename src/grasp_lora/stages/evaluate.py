@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from grasp_lora.errors import GraspError
 from grasp_lora.lm.adapters import load_adapter
 from grasp_lora.lm.generation import generate
 from grasp_lora.lm.loss import evaluation_mode
@@ -44,6 +45,11 @@ def evaluate(
         model = backbone.model if adapter is None else load_adapter(backbone.model, adapter, trainable=False)
         with evaluation_mode(model):
             by_example = test_loss.per_example(model).double()
+        if not (finite := by_example.isfinite()).all():
+            raise GraspError(
+                f"{method}: the loss of test example '{test[int(finite.long().argmin())].id}' is not finite; "
+                "another dtype than float16, or another method, may do"
+            )
         scores: dict[str, Any] = {
             "dev_loss": dev_loss(model),
             "test_loss": by_example.mean().item(),
@@ -76,8 +82,10 @@ def evaluate(
     dependencies = {
         **inputs.model_inputs(),
         "adapter": adapter and adapter_digest(adapter),
+        **{f"made_by.{stage}": run.made(stage) for stage in made_by},
         **flat("evaluation", config.evaluation.model_dump(exclude={"test_examples", "deployment"})),
         "evaluation.metrics": inputs.metrics,
+        "language": config.target.language,
         "data.dev": fingerprint(dev),
         "data.test": fingerprint(test),
     }

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,8 @@ class Inputs:
     def check_target_splits(self) -> None:
         """Train, dev, micro-dev and test of the target share nothing, and no source example is held out."""
         target, source = self.config.target, self.config.source
-        held_out = {name: self.examples(target, name) for name in ("dev", "micro_dev", "test")}
+        splits = ("dev", "micro_dev", "test") if self.config.controlled else ("dev", "test")
+        held_out = {name: self.examples(target, name) for name in splits}
         check_disjoint({"target train": self.examples(target, "train"), **held_out})
         if source.adapter is None:
             check_disjoint({"source train": self.examples(source, "train"), **held_out})
@@ -131,6 +133,7 @@ class Inputs:
         return {
             "backbone": config.backbone,
             "revision": config.revision,
+            "backbone.files": backbone_digest(folder) if (folder := Path(config.backbone)).is_dir() else None,
             "dtype": config.dtype,
             "max_length": config.max_length,
             "max_new_tokens": self.max_new_tokens,
@@ -143,8 +146,8 @@ def settings(training: Training, seed: int) -> TrainSettings:
 
 
 def fingerprint(examples: Sequence[Example]) -> str:
-    """A hash of prompts and targets in their order."""
-    text = json.dumps([[e.prompt, e.target] for e in examples], ensure_ascii=False)
+    """A hash of all that is in the examples, in their order."""
+    text = json.dumps([astuple(e) for e in examples])
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -154,15 +157,36 @@ def flat(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def adapter_digest(folder: Path) -> str:
-    """The hash of an adapter's weights.
+    """The hash of an adapter: its weights, its config (the scaling is there), and what it was merged from.
 
     Raises:
         GraspError: There is none; the message says what to do.
     """
     try:
-        return digest(folder / "adapter_model.safetensors")
+        found = [digest(folder / name) for name in ("adapter_model.safetensors", "adapter_config.json")]
     except FileNotFoundError as error:
         raise GraspError(f"{folder} holds no adapter yet: run its stage first, or `grasp run`") from error
+    if (folder / "parts.json").exists():
+        found.append(digest(folder / "parts.json"))
+    return hashlib.sha256(" ".join(found).encode()).hexdigest()
+
+
+def backbone_digest(folder: Path) -> str:
+    """A hash that tells a model folder from what it held before, in milliseconds.
+
+    Configs and tokenizers count whole, weights by their size and by 64 KiB at each of 64 places.
+    """
+    found = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.suffix in (".json", ".safetensors")):
+        size = path.stat().st_size
+        found.update(f"{path.name} {size}\n".encode())
+        with path.open("rb") as file:
+            for place in range(64) if size > 2**22 else ():
+                file.seek(place * size // 64)
+                found.update(file.read(2**16))
+            if size <= 2**22:
+                found.update(file.read())
+    return found.hexdigest()
 
 
 def adapter_folder(run: RunDirectory, side: Side) -> Path:

@@ -10,7 +10,7 @@ from grasp_lora.control.callback import GraspCallback
 from grasp_lora.control.policy import RatioPolicy, UniformPolicy
 from grasp_lora.lm.adapters import load_adapter
 from grasp_lora.lm.training import build_trainer
-from grasp_lora.stages.inputs import Inputs, fingerprint, flat, settings
+from grasp_lora.stages.inputs import Inputs, adapter_digest, fingerprint, flat, settings
 from grasp_lora.stages.run_directory import RunDirectory
 
 __all__ = ["LearningRun"]
@@ -75,7 +75,7 @@ class LearningRun:
             **flat("learn.training", config.learn.training.model_dump(exclude={"patience"})),
             **flat("control", self.control.model_dump()),
             "seed": config.seed,
-            "merged": self.run.output("merged", "adapter_model.safetensors"),
+            "merged": adapter_digest(self.run.path("merged")),
             "data.train": fingerprint(self.examples),
             "data.micro_dev": fingerprint(self.micro_dev),
         }

@@ -3,7 +3,6 @@
 The question under the whole method: a controller can only learn what its reward shows.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from grasp_lora.lm.loss import evaluation_mode
 from grasp_lora.stages.inputs import Inputs
 from grasp_lora.stages.learning import LearningRun
 from grasp_lora.stages.run_directory import RunDirectory, write_json
+from grasp_lora.stages.tuning import best_dev_loss
 
 __all__ = ["rank_check"]
 
@@ -31,7 +31,7 @@ def rank_check(inputs: Inputs, run: RunDirectory, grid: Mapping[float, str]) -> 
         grid: Ratio -> the `finetune` stage that trained it to the end.
     """
     learning = LearningRun(inputs, run, "grasp")
-    final = {p: _best_dev_loss(run.path(stage)) for p, stage in sorted(grid.items())}
+    final = {p: best_dev_loss(run.path(stage)) for p, stage in sorted(grid.items())}
 
     def work(folder: Path) -> None:
         watched: list[_GridRewards] = []
@@ -50,7 +50,7 @@ def rank_check(inputs: Inputs, run: RunDirectory, grid: Mapping[float, str]) -> 
 
     dependencies = {
         **learning.dependencies(),
-        **{f"grid.p{p}": run.output(stage, "adapter_model.safetensors") for p, stage in grid.items()},
+        **{f"grid.p{p}": run.output(stage, "dev_losses.json") for p, stage in grid.items()},
     }
     return run.stage(inputs.learn_stage("rank_check"), dependencies, work)
 
@@ -90,8 +90,3 @@ def _rho(rewards: Mapping[float, float], losses: Mapping[float, float]) -> float
         return None
     rho = float(spearmanr([rewards[p] for p in losses], [-loss for loss in losses.values()]).statistic)
     return rho if math.isfinite(rho) else None
-
-
-def _best_dev_loss(folder: Path) -> float:
-    by_epoch: list[float] = json.loads((folder / "dev_losses.json").read_text("utf-8"))["by_epoch"]
-    return min(by_epoch)

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from grasp_lora.control.controller import Round
-from grasp_lora.metrics.significance import Comparison
 from grasp_lora.reporting import summary
 from grasp_lora.reporting.rank_check import plot_rank_check
 from grasp_lora.reporting.results import (
@@ -65,15 +64,10 @@ def report(
             parts.append("Greedy answers to the first test examples:\n\n" + summary.predictions(shown))
         (folder / "summary.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
-    dependencies = {
-        stage: run.output(stage, "scores.json") for stages in evaluations.values() for stage in stages
-    }
+    shown_stages = [stage for stages in evaluations.values() for stage in stages] + list(others)
     if "grasp" in evaluations:
-        dependencies["rounds"] = run.output(learn, "rounds.jsonl")
-    if check in others:
-        dependencies["rank_check"] = run.output(check, "rank_check.json")
-    dependencies |= {stage: run.output(stage, "deployment.json") for stage in deployed}
-    return run.stage("report", dependencies, work)
+        shown_stages.append(learn)
+    return run.stage("report", {stage: run.made(stage) for stage in shown_stages}, work, derived=True)
 
 
 def _scores(inputs: Inputs, results: Sequence[MethodResult], folder: Path) -> list[str]:
@@ -82,21 +76,23 @@ def _scores(inputs: Inputs, results: Sequence[MethodResult], folder: Path) -> li
     write_scores(folder / "scores.csv", results, metrics)
     write_costs(folder / "costs.csv", results)
     reference = next((r for r in results if r.method == "grasp"), results[0])
-    against: dict[str, list[Comparison]] = {}
-    for result in results:
-        if result is not reference and len(reference.scores[0]["test_losses"]) > 1:
-            against[result.method] = [
-                compare_methods(reference, result, metric, language) for metric in ("test_loss", *metrics)
-            ]
+    tested = ["test_loss"] if len(reference.scores[0]["test_losses"]) > 1 else []
+    if len(reference.predictions[0]) > 1:
+        tested += metrics
+    against = {
+        result.method: [compare_methods(reference, result, metric, language) for metric in tested]
+        for result in results
+        if result is not reference
+    }
     write_comparisons(
         folder / "comparisons.csv", {(reference.method, method): c for method, c in against.items()}
     )
-    on_loss = {method: comparisons[0] for method, comparisons in against.items()}
+    on_loss = {method: found[0] for method, found in against.items() if "test_loss" in tested}
     parts = [
         "Loss on target tokens (nats):\n\n" + summary.loss_table(results, on_loss, reference.title),
     ]
     if metrics:
-        count, mark = len(reference.predictions), f"* differs from {reference.title} with p < 0.05"
+        count, mark = len(reference.predictions[0]), f"* differs from {reference.title} with p < 0.05"
         parts.append(
             f"Answers to {count} test examples (0 to 100; {mark}):\n\n"
             + summary.metric_table(results, metrics, against)
@@ -131,7 +127,7 @@ def _learned(inputs: Inputs, learn: Path, folder: Path) -> str:
 def _answers(results: Sequence[MethodResult]) -> list[dict[str, str]]:
     blocks: list[dict[str, str]] = []
     for result in results:
-        for i, row in enumerate(result.predictions[:SHOWN]):
+        for i, row in enumerate(result.predictions[0][:SHOWN]):
             if i == len(blocks):
                 blocks.append({"reference": row["references"][0]})
             blocks[i][result.title] = " ".join(row["prediction"].split())

@@ -40,12 +40,15 @@ class RunDirectory:
         """The folder of a stage."""
         return self.root / name
 
-    def stage(self, name: str, inputs: Mapping[str, Any], work: Callable[[Path], None]) -> Path:
+    def stage(
+        self, name: str, inputs: Mapping[str, Any], work: Callable[[Path], None], *, derived: bool = False
+    ) -> Path:
         """Run `work(folder)` unless the stage is done with the same inputs; return its folder.
 
         Args:
             name: The stage's folder below the run's, such as "final/seed42".
             inputs: What the result depends on, as flat JSON values.
+            derived: It only shows what other stages found, so it is made again without `force`.
 
         Raises:
             GraspError: The stage is done with other inputs; the message names what changed.
@@ -58,7 +61,7 @@ class RunDirectory:
             if not changed:
                 logger.info("%s: done, skipped", name)
                 return folder
-            if not self.force:
+            if not (self.force or derived):
                 raise GraspError(
                     f"{folder} was made with other settings:\n  " + "\n  ".join(changed) + "\n"
                     "Give the run another name, or --force to make it again (the old one is moved aside)."
@@ -87,6 +90,16 @@ class RunDirectory:
         if done is None:
             raise GraspError(f"{self.path(name)} is missing: run that stage first, or `grasp run`")
         return str(done["outputs"][file])
+
+    def made(self, name: str) -> str:
+        """The hash of all that is known of a finished stage, its cost included: another one when made again.
+
+        Raises:
+            GraspError: The stage is not done; the message says so.
+        """
+        if _read_done(self.path(name)) is None:
+            raise GraspError(f"{self.path(name)} is missing: run that stage first, or `grasp run`")
+        return digest(self.path(name) / "done.json")
 
     def cost(self, name: str) -> dict[str, Any]:
         """What a finished stage took, by the names of `grasp_lora.metrics.cost.Cost`; zeros where unknown."""

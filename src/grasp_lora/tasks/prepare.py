@@ -15,9 +15,9 @@ def find_task(name_or_path: str) -> Task:
 
     A card's name wins over a folder of that name; write `./handbook` for the folder.
     """
-    if "/" not in name_or_path and (card := find_card(name_or_path)):
-        return load_task(prepare_card(card))
     path = Path(name_or_path).expanduser()
+    if path.name == name_or_path and not path.is_file() and (card := find_card(name_or_path)):
+        return load_task(prepare_card(card))
     if not path.exists():
         names = ", ".join(card.name for card in list_cards())
         raise GraspError(
