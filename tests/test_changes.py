@@ -12,7 +12,7 @@ from tests.tiny_models import tiny_llama
 from tests.tiny_run import write_setting
 
 from grasp_lora.cli import main
-from grasp_lora.config import load_config
+from grasp_lora.config_file import load_config
 from grasp_lora.plan import plan
 from grasp_lora.stages.inputs import Inputs
 from grasp_lora.stages.results import read_results

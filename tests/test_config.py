@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from grasp_lora.config import Config, load_config
+from grasp_lora.config import Config
+from grasp_lora.config_file import load_config
 from grasp_lora.errors import GraspError
 
 SMALL = "name: x\nbackbone: some/model\ntask: handbook\nsource: {language: en}\ntarget: {language: ar}\n"

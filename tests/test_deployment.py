@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from tests.tiny_models import random_adapter, tiny_gemma3, tiny_llama
 from tests.tiny_tokenizer import tiny_tokenizer
 
-from grasp_lora.config import load_config
+from grasp_lora.config_file import load_config
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.backbone import Backbone
 from grasp_lora.lm.deployment import adapter_size, measure_deployment

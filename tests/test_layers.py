@@ -19,6 +19,7 @@ LAYERS = [
     {"cli", "__main__"},
     {"cli_data"},
     {"plan", "executors"},
+    {"config_file"},
     {"stages"},
     {"config"},
     {"control"},

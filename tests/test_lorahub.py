@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from tiny_models import random_adapter, tiny_llama, tokens
 from tiny_tokenizer import tiny_tokenizer
 
-from grasp_lora.config import load_config
+from grasp_lora.config_file import load_config
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.adapters import load_adapter
 from grasp_lora.merging import merge_adapters, read_parts

@@ -8,7 +8,8 @@ import yaml
 from tiny_sources import all_rows, json_lines, tar_bz2, xlsum_row
 
 import grasp_lora
-from grasp_lora.config import Config, load_config
+from grasp_lora.config import Config
+from grasp_lora.config_file import load_config
 from grasp_lora.paths import cache_dir
 from grasp_lora.plan import plan
 from grasp_lora.stages.inputs import Inputs

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from tests.tiny_run import SPLITS, TASK, write_setting
 
 from grasp_lora.cli import main
-from grasp_lora.config import load_config
+from grasp_lora.config_file import load_config
 from grasp_lora.stages.inputs import Inputs
 
 

@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _load(arguments: argparse.Namespace):  # type: ignore[no-untyped-def]
     """Config, its inputs and its run directory."""
-    from grasp_lora.config import load_config
+    from grasp_lora.config_file import load_config
     from grasp_lora.stages.inputs import Inputs
     from grasp_lora.stages.run_directory import RunDirectory
 
@@ -166,7 +166,7 @@ def _compare(arguments: argparse.Namespace) -> None:
 
 
 def _config(arguments: argparse.Namespace) -> None:
-    from grasp_lora.config import load_config
+    from grasp_lora.config_file import load_config
 
     print(load_config(arguments.config, arguments.overrides).dump(), end="")
 

@@ -156,7 +156,7 @@ def compare_corpora(
     # (runs, 2 * examples, counts): the first method's examples, then the second's; trials draw row numbers
     rows = np.concatenate([np.resize(side, (runs, *side.shape[1:])) for side in counts], axis=1)
 
-    def score(chosen: Any) -> Any:
+    def score(chosen: Any) -> Any:  # row numbers (..., examples) -> the mean score over runs (...)
         sums = rows[:, chosen].sum(axis=-2)
         values = np.apply_along_axis(
             lambda row: measure._compute_score_from_stats(row.tolist()).score, -1, sums

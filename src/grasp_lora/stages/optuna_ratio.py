@@ -27,7 +27,7 @@ def optuna_ratio(inputs: Inputs, run: RunDirectory) -> Path:
     config, wanted = inputs.config, inputs.config.optuna
     optuna = import_optuna()
     tuning = Tuning(inputs, run, config.seed, "optuna")
-    trials = config.optuna.trials or max(1, len(config.grid) - 1)  # with the final run, the grid's trainings
+    trials = wanted.trials or max(1, len(config.grid) - 1)  # with the final run, the grid's trainings
 
     def work(folder: Path) -> None:
         study = new_study(wanted, trials, config.seed)

@@ -12,7 +12,8 @@ def check_ready(inputs: Inputs) -> None:
     """Look at the data, the metrics' libraries and encoder, and what the methods need.
 
     Raises:
-        GraspError: Splits overlap or are too small, a metric is unknown, or something is not installed.
+        GraspError: Splits overlap or are too small, the learning run is shorter than a round, a metric is
+            unknown, an adapter is missing, or something is not installed.
     """
     config = inputs.config
     inputs.check_target_splits()

@@ -86,10 +86,7 @@ class RunDirectory:
         Raises:
             GraspError: The stage is not done; the message says so.
         """
-        done = _read_done(self.path(name))
-        if done is None:
-            raise GraspError(f"{self.path(name)} is missing: run that stage first, or `grasp run`")
-        return str(done["outputs"][file])
+        return str(self._finished(name)["outputs"][file])
 
     def made(self, name: str) -> str:
         """The hash of all that is known of a finished stage, its cost included: another one when made again.
@@ -97,14 +94,19 @@ class RunDirectory:
         Raises:
             GraspError: The stage is not done; the message says so.
         """
-        if _read_done(self.path(name)) is None:
-            raise GraspError(f"{self.path(name)} is missing: run that stage first, or `grasp run`")
+        self._finished(name)
         return digest(self.path(name) / "done.json")
 
     def cost(self, name: str) -> dict[str, Any]:
         """What a finished stage took, by the names of `grasp_lora.metrics.cost.Cost`; zeros where unknown."""
         done = _read_done(self.path(name)) or {}
         return {key: done.get(key, 0) for key in asdict(Cost())}
+
+    def _finished(self, name: str) -> dict[str, Any]:
+        done = _read_done(self.path(name))
+        if done is None:
+            raise GraspError(f"{self.path(name)} is missing: run that stage first, or `grasp run`")
+        return done
 
     def _describe(self) -> None:
         if self.config is not None:

@@ -1,0 +1,101 @@
+"""Reading a config: a YAML file, the one it extends, `key=value` overrides, one message for all faults."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from grasp_lora.config import Config
+from grasp_lora.errors import GraspError
+
+__all__ = ["load_config"]
+
+
+def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
+    """Read a YAML file, apply `dotted.key=value` overrides, validate.
+
+    A file may start from another: `extends: other.yaml`, relative to itself. Relative paths inside an
+    inline task are relative to the file, like those of a task.yaml.
+
+    Raises:
+        GraspError: One message that lists every fault.
+    """
+    data = _read(path)
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or not key:
+            raise GraspError(f"override '{override}' is not of the form key=value")
+        data = _merge(data, _nested(key.split("."), _parse(value, f"override {key}")))
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        faults = [f"  {'.'.join(map(str, e['loc'])) or 'config'}: {_reason(e)}" for e in error.errors()]
+        raise GraspError("\n".join([f"{path} is not a valid config:", *faults])) from error
+
+
+def _reason(fault: Mapping[str, Any]) -> str:
+    if fault["type"] == "extra_forbidden":
+        return "unknown key"
+    if fault["type"] == "missing":
+        return "missing"
+    whole = isinstance(fault["input"], Mapping)  # the message of a node says what of it is wrong
+    return fault["msg"] if whole else f"{fault['msg']} (got {fault['input']!r})"
+
+
+def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    if path.resolve() in seen:
+        raise GraspError(f"{path} extends itself")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise GraspError(f"cannot read the config {path}: {error}") from error
+    parsed = _parse(text, str(path))
+    if not isinstance(parsed, dict):
+        raise GraspError(f"{path} holds no mapping of keys to values")
+    data: dict[str, Any] = parsed
+    if isinstance(task := data.get("task"), dict) and isinstance(task.get("languages"), dict):
+        data["task"] = {**task, "languages": _absolute(task["languages"], path.parent)}
+    if (base := data.pop("extends", None)) is not None:
+        data = _merge(_read(path.parent / str(base), (*seen, path.resolve())), data)
+    return data
+
+
+def _absolute(languages: dict[str, Any], folder: Path) -> dict[str, Any]:
+    def absolute(splits: Any) -> Any:
+        if not isinstance(splits, dict):
+            return splits  # the schema will say what is wrong with it
+        return {split: str(folder.resolve() / str(path)) for split, path in splits.items()}
+
+    return {language: absolute(splits) for language, splits in languages.items()}
+
+
+def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _nested(keys: list[str], value: Any) -> dict[str, Any]:
+    return {keys[0]: value if len(keys) == 1 else _nested(keys[1:], value)}
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """PyYAML takes the last of two equal keys without a word; here it is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"the key '{key}' stands twice before line {node.end_mark.line + 1}")
+        return super().construct_mapping(node, deep)
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, _UniqueKeys)
+    except yaml.YAMLError as error:
+        raise GraspError(f"{where} is not valid YAML: {error}") from error
