@@ -114,16 +114,48 @@ def test_a_long_prompt_loses_the_end_of_its_body_only(limit, length):
 
 
 def test_a_prompt_without_a_body_to_cut_is_an_error():
-    with pytest.raises(GraspError, match=r"example x.*14 tokens where 5 fit"):
+    with pytest.raises(GraspError, match=r"example x.*14 tokens without the body .* where 5 fit"):
         encode_prompt(Example("x", "a long prompt", "t"), TOKENIZER, 5)
     with pytest.raises(GraspError, match="example x"):
         encode_prompt(Example("x", "ab cdef gh", "t", body=(3, 7)), TOKENIZER, 5)
 
 
-def test_a_long_target_is_cut():
-    cut = encode(Example("x", "p:", "abcdefghijklmnop"), TOKENIZER, max_length=20, max_new_tokens=4)
+def test_a_long_target_is_cut_where_a_limit_is_given():
+    example = Example("x", "p:", "abcdefghijklmnop")
+    cut = encode(example, TOKENIZER, max_length=20, max_new_tokens=4)
     assert TOKENIZER.decode(cut.input_ids) == "<bos>p:abcd"
-    assert cut.targets == 4
+    assert (cut.targets, cut.lost) == (4, 13)
+    whole = encode(example, TOKENIZER, max_length=20)
+    assert TOKENIZER.decode(whole.input_ids) == "<bos>p:abcdefghijklmnop<eos>"
+    assert (whole.targets, whole.lost) == (17, 0)
+    with pytest.raises(GraspError, match="example x"):
+        encode(example, TOKENIZER, max_length=19)
+
+
+def test_answers_that_lose_their_end_are_counted(caplog):
+    examples = [Example("x", "p:", "abcdefgh"), Example("y", "p:", "abc"), Example("z", "p:", "abcd")]
+    loss = TargetLoss(examples, TOKENIZER, tiny_llama(), max_length=20, max_new_tokens=4)
+    assert loss.count == 3
+    assert "2 of 3 answers are longer than max_new_tokens = 4 (the longest has 9)" in caplog.text
+    caplog.clear()
+    TargetLoss(examples, TOKENIZER, tiny_llama(), max_length=20)
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("words", [3, 60, 90])  # of 96 that fit: few, most, nearly all
+def test_a_long_prompt_is_tokenized_a_few_times(words):
+    calls = []
+
+    def counting(text):
+        calls.append(text)
+        return TOKENIZER(text)
+
+    counting.eos_token_id = TOKENIZER.eos_token_id
+    fixed, body = "x" * words, "abcdefghij" * 500
+    example = Example("x", f"{fixed}{body}.", "t", body=(words, words + len(body)))
+    ids = encode_prompt(example, counting, 96)
+    assert len(ids) == 96
+    assert len(calls) <= 10
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=30), st.integers(1, 200))

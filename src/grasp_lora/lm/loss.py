@@ -1,5 +1,6 @@
 """The loss on target tokens: in training, on the dev sets, and as the controller's reward."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -8,11 +9,20 @@ import torch
 from torch import Tensor, nn
 
 from grasp_lora.errors import GraspError
-from grasp_lora.lm.batches import IGNORED, Encoded, TargetCollator, batches_by_tokens, encode
+from grasp_lora.lm.batches import (
+    IGNORED,
+    Encoded,
+    TargetCollator,
+    batches_by_tokens,
+    encode,
+    lost_targets,
+)
 from grasp_lora.metrics.cost import count_passes
 from grasp_lora.tasks.example import Example
 
 __all__ = ["TargetLoss", "evaluation_mode", "target_nll"]
+
+logger = logging.getLogger(__name__)
 
 
 def target_nll(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
@@ -86,11 +96,15 @@ class TargetLoss:
         model: nn.Module,
         *,
         max_length: int = 2200,
-        max_new_tokens: int = 128,
+        max_new_tokens: int | None = None,
         token_budget: int = 4096,
     ) -> None:
-        limits = {"max_length": max_length, "max_new_tokens": max_new_tokens}
-        encoded = [encode(example, tokenizer, **limits) for example in examples]
+        encoded = [
+            encode(example, tokenizer, max_length=max_length, max_new_tokens=max_new_tokens)
+            for example in examples
+        ]
+        if lost := lost_targets(encoded):
+            logger.warning("%s", lost)
         self._batch(encoded, TargetCollator(tokenizer, model), token_budget)
 
     @classmethod
