@@ -5,11 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from grasp_lora.errors import GraspError
 
 __all__ = ["adapter_weights", "load_adapter", "new_adapter", "save_adapter"]
+
+_WEIGHTS = "adapter_model.safetensors"
 
 
 def new_adapter(
@@ -41,18 +45,31 @@ def load_adapter(model: nn.Module, folder: Path, *, trainable: bool) -> Any:
     """An adapter from a PEFT folder (safetensors), on a frozen model."""
     from peft import PeftModel
 
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise GraspError(f"{folder} holds no adapter: adapter_model.safetensors is missing")
+    if not (folder / _WEIGHTS).is_file():
+        raise GraspError(f"{folder} holds no adapter: {_WEIGHTS} is missing")
     return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
 
 
-def save_adapter(model: Any, folder: Path) -> None:
-    """Write the adapter as a plain PEFT folder; refuses weights that are not finite."""
+def save_adapter(model: Any, folder: Path, start: Path | None = None) -> None:
+    """Write the adapter as a plain PEFT folder; refuses weights that are not finite.
+
+    Args:
+        start: The folder that it was loaded from. What that stores beside the LoRA factors, which is base
+            embeddings, is stored again: they are frozen, but the adapter was trained with them.
+    """
     for name, value in adapter_weights(model).items():
         if not math.isfinite(value.sum().item()):
             raise GraspError(f"{name} holds values that are not finite; nothing was saved")
     # Embeddings are never trained here, and looking for resized ones would ask the hub.
     model.save_pretrained(str(folder), save_embedding_layers=False)
+    beside = {} if start is None else _beside_factors(start / _WEIGHTS)
+    if beside:
+        save_file(load_file(folder / _WEIGHTS) | beside, folder / _WEIGHTS, metadata={"format": "pt"})
+
+
+def _beside_factors(file: Path) -> dict[str, Any]:
+    with safe_open(file, framework="pt") as tensors:
+        return {name: tensors.get_tensor(name) for name in tensors.keys() if ".lora_" not in name}  # noqa: SIM118
 
 
 def adapter_weights(model: Any) -> dict[str, Any]:

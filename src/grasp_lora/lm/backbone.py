@@ -9,7 +9,7 @@ from torch import nn
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.packaged import resolve_backbone
 
-__all__ = ["Backbone", "DType", "load_backbone", "pick_device"]
+__all__ = ["Backbone", "DType", "load_backbone", "pick_device", "resolve_dtype"]
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -30,13 +30,20 @@ def pick_device(device: str = "auto") -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def resolve_dtype(dtype: DType = "auto", device: str = "auto") -> str:
+    """What "auto" stands for on this machine: bfloat16 on a GPU, float32 on a CPU."""
+    if dtype != "auto":
+        return dtype
+    return "bfloat16" if pick_device(device).type == "cuda" else "float32"
+
+
 def load_backbone(
     name: str, *, dtype: DType = "auto", device: str = "auto", revision: str | None = None
 ) -> Backbone:
     """Load a causal LM by hub name, local folder or `packaged:NAME`.
 
-    Weights are read from safetensors only. "auto" is bfloat16 on a GPU and float32 on a CPU, where
-    bfloat16 is slower without special instructions. Parameters are frozen. A tokenizer without a padding
+    Weights are read from safetensors only. "auto" is `resolve_dtype`'s: on a CPU float32, since bfloat16 is
+    slower there without special instructions. Parameters are frozen. A tokenizer without a padding
     token pads with end-of-text: padding is masked, so any id will do.
 
     Raises:
@@ -46,9 +53,7 @@ def load_backbone(
 
     path = resolve_backbone(name)
     target = pick_device(device)
-    chosen = {"auto": torch.bfloat16 if target.type == "cuda" else torch.float32}.get(dtype) or getattr(
-        torch, dtype
-    )
+    chosen = getattr(torch, resolve_dtype(dtype, device))
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, padding_side="left")
         model = AutoModelForCausalLM.from_pretrained(

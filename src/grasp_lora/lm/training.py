@@ -210,10 +210,13 @@ class _Log(TrainerCallback):
         **_: Any,
     ) -> None:
         logs = logs or {}
-        if not math.isfinite(logs.get("loss", 0.0)):
-            raise GraspError(
-                f"the training loss at step {state.global_step} is {logs['loss']}; lower the learning rate"
-            )
+        for loss in (
+            logs[key] for key in ("loss", "train_loss") if key in logs
+        ):  # the last is the whole run's
+            if not math.isfinite(loss):
+                raise GraspError(
+                    f"the training loss at step {state.global_step} is {loss}; lower the learning rate"
+                )
         if state.is_world_process_zero:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
