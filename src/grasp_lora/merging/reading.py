@@ -27,6 +27,7 @@ __all__ = [
     "Adapter",
     "Factors",
     "read_adapters",
+    "same_base_model",
     "site_names",
 ]
 
@@ -96,8 +97,8 @@ def read_adapters(adapters: Mapping[str, Path]) -> list[Adapter]:
     first = loaded[0]
     for other in loaded[1:]:
         for key in SHARED:
-            ours, theirs = _common(first, key), _common(other, key)
-            if ours and theirs and ours != theirs:
+            ours, theirs = getattr(first.config, key), getattr(other.config, key)
+            if not _agree(key, ours, theirs):
                 raise GraspError(
                     f"adapters {first.name!r} and {other.name!r} have different {key}: {ours!r} and "
                     f"{theirs!r}; only adapters of one base model can be merged (if it is the same model "
@@ -236,8 +237,24 @@ def _check_shapes(site: str, owners: Mapping[str, Factors]) -> None:
             )
 
 
-def _common(adapter: Adapter, key: str) -> str | None:
-    value: str | None = getattr(adapter.config, key)
-    if key == "base_model_name_or_path" and value and Path(value).exists():
-        return str(Path(value).resolve())
-    return None if key == "revision" and value == "main" else value
+def _agree(key: str, ours: str | None, theirs: str | None) -> bool:
+    if not ours or not theirs or ours == theirs:
+        return True
+    if key == "revision":
+        return "main" in (ours, theirs)
+    return key == "base_model_name_or_path" and same_base_model(ours, theirs)
+
+
+def same_base_model(one: str, other: str) -> bool:
+    """Whether two names may be one base model: hub names `owner/name`, or folders, here or on another
+    machine.
+
+    Two folders that are here must be the same one. A folder elsewhere, or a hub name, is known by its last
+    part.
+    """
+    paths = Path(one), Path(other)
+    if one == other or all(path.is_dir() for path in paths):
+        return paths[0].resolve() == paths[1].resolve()
+    if not any(path.is_dir() or path.is_absolute() for path in paths):
+        return False  # two hub names
+    return paths[0].name.lower() == paths[1].name.lower()

@@ -1,5 +1,6 @@
 """Writing a merged adapter as a plain PEFT adapter, whole or not at all."""
 
+import json
 import math
 import os
 import re
@@ -15,9 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from grasp_lora.errors import GraspError
-from grasp_lora.merging.reading import SELECTION, SHARED, WEIGHTS_FILE, Adapter, Factors
+from grasp_lora.merging.reading import CONFIG_FILE, SELECTION, SHARED, WEIGHTS_FILE, Adapter, Factors
 
-__all__ = ["new_folder", "write_adapter"]
+__all__ = ["new_folder", "other_loaders", "write_adapter"]
 
 
 def write_adapter(folder: Path, sites: Mapping[str, Factors], adapters: Sequence[Adapter]) -> None:
@@ -56,6 +57,20 @@ def write_adapter(folder: Path, sites: Mapping[str, Factors], adapters: Sequence
         tensors[f"base_model.model.{site}.lora_{kind}A{suffix}"] = factors.A.contiguous()
         tensors[f"base_model.model.{site}.lora_{kind}B{suffix}"] = factors.B.contiguous()
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+
+
+def other_loaders(folder: Path) -> str:
+    """What other programs' loaders would get wrong about an adapter in silence, or "" where nothing is known.
+
+    vLLM's and llama.cpp's read one rank and one alpha for the whole adapter; PEFT's patterns they ignore.
+    """
+    config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    if not (config.get("rank_pattern") or config.get("alpha_pattern")):
+        return ""
+    return (
+        f"{folder} has modules of different ranks or scalings (rank_pattern, alpha_pattern): PEFT loads "
+        "it, but vLLM and llama.cpp ignore these patterns and would compute with wrong weights"
+    )
 
 
 @contextmanager
