@@ -9,6 +9,7 @@ from tests.tiny_models import tiny_llama, tokens
 
 from grasp_lora.control.controller import GraspController, Probe, Round, select_ratio
 from grasp_lora.control.policy import RatioPolicy
+from grasp_lora.control.pruning import adapter_parameters
 from grasp_lora.errors import GraspError
 
 
@@ -159,3 +160,26 @@ def test_selection_compares_absolute_rewards():
     assert select_ratio(rounds, "policy_mean").best_ratio == 0.44
     with pytest.raises(GraspError, match="no controller round"):
         select_ratio([])
+
+
+def test_a_commit_clears_the_moments_of_what_it_changes():
+    model = adapted()
+    parameters = adapter_parameters(model)
+    optimizer = torch.optim.AdamW(parameters.values(), lr=1e-2)
+    up = iter([-1.0, 0.0])  # the only candidate is better, so the ratio moves to it
+    policy = RatioPolicy(candidates=1, d_max=0.5, sigma_init=0.3, seed=0)
+    controller = GraspController(model, optimizer, lambda _: next(up), policy=policy, every=3)
+    before = {name: mask.clone() for name, mask in controller.masked.masks().items()}
+    batch = tokens(seed=1)
+    for _ in range(3):
+        model(input_ids=batch, labels=batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        controller.after_optimizer_step()
+    assert controller.rounds[0].committed
+    for name, parameter in parameters.items():
+        mask, state = controller.masked.masks()[name], optimizer.state[parameter]
+        assert (changed := before[name] ^ mask).any()
+        for moment in ("exp_avg", "exp_avg_sq"):
+            assert (state[moment][changed] == 0).all()
+            assert (state[moment][before[name] & mask] != 0).all()

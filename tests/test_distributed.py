@@ -76,6 +76,37 @@ def test_two_ranks_see_the_same_rewards_as_one(tmp_path):
     assert len(lines) == 4
 
 
+def learn_by_own_rewards(rank, folder):
+    """The user's reward looks at the rank's shard alone."""
+    meet(folder, rank, 2)
+    model = adapted()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    seen = []
+
+    def reward(model):
+        share = sum((p == 0).sum().item() for p in adapter_parameters(model).values())
+        seen.append(share / 100 if rank == 0 else -share / 50)
+        return seen[-1]
+
+    controller = GraspController(model, optimizer, reward, every=1)
+    for _ in range(4):
+        controller.after_optimizer_step()
+    masks = [mask.tolist() for mask in controller.masked.masks().values()]
+    rounds = [r.to_json() for r in controller.rounds]
+    (folder / f"rank{rank}.json").write_text(json.dumps([rounds, masks, seen]))
+    distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_ranks_with_rewards_of_their_own_stay_in_step(tmp_path):
+    multiprocessing.spawn(learn_by_own_rewards, args=(tmp_path,), nprocs=2)
+    first, second = (json.loads((tmp_path / f"rank{r}.json").read_text()) for r in (0, 1))
+    assert first[:2] == second[:2]
+    assert first[2] != second[2]
+    mean = (first[2][0] + second[2][0]) / 2
+    assert json.loads(first[0][0])["base_reward"] == pytest.approx(mean)
+
+
 def train_batch_norms(examples):
     """||X_j|| by site after one training pass over the examples."""
     model, tokenizer = adapted(), tiny_tokenizer()

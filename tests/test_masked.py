@@ -168,15 +168,106 @@ def test_importance_from_the_start_ignores_later_values():
     assert all(torch.equal(x, y) for x, y in zip(start.masks().values(), fresh.masks().values(), strict=True))
 
 
-def test_an_untrained_B_is_reported_once_by_name(caplog):
+def test_an_untrained_B_waits_for_its_training_and_is_named_once(caplog):
     tensors = parameters() | {B: nn.Parameter(torch.zeros(5, 4))}
     masked = MaskedAdapter(tensors, PARTS)
     with caplog.at_level(logging.WARNING):
         masked.commit(0.5)
         masked.commit(0.4)
     assert len(caplog.records) == 1
-    assert "layer.lora_B[en] (100%)" in caplog.text
+    assert "layer.lora_B[en], layer.lora_B[ar]" in caplog.text
     assert "lora_A" not in caplog.text
+    assert masked.pending == ["layer.lora_B[en]", "layer.lora_B[ar]"]
+    assert masked.masks()[B].all()
+    with torch.no_grad():
+        tensors[B].copy_(parameters()[B])
+    masked.commit(0.4)
+    assert not masked.pending
+    assert masked.pruned_shares()["layer.lora_B[en]"] == 0.4
+
+
+def test_many_ties_are_reported_once_by_name(caplog):
+    tensors = {A: nn.Parameter(torch.ones(4, 6)), B: parameters()[B]}
+    masked = MaskedAdapter(tensors, PARTS)
+    with caplog.at_level(logging.WARNING):
+        masked.commit(0.5)
+        masked.commit(0.4)
+    assert len(caplog.records) == 1
+    assert "p = 0.500 in layer.lora_A[en], layer.lora_A[ar]" in caplog.text
+
+
+@pytest.mark.parametrize(("factor", "zeros", "nothing"), [(A, 4, True), (B, 4, True), (A, 2, False)])
+def test_an_adapter_that_does_nothing(factor, zeros, nothing):
+    tensors = parameters()
+    assert not MaskedAdapter(tensors, PARTS).nothing_to_prune_by()
+    with torch.no_grad():
+        tensors[factor].narrow(0 if factor == A else 1, 0, zeros).zero_()
+    assert MaskedAdapter(tensors, PARTS).nothing_to_prune_by() == nothing
+
+
+def test_scores_from_the_start_are_those_of_the_first_training_where_the_start_is_all_zeros():
+    tensors = parameters() | {B: nn.Parameter(torch.zeros(5, 4))}
+    masked = MaskedAdapter(tensors, PARTS, importance_refresh="start")
+    masked.commit(0.5)
+    with torch.no_grad():
+        tensors[B].copy_(parameters()[B])
+    masked.commit(0.5)
+    first = {n: m.clone() for n, m in masked.masks().items()}
+    expected = MaskedAdapter(parameters(), PARTS)
+    expected.commit(0.5)
+    assert all(torch.equal(m, first[n]) for n, m in expected.masks().items())
+    with torch.no_grad():
+        tensors[B].copy_(parameters(seed=1)[B])
+    masked.commit(0.5)
+    assert all(torch.equal(m, first[n]) for n, m in masked.masks().items())
+
+
+def test_gradients_of_pruned_entries_are_zero_until_close():
+    tensors = parameters()
+    masked = MaskedAdapter(tensors, PARTS)
+    masked.commit(0.5)
+    for _ in range(2):  # accumulated
+        (tensors[B] @ tensors[A]).square().sum().backward()
+    for name, mask in masked.masks().items():
+        assert (tensors[name].grad[~mask] == 0).all()
+        assert (tensors[name].grad[mask] != 0).all()
+    held, kept = [t.grad.clone() for t in tensors.values()], masked.masks()
+    live = {n: t.detach().clone().requires_grad_() for n, t in tensors.items()}
+    (live[B] @ live[A]).square().sum().backward()
+    for gradient, (name, mask) in zip(held, kept.items(), strict=True):
+        torch.testing.assert_close(gradient, 2 * live[name].grad * mask)
+    masked.close()
+    tensors[A].grad = None
+    (tensors[B] @ tensors[A]).square().sum().backward()
+    assert torch.equal(tensors[A].grad, live[A].grad)
+
+
+def test_a_dropped_adapter_leaves_gradients_alone():
+    tensors = parameters()
+    MaskedAdapter(tensors, PARTS).commit(0.5)
+    with torch.no_grad():
+        tensors[A].copy_(parameters()[A])
+    (tensors[A].square().sum()).backward()
+    assert torch.equal(tensors[A].grad, 2 * tensors[A].detach())
+
+
+def test_a_probe_sees_what_was_trained_since_the_last_commit():
+    tensors = parameters()
+    masked = MaskedAdapter(tensors, PARTS)
+    masked.commit(0.25)
+    with torch.no_grad():
+        for tensor, new in zip(tensors.values(), parameters(seed=9).values(), strict=True):
+            tensor.copy_(new)
+    masked.zero_pruned()
+    kept = masked.masks()
+    dense = {  # what was pruned keeps its old value, the rest is what it is now
+        n: nn.Parameter(torch.where(kept[n], tensors[n], old)) for n, old in parameters().items()
+    }
+    expected = MaskedAdapter(dense, PARTS)
+    expected.commit(0.5)
+    with masked.probing([0.5]) as apply:
+        apply(0)
+        assert all(torch.equal(tensors[n], dense[n]) for n in tensors)
 
 
 @pytest.mark.parametrize("refresh", ["round", "start"])

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tests.tiny_models import TINY_MODELS, random_adapter, tiny_llama
+from tests.tiny_models import TINY_MODELS, random_adapter, tiny_gpt2, tiny_llama
 from tests.tiny_tokenizer import tiny_tokenizer
 from torch import nn
 from transformers import TrainerCallback
@@ -101,6 +101,45 @@ def test_input_norms_are_those_of_the_unpadded_texts(name):
     expected = InputImportance(model, parameters, alone).input_norms()
     for site, norms in together.input_norms().items():
         torch.testing.assert_close(norms, expected[site], rtol=1e-4, atol=1e-5)
+
+
+HEADS = {"llama": (tiny_llama, ["q_proj", "lm_head", "embed_tokens"]), "gpt2": (tiny_gpt2, ["wte", "c_attn"])}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_norms_of_adapted_embeddings_by_hand(name):
+    """Of the output embedding its real inputs; of the input embedding how often each token occurs."""
+    factory, modules = HEADS[name]
+    torch.manual_seed(0)
+    model = new_adapter(factory(), r=4, target_modules=modules)
+    parameters = adapter_parameters(model)
+    validation = TargetLoss(VALIDATION, tiny_tokenizer(), model, **LIMITS)
+    norms = InputImportance(model, parameters, validation).input_norms()
+    base = factory()
+    counts, squares = torch.zeros(base.config.vocab_size), torch.zeros(base.config.hidden_size)
+    for example in VALIDATION:
+        ids = torch.tensor([encode(example, tiny_tokenizer(), **LIMITS).input_ids])
+        counts += torch.bincount(ids[0], minlength=len(counts))
+        squares += base.base_model(input_ids=ids).last_hidden_state[0].detach().square().sum(0)
+    found = {site.rsplit(".", 1)[1]: value for site, value in norms.items()}
+    torch.testing.assert_close(found[modules[-1] if name == "llama" else "wte"], counts.sqrt())
+    if name == "llama":
+        torch.testing.assert_close(found["lm_head"], squares.sqrt(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rescore", ["validation", "train_batch"])
+def test_adapted_embeddings_train(tmp_path, rescore):
+    factory, modules = HEADS["llama"]
+    torch.manual_seed(0)
+    model = new_adapter(factory(), r=4, target_modules=modules)
+    with torch.no_grad():
+        for p in adapter_parameters(model).values():
+            p.normal_(std=0.3)
+    validation = TargetLoss(VALIDATION, tiny_tokenizer(), model, **LIMITS)
+    callback = MergePruneCallback(0.5, validation=validation, rescore=rescore)
+    trainer_for(tmp_path, model, callback).train()
+    for n, p in adapter_parameters(model).items():
+        assert (p == 0).float().mean() >= 0.5 - 1e-3, n
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])

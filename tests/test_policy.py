@@ -9,8 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grasp_lora.control.policy import Candidate, RatioPolicy
+from grasp_lora.errors import GraspError
 
 FINITE = st.floats(-10, 10)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
+@pytest.mark.parametrize("name", ["sigma_init", "sigma_min"])
+def test_a_spread_is_a_finite_number(name: str, value: float) -> None:
+    with pytest.raises(GraspError, match=name):
+        RatioPolicy(**{name: value})
+    if name == "sigma_min":
+        with pytest.raises(GraspError, match=name):
+            RatioPolicy(sigma_min=0.0)
+    else:
+        assert RatioPolicy(sigma_init=0.0).sigma == 0.0
 
 
 def policy_at(p_curr: float, mu: float, sigma: float, **options: float) -> RatioPolicy:

@@ -53,16 +53,18 @@ def test_units_are_blocks_of_rows_of_A_and_columns_of_B():
     assert [(~m).sum().item() for m in (whole_a, whole_b)] == [17, 15]
 
 
-@given(RATIO, RATIO, st.integers(0, 10**6))
-def test_pruned_sets_are_nested_in_p(p, q, seed):
-    low, _ = masks(factors(seed), min(p, q), PARTS)
-    high, _ = masks(factors(seed), max(p, q), PARTS)
+@given(RATIO, RATIO, st.integers(0, 10**6), st.booleans())
+def test_pruned_sets_are_nested_in_p(p, q, seed, with_zeros):
+    tensors = {n: t.relu() if with_zeros else t for n, t in factors(seed).items()}
+    low, _ = masks(tensors, min(p, q), PARTS)
+    high, _ = masks(tensors, max(p, q), PARTS)
     assert all((h <= m).all() for h, m in zip(high, low, strict=True))  # kept at high p: kept at low p
 
 
-@given(RATIO, st.integers(0, 10**6))
-def test_exact_counts_without_ties(p, seed):
-    out, units = masks(factors(seed), p, PARTS)
+@given(RATIO, st.integers(0, 10**6), st.booleans())
+def test_exact_counts_but_for_ties_of_other_than_zeros(p, seed, with_zeros):
+    tensors = {n: t.relu() if with_zeros else t for n, t in factors(seed).items()}
+    out, units = masks(tensors, p, PARTS)
     for unit in units:
         block = unit.of(out)
         assert (~block).sum().item() == entries_to_prune(p, block.numel())
@@ -84,13 +86,31 @@ def test_many_ratios_from_one_sort_equal_one_by_one():
             assert cut[i] == alone[0]
 
 
-def test_ties_are_all_pruned_and_zero_prunes_nothing():
+def test_ties_are_all_pruned_but_zeros_go_by_position():
     tensor = torch.tensor([[1.0, -1.0, 1.0, 2.0]])
     assert masks({A: tensor}, 0.25)[0][0].tolist() == [[False, False, False, True]]
+    some = torch.tensor([[0.0, 3.0], [-0.0, 0.0], [1.0, 2.0]])  # k = 2, then 3, then 4: the zeros in order
+    assert masks({B: some}, 0.34)[0][0].tolist() == [[False, True], [False, True], [True, True]]
+    assert masks({B: some}, 0.5)[0][0].tolist() == [[False, True], [False, False], [True, True]]
+    assert masks({B: some}, 0.67)[0][0].tolist() == [[False, True], [False, False], [False, True]]
+
+
+def test_a_unit_of_zeros_has_nothing_to_prune_by():
     zeros = torch.zeros(2, 2)
-    assert masks({B: zeros}, 0.0)[0][0].all()
-    assert masks({B: zeros}, 0.24)[0][0].all()  # k = 0
-    assert not masks({B: zeros}, 0.25)[0][0].any()
+    for p in (0.0, 0.25, 0.99):
+        assert masks({B: zeros}, p)[0][0].all()
+    assert not masks({B: zeros}, 1.0)[0][0].any()
+    half = {A: torch.cat([torch.zeros(2, 7), torch.ones(3, 7)])}  # one adapter was not trained, one was
+    assert masks(half, 0.5, PARTS)[0][0].any(1).tolist() == [True, True, False, False, False]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_other_number_formats_prune_as_many(dtype):
+    tensors = {n: t.to(dtype) * (torch.arange(t.numel()).view_as(t) % 3 > 0) for n, t in factors().items()}
+    out, units = masks(tensors, 0.2, PARTS)  # a third is zero
+    for unit in units:
+        block = unit.of(out)
+        assert (~block).sum().item() == entries_to_prune(0.2, block.numel())
 
 
 def test_bounds():

@@ -12,7 +12,8 @@ from grasp_lora.control.controller import GraspController, GraspResult, Reward, 
 from grasp_lora.control.masked import ImportanceRefresh, MaskedAdapter
 from grasp_lora.control.merge_prune import GradientImportance, InputImportance, Rescore, StepPruner
 from grasp_lora.control.policy import RatioPolicy
-from grasp_lora.control.pruning import AdapterPart, UnitKind, adapter_parameters
+from grasp_lora.control.pruning import AdapterPart, UnitKind, adapter_parameters, entries_to_prune
+from grasp_lora.errors import GraspError
 from grasp_lora.lm.loss import TargetLoss
 from grasp_lora.merging.parts import read_parts
 from grasp_lora.tasks.example import Example
@@ -37,11 +38,16 @@ class GraspCallback(TrainerCallback):
         policy: None is `RatioPolicy()`, the paper's defaults.
         every: K, optimizer steps per controller round.
         parts: For a merged adapter, its folder or what `read_parts` gives, so that entries compete only
-            within the adapter they came from. None: each LoRA factor is one prune unit.
+            within the adapter they came from. None: each LoRA factor is one prune unit. An adapter that was
+            not trained yet is pruned from the first round on.
         unit, importance_refresh: See `MaskedAdapter`.
         select: See `select_ratio`.
         folder: Where `rounds.jsonl` and `timings.jsonl` are written; None writes nothing.
         max_length, max_new_tokens, token_budget: Limits of the micro-dev batches; see `TargetLoss`.
+
+    Raises:
+        GraspError: Neither micro-dev nor reward, or both; an unusable row; parts that are not there. And
+            as training begins: another callback that prunes, or no trainable LoRA adapter.
 
     Example:
         >>> grasp = GraspCallback(trainer, micro_dev)  # doctest: +SKIP
@@ -64,11 +70,11 @@ class GraspCallback(TrainerCallback):
         select: SelectionRule = "best",
         folder: str | Path | None = None,
         max_length: int = 2200,
-        max_new_tokens: int = 128,
+        max_new_tokens: int | None = None,
         token_budget: int = 4096,
     ) -> None:
         if (micro_dev is None) == (reward is None):
-            raise ValueError("give GraspCallback either micro_dev examples or a reward function")
+            raise GraspError("give GraspCallback either micro_dev examples or a reward function")
         self.trainer = trainer
         self._reward = reward or self._loss_reward(micro_dev or [], max_length, max_new_tokens, token_budget)
         self._options: dict[str, Any] = {
@@ -86,7 +92,7 @@ class GraspCallback(TrainerCallback):
     def result(self) -> GraspResult:
         """p* and all rounds; there once training has made a round."""
         if self.controller is None:
-            raise ValueError("no training has begun: call trainer.train() first")
+            raise GraspError("no training has begun: call trainer.train() first")
         return self.controller.result
 
     def on_train_begin(
@@ -98,6 +104,14 @@ class GraspCallback(TrainerCallback):
         optimizer: Optimizer,
         **_: Any,
     ) -> None:
+        others = [
+            c for c in self.trainer.callback_handler.callbacks if isinstance(c, _PRUNING) and c is not self
+        ]
+        if others:
+            raise GraspError(
+                f"the Trainer has a {type(others[0]).__name__} beside its GraspCallback, and both would "
+                "prune the adapter: remove one. A final run at the learned ratio is a training of its own"
+            )
         self.controller = GraspController(
             model, optimizer, self._reward, on_round=self._log_round, **self._options
         )
@@ -106,7 +120,15 @@ class GraspCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         assert self.controller is not None
+        due = control.should_log
         self.controller.after_optimizer_step()
+        control.should_log = due  # logging a round took it for the log of the loss that is due now
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        assert self.controller is not None
+        self.controller.close()
 
     def _log_round(self, made: Round, seconds: float) -> None:
         self.trainer.log({**made.log_values(), "grasp/round_seconds": seconds})
@@ -115,9 +137,14 @@ class GraspCallback(TrainerCallback):
         self,
         rows: Sequence[Example | Mapping[str, Any]],
         max_length: int,
-        max_new_tokens: int,
+        max_new_tokens: int | None,
         token_budget: int,
     ) -> Reward:
+        if self.trainer.processing_class is None:
+            raise GraspError(
+                "the Trainer has no tokenizer to encode the micro-dev rows with: give it one as "
+                "processing_class, or give GraspCallback a reward function"
+            )
         loss = TargetLoss(
             [_example(i, row) for i, row in enumerate(rows)],
             self.trainer.processing_class,
@@ -137,10 +164,21 @@ class FixedMaskCallback(TrainerCallback):
     Args:
         p: Prune ratio in [0, 1].
         parts, unit: As for `GraspCallback`.
+        after_steps: Optimizer steps to train before the mask is built; a new adapter, whose magnitudes say
+            nothing, needs some.
+
+    Raises:
+        GraspError: The ratio is out of its range. And as training begins: the adapter was not trained yet, or
+            training ends before the mask would be built.
     """
 
-    def __init__(self, p: float, *, parts: Parts = None, unit: UnitKind = "adapter") -> None:
-        self.p = p
+    def __init__(
+        self, p: float, *, parts: Parts = None, unit: UnitKind = "adapter", after_steps: int = 0
+    ) -> None:
+        entries_to_prune(p, 0)  # checks it
+        if after_steps < 0:
+            raise GraspError(f"after_steps must be at least 0, got {after_steps}")
+        self.p, self.after_steps = p, after_steps
         self._parts, self._unit = _parts(parts), unit
         self.masked: MaskedAdapter | None = None
 
@@ -150,17 +188,39 @@ class FixedMaskCallback(TrainerCallback):
         state: TrainerState,
         control: TrainerControl,
         model: nn.Module,
-        optimizer: Optimizer,
         **_: Any,
     ) -> None:
         self.masked = MaskedAdapter(adapter_parameters(model), self._parts, unit=self._unit)
-        self.masked.commit(self.p, optimizer)
+        if self.after_steps and self.after_steps >= state.max_steps:
+            raise GraspError(
+                f"the mask would be built after {self.after_steps} steps, and training takes "
+                f"{state.max_steps}: lower after_steps"
+            )
+        if not self.after_steps:
+            self._build()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         assert self.masked is not None
+        if self.after_steps and state.global_step == self.after_steps:
+            self._build()
         self.masked.zero_pruned()
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        assert self.masked is not None
+        self.masked.close()
+
+    def _build(self) -> None:
+        assert self.masked is not None
+        if self.p > 0 and self.masked.nothing_to_prune_by():
+            raise GraspError(
+                "the adapter does nothing yet (its B, or its A, is all zeros), so its magnitudes do not "
+                "say what to prune: load a trained adapter, or give after_steps, the steps to train it before"
+            )
+        self.masked.commit(self.p)  # nothing comes back, so no moments need clearing
 
 
 class MergePruneCallback(TrainerCallback):
@@ -195,7 +255,7 @@ class MergePruneCallback(TrainerCallback):
         rescore: Rescore = "validation",
     ) -> None:
         if importance == "input" and rescore == "validation" and validation is None:
-            raise ValueError("importance from inputs needs a validation set, or rescore='train_batch'")
+            raise GraspError("importance from inputs needs a validation set, or rescore='train_batch'")
         self.p, self.validation, self.importance = p, validation, importance
         self.rescore_every, self.rescore = rescore_every, rescore
         self._parts = _parts(parts)
@@ -242,8 +302,18 @@ class MergePruneCallback(TrainerCallback):
             self._score.close()
 
 
+_PRUNING = (GraspCallback, FixedMaskCallback, MergePruneCallback)
+
+
 def _parts(parts: Parts) -> Mapping[str, Sequence[AdapterPart]] | None:
-    return read_parts(Path(parts)) if isinstance(parts, str | Path) else parts
+    if not isinstance(parts, str | Path):
+        return parts
+    if (found := read_parts(Path(parts))) is None:
+        raise GraspError(
+            f"parts='{parts}': there is no parts.json. Give the folder that merge_adapters wrote, or leave "
+            "parts out for an adapter that was not merged"
+        )
+    return found
 
 
 def _example(index: int, row: Example | Mapping[str, Any]) -> Example:
@@ -251,5 +321,6 @@ def _example(index: int, row: Example | Mapping[str, Any]) -> Example:
         return row
     prompt, completion = row.get("prompt"), row.get("completion")
     if not isinstance(prompt, str) or not isinstance(completion, str):
-        raise ValueError(f"micro-dev row {index} needs `prompt` and `completion` strings, has {sorted(row)}")
+        found = ", ".join(f"{key} ({type(value).__name__})" for key, value in row.items()) or "nothing"
+        raise GraspError(f"micro-dev row {index} needs `prompt` and `completion` strings, has {found}")
     return Example(str(index), prompt, completion)

@@ -115,14 +115,16 @@ def select_ratio(rounds: Sequence[Round], rule: SelectionRule = "best") -> Grasp
 class GraspController:
     """Learns the prune ratio of a LoRA adapter while it is trained.
 
-    Construct it before the first step (it prunes to `p_init`), call `after_optimizer_step` after every
-    optimizer step, read `result`.
+    Construct it before the first step (it prunes to `p_init`, but for what is all zeros, as a new adapter's B
+    is: that it prunes from the first round on), call `after_optimizer_step` after every optimizer step, read
+    `result`. Until `close`, gradients of pruned entries are zero.
 
     Args:
         model: A PEFT model; its trainable LoRA factors are pruned.
         optimizer: The one that trains them.
         reward: Called with the model in eval mode, without gradients; returns a number to maximise.
-            The paper's is minus the micro-dev loss: see `grasp_lora.lm.loss.TargetLoss`.
+            The paper's is minus the micro-dev loss: see `grasp_lora.lm.loss.TargetLoss`. In a distributed run
+            every rank calls it, and the mean over the ranks counts.
         policy: The policy over the ratio; None is `RatioPolicy()`.
         every: K, optimizer steps per round.
         parts: For a merged adapter, which rows and columns came from which adapter (`read_parts`).
@@ -157,7 +159,7 @@ class GraspController:
         on_round: Callable[[Round, float], None] | None = None,
     ) -> None:
         if every < 1:
-            raise ValueError(f"every must be at least 1, got {every}")
+            raise GraspError(f"every must be at least 1, got {every}")
         self.model, self.optimizer, self.reward = model, optimizer, reward
         self.policy = policy or RatioPolicy()
         self.every, self.select, self.folder, self.on_round = every, select, folder, on_round
@@ -179,8 +181,14 @@ class GraspController:
         self.masked.zero_pruned()
         return self._round() if self.step % self.every == 0 else None
 
+    def close(self) -> None:
+        """Training ends: leave gradients alone from now on. The adapter stays pruned at `policy.p_curr`."""
+        self.masked.close()
+
     def _round(self) -> Round:
         start = time.perf_counter()
+        if self.masked.pending:
+            self.masked.commit(self.policy.p_curr, self.optimizer)
         policy, mu, sigma, p_curr = self.policy, self.policy.mu, self.policy.sigma, self.policy.p_curr
         candidates = policy.ask()
         base, rewards, evaluating = self._evaluate([c.p for c in candidates])
@@ -218,7 +226,7 @@ class GraspController:
         def evaluate(p: float) -> float:
             nonlocal seconds
             start = time.perf_counter()
-            value = float(self.reward(self.model))
+            value = self._mean_over_ranks(float(self.reward(self.model)))
             seconds += time.perf_counter() - start
             if not math.isfinite(value):
                 raise GraspError(f"the reward at step {self.step} and p = {p:.4f} is {value}")
@@ -232,6 +240,16 @@ class GraspController:
                         apply(i)
                         known[p] = evaluate(p)
         return base, [known[p] for p in ratios], seconds
+
+    def _mean_over_ranks(self, reward: float) -> float:
+        """The same number on every rank, whatever each one's reward looked at: their policies stay in
+        step.
+        """
+        if not torch.distributed.is_initialized():
+            return reward
+        total = torch.tensor(reward, dtype=torch.float64, device=self.masked.parameters[0].device)
+        torch.distributed.all_reduce(total)
+        return total.item() / torch.distributed.get_world_size()
 
     def _write(self, name: str, line: str) -> None:
         if self.folder is not None and _is_main_process():

@@ -7,6 +7,7 @@ could only rise.
 """
 
 import logging
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal
@@ -14,8 +15,18 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
-from grasp_lora.control.pruning import AdapterPart, UnitKind, masks_at, prune_units, thresholds
+from grasp_lora.control.pruning import (
+    AdapterPart,
+    PruneUnit,
+    UnitKind,
+    entries_to_prune,
+    masks_at,
+    prune_units,
+    thresholds,
+)
+from grasp_lora.errors import GraspError
 
 __all__ = ["ImportanceRefresh", "MaskedAdapter", "reset_optimizer_state"]
 
@@ -30,11 +41,21 @@ class MaskedAdapter:
     Extra memory: the dense values, one boolean mask, and while probing one copy of the live values
     and a second mask. (`importance_refresh="start"` keeps one more copy of the factors.)
 
+    Gradients of pruned entries are zeroed before they are accumulated, so that what clips the gradients'
+    norm, or gathers them from other ranks, sees only what is trained; `close` ends that. A hook on a
+    parameter that was registered before sees them whole.
+
     Args:
         parameters: LoRA factors by PEFT name, from `adapter_parameters`.
         parts: Which rows and columns came from which adapter; see `prune_units`.
         unit: "adapter" or "tensor"; see `prune_units`.
-        importance_refresh: "round" scores the present dense values, "start" those at construction.
+        importance_refresh: "round" scores the present dense values, "start" those at construction (of a unit
+            that was all zeros then, the first ones that are not).
+
+    Attributes:
+        p: The committed ratio.
+        pending: Units that the committed mask should prune and does not, because they are all zeros: nothing
+            was trained there yet. Commit again once it was.
     """
 
     def __init__(
@@ -52,7 +73,23 @@ class MaskedAdapter:
         self._masks = [torch.ones_like(w, dtype=torch.bool) for w in self._live()]
         self._dense = [w.clone() for w in self._live()]
         self._scored = self._dense if importance_refresh == "round" else [w.clone() for w in self._dense]
+        self._unscored = self._zeros(self._scored) if importance_refresh == "start" else []
         self._reported: set[str] = set()
+        self.pending: list[str] = []
+        this = weakref.ref(self)
+        self._hooks = [_on_gradient(p, _masking(this, i)) for i, p in enumerate(self.parameters)]
+
+    def close(self) -> None:
+        """Let gradients through whole again."""
+        for hook in self._hooks:
+            hook.remove()
+
+    @torch.no_grad()
+    def nothing_to_prune_by(self) -> bool:
+        """Whether the adapter does nothing, as before training: every A, or every B, is all zeros."""
+        self._update_dense()
+        zeros = set(self._zeros(self._dense))
+        return any(all(u in zeros for u in self.units if u.dim == dim) for dim in (0, 1))
 
     @torch.no_grad()
     def commit(self, p: float, optimizer: Optimizer | None = None) -> None:
@@ -71,7 +108,7 @@ class MaskedAdapter:
             changed = [old ^ new for old, new in zip(self._masks, masks, strict=True)]
             reset_optimizer_state(optimizer, self.parameters, changed)
         self._masks, self.p = masks, p
-        self._report_excess()
+        self._report()
 
     @torch.no_grad()
     def zero_pruned(self) -> None:
@@ -107,7 +144,7 @@ class MaskedAdapter:
         return dict(zip(self.names, self._masks, strict=True))
 
     def pruned_shares(self) -> dict[str, float]:
-        """The pruned share of every unit under the committed mask; at least p, more where scores tie."""
+        """The pruned share of every unit under the committed mask: p, more where scores tie, 0 if pending."""
         pruned = torch.stack([unit.of(self._masks).logical_not().sum() for unit in self.units]).tolist()
         return {u.name: n / u.of(self._masks).numel() for u, n in zip(self.units, pruned, strict=True)}
 
@@ -134,6 +171,7 @@ class MaskedAdapter:
             if kind != "scored" or self._scored is not self._dense:
                 for name, tensor in zip(self.names, tensors, strict=True):
                     tensor.copy_(state[f"{kind}.{name}"])
+        self._unscored = [] if self._scored is self._dense else self._zeros(self._scored)
         self._write_live(self._masks)
 
     def _live(self) -> list[Tensor]:
@@ -143,21 +181,52 @@ class MaskedAdapter:
         """Take kept entries over from the live values; pruned ones keep what they had."""
         for dense, live, mask in zip(self._dense, self._live(), self._masks, strict=True):
             torch.where(mask, live, dense, out=dense)
+        for unit in self._unscored:
+            unit.of(self._scored).copy_(unit.of(self._dense))
+        if self._unscored:
+            zeros = set(self._zeros(self._scored))
+            self._unscored = [unit for unit in self._unscored if unit in zeros]
 
     def _write_live(self, masks: list[Tensor]) -> None:
         live = self._live()
         torch._foreach_copy_(live, self._dense)
         torch._foreach_mul_(live, masks)
 
-    def _report_excess(self) -> None:
-        """Ties can prune more than p: an untrained B is all zeros, and goes as a whole. Say so once."""
+    def _zeros(self, tensors: Sequence[Tensor]) -> list[PruneUnit]:
+        """The units that are all zeros."""
+        touched = torch.stack([unit.of(tensors).count_nonzero() for unit in self.units]).tolist()
+        return [unit for unit, count in zip(self.units, touched, strict=True) if not count]
+
+    def _report(self) -> None:
+        """Say once which units lose more than p, to ties, and which lose nothing, being all zeros."""
         shares = self.pruned_shares()
-        excess = [n for n, share in shares.items() if share > self.p + 0.01 and n not in self._reported]
-        if self.p > 0 and excess:
-            self._reported.update(excess)
-            listed = ", ".join(f"{n} ({shares[n]:.0%})" for n in excess[:4])
-            more = f" and {len(excess) - 4} more" if len(excess) > 4 else ""
-            logger.warning("tied scores prune more than p = %.3f in %s%s", self.p, listed, more)
+        sizes = {unit.name: unit.of(self._masks).numel() for unit in self.units}
+        excess = [n for n, share in shares.items() if share > self.p + 0.01]
+        self.pending = [n for n, share in shares.items() if share == 0 and entries_to_prune(self.p, sizes[n])]
+        self._say("tied scores prune more than p = %.3f in %s", excess)
+        self._say("not pruned to p = %.3f yet, being all zeros until they are trained: %s", self.pending)
+
+    def _say(self, message: str, names: Sequence[str]) -> None:
+        new = [name for name in names if name not in self._reported]
+        self._reported.update(new)
+        if new:
+            more = f" and {len(new) - 4} more" if len(new) > 4 else ""
+            logger.warning(message, self.p, ", ".join(new[:4]) + more)
+
+
+def _on_gradient(parameter: nn.Parameter, hook: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
+    handle: RemovableHandle = parameter.register_hook(hook)  # type: ignore[no-untyped-call]
+    return handle
+
+
+def _masking(adapter: "weakref.ref[MaskedAdapter]", index: int) -> Callable[[Tensor], Tensor | None]:
+    """A hook on the gradient of one factor."""
+
+    def hook(gradient: Tensor) -> Tensor | None:
+        masked = adapter()
+        return None if masked is None else gradient * masked._masks[index]
+
+    return hook
 
 
 def reset_optimizer_state(
@@ -168,7 +237,7 @@ def reset_optimizer_state(
     State of any other shape than the parameter's, such as the step counter, is kept.
 
     Raises:
-        ValueError: A state tensor of the parameter's shape is not floating point (an 8-bit optimizer),
+        GraspError: A state tensor of the parameter's shape is not floating point (an 8-bit optimizer),
             so that zero bits need not mean a zero moment.
     """
     states, keep = [], []
@@ -177,7 +246,7 @@ def reset_optimizer_state(
             if not isinstance(value, Tensor) or value.shape != parameter.shape:
                 continue
             if not value.is_floating_point():
-                raise ValueError(f"cannot clear '{name}' of type {value.dtype}; use a 32-bit optimizer")
+                raise GraspError(f"cannot clear '{name}' of type {value.dtype}; use a 32-bit optimizer")
             states.append(value)
             keep.append(~entries)
     if states:

@@ -13,7 +13,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from grasp_lora.control.pruning import AdapterPart, PruneUnit, entries_to_prune, masks_at, prune_units
+from grasp_lora.control.pruning import (
+    AdapterPart,
+    PruneUnit,
+    masks_at,
+    prune_units,
+    thresholds,
+)
+from grasp_lora.errors import GraspError
 from grasp_lora.lm.loss import TargetLoss, evaluation_mode
 from grasp_lora.metrics.cost import count_passes
 
@@ -57,7 +64,8 @@ class StepPruner:
         """Reset by importance, one tensor per factor and of its shape; returns the keep masks."""
         keep = [torch.empty_like(w, dtype=torch.bool) for w in self.parameters]
         if self.unit == "parameter":
-            masks_at(importance, self.units, [self._cut(u.of(importance)) for u in self.units], out=keep)
+            cut = [t[0] for t in thresholds(importance, self.units, [self.p])]
+            masks_at(importance, self.units, cut, out=keep)
         else:
             for module in self._modules():
                 scores = torch.cat([unit.of(importance).reshape(-1) for unit in module])
@@ -66,11 +74,6 @@ class StepPruner:
         for weight, mask, value in zip(self.parameters, keep, self._reset, strict=True):
             weight.copy_(torch.where(mask, weight, value))
         return keep
-
-    def _cut(self, scores: Tensor) -> Tensor:
-        """The k-th smallest score, as `pruning.thresholds`; for one ratio, selecting beats sorting."""
-        k = entries_to_prune(self.p, scores.numel())
-        return scores.flatten().kthvalue(k).values if k else scores.new_tensor(-1.0)
 
     def _modules(self) -> list[list[PruneUnit]]:
         """Units of one adapter's A and B at one site together."""
@@ -112,7 +115,9 @@ class InputImportance:
     """|BA| * ||X||_2, attributed to the factors (Sec. 3.2).
 
     X are the projection's real inputs, before LoRA's dropout, seen by forward hooks, so any architecture
-    will do; padding does not count. With S = sum_ij |(BA)_ij| ||X_j||_2 of one adapter at one site, an entry
+    will do; padding does not count. For an adapted embedding X are the tokens as unit vectors, so ||X_j|| is
+    the root of how often token j occurs; for an adapted output embedding, what it sees: in "train_batch" the
+    positions before a target alone. With S = sum_ij |(BA)_ij| ||X_j||_2 of one adapter at one site, an entry
     of A scores |dS/dA| and an entry of B |dS/dB|. PEFT's scaling is left out: it is one constant per adapter.
     Where modules are pruned as a whole, all entries of one score the mean of |(BA)_ij| ||X_j|| over its W.
 
@@ -137,7 +142,7 @@ class InputImportance:
         unit: Literal["parameter", "module"] = "parameter",
     ) -> None:
         if rescore == "validation" and validation is None:
-            raise ValueError("importance from inputs needs a validation set, or rescore='train_batch'")
+            raise GraspError("importance from inputs needs a validation set, or rescore='train_batch'")
         self.model, self.validation, self.unit = model, validation, unit
         self.parameters = list(parameters.values())
         self._sites = list(dict.fromkeys(name.split(".lora_")[0] for name in parameters))
@@ -177,11 +182,11 @@ class InputImportance:
         """||X_j||_2 over all tokens, (in,) in float32, by the adapted module's name.
 
         Raises:
-            ValueError: With "train_batch", where there was no training pass since the last call.
+            GraspError: With "train_batch", where there was no training pass since the last call.
         """
         squares = self._of_validation() if self._training is None else self._training.take()
         if unseen := [site for site in self._sites if site not in squares]:
-            raise ValueError(f"no forward pass went through {unseen[0]} since importance was last asked for")
+            raise GraspError(f"no forward pass went through {unseen[0]} since importance was last asked for")
         return {name: total.sqrt() for name, total in squares.items()}
 
     def _of_validation(self) -> dict[str, Tensor]:
@@ -190,29 +195,28 @@ class InputImportance:
         inputs: dict[str, Any]
         with (
             evaluation_mode(self.model),
-            _one_text_for_the_head(self.model),
             closing(_ProjectionInputs(self.model, self._sites, training=False)) as seen,
+            _one_position_for_the_head(self.model),  # after: an adapted head's inputs count as they come
         ):
             for rows, batch in zip(self.validation.rows, self.validation.batches, strict=True):
                 inputs = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
                 del inputs["labels"]
-                if "logits_to_keep" in inputs:
-                    inputs["logits_to_keep"] = 1
+                inputs.pop("logits_to_keep", None)  # the head sees every position, and computes one
                 self.model(**inputs, use_cache=False)
                 count_passes(forward=len(rows))
             return seen.squares
 
 
 @contextmanager
-def _one_text_for_the_head(model: Any) -> Iterator[None]:
-    """Let the output embedding see the batch's first text alone: nobody reads the logits.
+def _one_position_for_the_head(model: Any) -> Iterator[None]:
+    """Let the output embedding compute the batch's very last position alone: nobody reads the logits.
 
-    With `logits_to_keep = 1` but all texts, a CPU multiplies each last position with the whole vocabulary by
-    itself: a fifth of the pass for Gemma 3 270M.
+    One for each text costs a CPU a product with the whole vocabulary each: a fifth of the pass for Gemma 3
+        270M.
     """
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     handle = (
-        head.register_forward_pre_hook(lambda _, arguments: (arguments[0][:1], *arguments[1:]))
+        head.register_forward_pre_hook(lambda _, arguments: (arguments[0][:1, -1:], *arguments[1:]))
         if isinstance(head, nn.Module)
         else None
     )
@@ -239,8 +243,8 @@ class _ProjectionInputs:
         self.squares: dict[str, Tensor] = {}
         self._only_training = training
         self._active = False
-        self._tokens = 0
-        self._rows: Tensor | None = None  # indices of the tokens that are no padding; None: all
+        self._kept: Tensor | None = None  # (batch, length), False where a token is padding; None: all count
+        self._rows: dict[int, Tensor] = {}  # the same for the last so many positions, as indices of rows
         self._handles = [
             model.register_forward_pre_hook(self._begin, with_kwargs=True),
             model.register_forward_hook(self._end, always_call=True),
@@ -262,27 +266,38 @@ class _ProjectionInputs:
     def _begin(self, model: nn.Module, _: Any, inputs: Mapping[str, Any]) -> None:
         self._active = not self._only_training or (model.training and torch.is_grad_enabled())
         mask = inputs.get("attention_mask")
-        self._rows = None
-        if self._active and mask is not None:
-            self._tokens = mask.numel()
-            self._rows = mask.reshape(-1).nonzero().squeeze(1)
+        self._kept, self._rows = None if mask is None else mask.bool(), {}
 
     def _end(self, *_: Any) -> None:
         self._active = False
 
     def _adder(self, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         @torch.no_grad()
-        def add(_: nn.Module, arguments: tuple[Any, ...]) -> None:
+        def add(module: Any, arguments: tuple[Any, ...]) -> None:
             if not self._active:
                 return
-            hidden: Tensor = arguments[0].detach()
-            hidden = hidden.reshape(-1, hidden.shape[-1])  # some models flatten tokens first
-            if self._rows is not None:
-                if len(hidden) != self._tokens:
-                    raise ValueError(
-                        f"{name} sees {len(hidden)} of {self._tokens} tokens: cannot tell which are padding"
-                    )
-                hidden = hidden.index_select(0, self._rows)  # (tokens, in)
-            self.squares[name] = self.squares.get(name, 0) + hidden.float().square().sum(0)
+            seen: Tensor = arguments[0].detach()
+            if seen.is_floating_point():
+                squares = self._real(seen, name).float().square().sum(0)
+            else:  # an embedding's token ids (batch, length)
+                ids = seen.reshape(-1) if self._kept is None else seen[self._kept]
+                squares = torch.bincount(ids, minlength=module.in_features).float()
+            self.squares[name] = self.squares.get(name, 0) + squares
 
         return add
+
+    def _real(self, hidden: Tensor, name: str) -> Tensor:
+        """The rows of a module's input that are no padding: (tokens, in)."""
+        rows = hidden.reshape(-1, hidden.shape[-1])  # some models flatten tokens first
+        if self._kept is None:
+            return rows
+        batch, length = self._kept.shape
+        if hidden.dim() == 3 and len(hidden) == batch:  # the head may be given the last positions alone
+            length = min(length, hidden.shape[1])
+        if len(rows) != batch * length:
+            raise GraspError(
+                f"{name} sees {len(rows)} of {batch * length} tokens: cannot tell which are padding"
+            )
+        if length not in self._rows:
+            self._rows[length] = self._kept[:, -length:].reshape(-1).nonzero().squeeze(1)
+        return rows.index_select(0, self._rows[length])

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from grasp_lora.errors import GraspError
+
 __all__ = ["Candidate", "RatioPolicy", "UniformPolicy", "Update"]
 
 
@@ -55,7 +57,7 @@ class RatioPolicy:
     The defaults are the paper's (Table 7).
 
     Raises:
-        ValueError: An argument is out of its range; the message names it.
+        GraspError: An argument is out of its range; the message names it.
 
     Example:
         >>> policy = RatioPolicy(seed=42)
@@ -81,14 +83,16 @@ class RatioPolicy:
         seed: int = 42,
     ) -> None:
         if not 0.0 <= p_min <= p_init <= p_max <= 1.0:
-            raise ValueError(f"need 0 <= p_min <= p_init <= p_max <= 1, got {p_min}, {p_init}, {p_max}")
+            raise GraspError(f"need 0 <= p_min <= p_init <= p_max <= 1, got {p_min}, {p_init}, {p_max}")
         if candidates < 1:
-            raise ValueError(f"candidates must be at least 1, got {candidates}")
+            raise GraspError(f"candidates must be at least 1, got {candidates}")
         for name, value in {"eta": eta, "beta": beta, "tau": tau, "d_max": d_max}.items():
             if not (math.isfinite(value) and value >= 0.0):
-                raise ValueError(f"{name} must be a finite number >= 0, got {value}")
-        if not sigma_min > 0.0:
-            raise ValueError(f"sigma_min must be > 0, got {sigma_min}")
+                raise GraspError(f"{name} must be a finite number >= 0, got {value}")
+        if not (math.isfinite(sigma_min) and sigma_min > 0.0):
+            raise GraspError(f"sigma_min must be a finite number > 0, got {sigma_min}")
+        if sigma_init is not None and not (math.isfinite(sigma_init) and sigma_init >= 0.0):
+            raise GraspError(f"sigma_init must be a finite number >= 0, got {sigma_init}")
         self.p_min, self.p_max = p_min, p_max
         self.candidates = candidates
         self.eta, self.beta, self.tau, self.d_max = eta, beta, tau, d_max
@@ -113,12 +117,12 @@ class RatioPolicy:
             base_reward: R~(p_curr), the reward of the committed ratio in the same round.
 
         Raises:
-            ValueError: The counts differ, or a reward is not a finite number.
+            GraspError: The counts differ, or a reward is not a finite number.
         """
         if len(rewards) != len(candidates) or not candidates:
-            raise ValueError(f"{len(candidates)} candidates but {len(rewards)} rewards")
+            raise GraspError(f"{len(candidates)} candidates but {len(rewards)} rewards")
         if not all(math.isfinite(reward) for reward in (base_reward, *rewards)):
-            raise ValueError(f"rewards must be finite numbers, got {base_reward} and {list(rewards)}")
+            raise GraspError(f"rewards must be finite numbers, got {base_reward} and {list(rewards)}")
         relative = [reward - base_reward for reward in rewards]  # R_i
         self._step_policy([c.z for c in candidates], relative)
         committed = self._step_ratio([c.p for c in candidates], relative)

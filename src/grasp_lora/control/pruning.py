@@ -3,6 +3,10 @@
 GRASP LoRA, Secs. 3.1 and 3.3. A mask is boolean and True means *keep*. The importance of an entry is
 its magnitude: the paper's I_j = |W_j| * s has one global constant s > 0, which cannot change a
 ranking, so it is not computed.
+
+Zeros rank by their position, below every other entry: a unit with many of them loses exactly k entries. A
+unit that is all zeros, as B is before training, has nothing to prune by and keeps every entry, since a pruned
+one could never be trained.
 """
 
 import math
@@ -14,7 +18,17 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-__all__ = ["PruneUnit", "adapter_parameters", "entries_to_prune", "masks_at", "prune_units", "thresholds"]
+from grasp_lora.errors import GraspError
+
+__all__ = [
+    "PruneUnit",
+    "adapter_parameters",
+    "entries_to_prune",
+    "masks_at",
+    "prune_units",
+    "ranked",
+    "thresholds",
+]
 
 UnitKind = Literal["adapter", "tensor"]
 
@@ -54,11 +68,11 @@ def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """The trainable LoRA factors A and B of a PEFT model, by parameter name.
 
     Raises:
-        ValueError: There are none.
+        GraspError: There are none.
     """
     found = {n: p for n, p in model.named_parameters() if p.requires_grad and _LORA_NAME.match(n)}
     if not found:
-        raise ValueError("the model has no trainable LoRA parameters; load it by PEFT with is_trainable=True")
+        raise GraspError("the model has no trainable LoRA parameters; load it by PEFT with is_trainable=True")
     return found
 
 
@@ -77,12 +91,12 @@ def prune_units(
             the whole merged factor.
 
     Raises:
-        ValueError: A name is not that of a LoRA factor, or the parts do not cover its rank.
+        GraspError: A name is not that of a LoRA factor, or the parts do not cover its rank.
     """
     units = []
     for index, (name, tensor) in enumerate(parameters.items()):
         if (match := _LORA_NAME.match(name)) is None:
-            raise ValueError(f"{name} is not a LoRA factor")
+            raise GraspError(f"{name} is not a LoRA factor")
         dim = 0 if match["factor"] == "A" else 1
         rank = tensor.shape[dim]
         label = f"{match['site']}.lora_{match['factor']}"
@@ -91,7 +105,7 @@ def prune_units(
             continue
         site_parts = parts.get(match["site"])
         if site_parts is None or [0, *(p.stop for p in site_parts)] != [*(p.start for p in site_parts), rank]:
-            raise ValueError(f"the adapter's parts do not cover {name} of rank {rank}: {site_parts}")
+            raise GraspError(f"the adapter's parts do not cover {name} of rank {rank}: {site_parts}")
         units += [PruneUnit(f"{label}[{p.name}]", index, dim, p.start, p.stop - p.start) for p in site_parts]
     return units
 
@@ -99,12 +113,12 @@ def prune_units(
 def entries_to_prune(p: float, size: int) -> int:
     """k = floor(p * d), Sec. 3.1, for a decimal p: 0.29 of 100 is 29, though 0.29 * 100 < 29 in binary."""
     if not 0.0 <= p <= 1.0:
-        raise ValueError(f"a prune ratio is between 0 and 1, got {p}")
+        raise GraspError(f"a prune ratio is between 0 and 1, got {p}")
     return min(size, math.floor(p * size + 1e-9))
 
 
 def thresholds(dense: Sequence[Tensor], units: Sequence[PruneUnit], ratios: Sequence[float]) -> list[Tensor]:
-    """The k-th smallest score of every unit at every ratio: tau(p) of Sec. 3.1.
+    """The k-th smallest score of every unit at every ratio: tau(p) of Sec. 3.1, zeros ranked by position.
 
     One sort serves all ratios, and all units of one size.
 
@@ -114,26 +128,38 @@ def thresholds(dense: Sequence[Tensor], units: Sequence[PruneUnit], ratios: Sequ
         ratios: n prune ratios.
 
     Returns:
-        One tensor of shape (n,) per unit, on the unit's device. It is -1 where k = 0: below any score,
-        so that nothing is pruned.
+        One tensor of shape (n,) per unit, on the unit's device. It is minus infinity, so that nothing is
+        pruned, where k = 0, and below p = 1 where the unit is all zeros.
     """
     result: dict[int, Tensor] = {}
     for group in _same_shape(dense, units):
-        blocks = [units[i].of(dense).reshape(-1) for i in group]
-        scores = torch.stack(blocks).abs_()  # (units, d); a copy, so in place
-        values = torch.sort(scores, dim=1).values
-        counts = [entries_to_prune(p, scores.shape[1]) for p in ratios]
-        columns = torch.tensor([max(k - 1, 0) for k in counts], device=scores.device)
-        none = torch.tensor([k == 0 for k in counts], device=scores.device)
-        cut = values[:, columns].masked_fill_(none, -1.0)  # (units, n)
+        values = torch.sort(ranked(torch.stack([units[i].of(dense).reshape(-1) for i in group]))).values
+        size = values.shape[1]
+        counts = [entries_to_prune(p, size) for p in ratios]
+        columns = torch.tensor([max(k - 1, 0) for k in counts], device=values.device)
+        none = torch.tensor([k == 0 for k in counts], device=values.device)
+        some = torch.tensor([k < size for k in counts], device=values.device)
+        untouched = values[:, -1:] < 0  # (units, 1)
+        cut = values[:, columns].masked_fill_(none | (untouched & some), -math.inf)  # (units, n)
         result.update(zip(group, cut.unbind(0), strict=True))
     return [result[i] for i in range(len(units))]
+
+
+def ranked(entries: Tensor) -> Tensor:
+    """Magnitudes, in float32 or wider; in the place of a zero a number below 0 that grows with position.
+
+    Args:
+        entries: Any shape; the last dimension holds one unit's entries. Up to 2^24 of them are told apart.
+    """
+    scores = entries.abs().to(torch.promote_types(entries.dtype, torch.float32))
+    places = torch.arange(-scores.shape[-1], 0, dtype=scores.dtype, device=scores.device)
+    return torch.where(scores == 0, places, scores)
 
 
 def masks_at(
     dense: Sequence[Tensor], units: Sequence[PruneUnit], cut: Sequence[Tensor], out: Sequence[Tensor]
 ) -> None:
-    """Write keep masks: M_j = 1 - I[I_j <= tau], Sec. 3.1. Ties at the threshold are all pruned.
+    """Write keep masks: M_j = 1 - I[I_j <= tau], Sec. 3.1. Ties at the threshold are all pruned, zeros aside.
 
     Args:
         dense: The factors, pruned entries at their dense values.
@@ -142,7 +168,8 @@ def masks_at(
         out: Boolean tensors shaped as `dense`, overwritten.
     """
     for unit, threshold in zip(units, cut, strict=True):
-        torch.gt(unit.of(dense).abs(), threshold, out=unit.of(out))
+        block = unit.of(dense)
+        unit.of(out).copy_((ranked(block.reshape(-1)) > threshold).view(block.shape))
 
 
 def _same_shape(tensors: Sequence[Tensor], units: Sequence[PruneUnit]) -> Iterable[list[int]]:
