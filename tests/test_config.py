@@ -81,7 +81,11 @@ def test_inline_task_paths_are_relative_to_the_file(write, tmp_path):
         ("training: {learning_rate: fast}", "learning_rate"),
         ("target: {language: no}", "stands twice"),
         ("methods: []", "methods"),
-        ("name: ../up", "name"),
+        ("name: ../up", "name: it names a folder"),
+        ("name: ..", "name: it names a folder"),
+        ("name: .", "name: it names a folder"),
+        ("methods: [merge, grsp]", "no method is called 'grsp'; there are dare_linear,"),
+        ("methods: 3", "methods is 'all' or a list"),
     ],
 )
 def test_faults_name_the_key(write, extra, message):
@@ -124,6 +128,7 @@ def test_same_language_twice(write):
         ("combine.weights={en: 1.0}", r"a weight for each of \['ar', 'en'\]"),
         ("merge_prune.unit=module", "threshold"),
         ("merge_prune.threshold=0.1", "threshold"),
+        ("methods=[merge,grasp,merge]", "methods names merge twice"),
     ],
 )
 def test_settings_that_do_not_go_together(write, override, complaint):
@@ -150,3 +155,50 @@ def test_all_means_every_method_and_a_variant_fills_up_from_control(tmp_path):
     for name in ("grasp", "a/b", "", ".."):
         with pytest.raises(GraspError, match="variant"):
             load_config(CONFIGS / "demo.yaml", [f"variants={{'{name}': {{}}}}"])
+
+
+def test_a_language_is_no_path(write):
+    for language in ("../x", ".."):
+        with pytest.raises(GraspError, match=r"source\.language: it names a folder"):
+            load_config(write(SMALL), [f"source.language={language}"])
+
+
+def test_an_empty_mapping_empties_what_it_replaces(write):
+    write(SMALL + "variants: {a: {tau: 0.3}, b: {}}\ncontrol: {every: 5}\n", "base.yaml")
+    assert load_config(write("extends: base.yaml\nvariants: {}\n")).variants == {}
+    assert load_config(write("extends: base.yaml\n"), ["variants={}"]).variants == {}
+    assert load_config(write("extends: base.yaml\ncontrol: {}\n")).control.every == 10
+    assert set(load_config(write("extends: base.yaml\nvariants: {c: {}}\n")).variants) == {"a", "b", "c"}
+
+
+@pytest.mark.parametrize(
+    ("override", "generated"),
+    [
+        ("evaluation={}", 4),
+        ("evaluation.test_examples=9", 4),
+        ("evaluation.metrics=[rougeL]", None),
+        ("evaluation.metrics=task", None),
+        ("evaluation={metrics: [rougeL], generate: 4}", 4),
+        ("evaluation={generate: null}", None),
+    ],
+)
+def test_metrics_are_of_all_answers_unless_told_otherwise(write, override, generated):
+    assert load_config(write(SMALL), [override]).evaluation.generate == generated
+
+
+def test_faults_name_keys_and_no_kinds(write):
+    """Pydantic names the kinds that a value may be of as if they were keys."""
+    with pytest.raises(GraspError) as error:
+        load_config(
+            write(SMALL.replace("handbook", "{name: x, prompt: 'a', target: b, languages: {en: {}}}"))
+        )
+    assert str(error.value).splitlines()[1:] == [
+        "  task: the prompt template 'a\\n' has no {field}: all prompts would be the same"
+    ]
+    with pytest.raises(GraspError) as error:
+        load_config(write(SMALL.replace("handbook", "{nam: x}") + "training: {epochs: 0}\n"))
+    faults = [line.split(":")[0].strip() for line in str(error.value).splitlines()[1:]]
+    assert faults == [
+        *(f"task.{n}" for n in ("name", "prompt", "target", "languages", "nam")),
+        "training.epochs",
+    ]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from grasp_lora.metrics.bertscore import BERTSCORE
 from grasp_lora.metrics.scoring import METRICS
@@ -38,6 +38,15 @@ Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+
+
+def _folder_name(value: str) -> str:
+    if not re.fullmatch(r"[\w-][\w.-]*", value):
+        raise ValueError("it names a folder: letters, digits, _, - and . may be in it, and no . at its start")
+    return value
+
+
+FolderName = Annotated[str, AfterValidator(_folder_name)]
 
 
 Combination = Literal[
@@ -97,10 +106,11 @@ class Training(_Node):
 class Side(_Node):
     """The source or the target: its language, its adapter, how much of its data to use."""
 
-    language: str
+    language: FolderName
     adapter: Path | None = None  # a trained PEFT adapter; None trains one
     train_examples: Count | None = None  # None takes all
     dev_examples: Count | None = None
+    seed: Seed | None = None  # of its adapter's first weights and training; None: the run's
     training: Training = Training()
 
 
@@ -200,10 +210,17 @@ class Evaluation(_Node):
     """What is measured on the target's test set."""
 
     test_examples: Count | None = None  # None takes all
-    generate: Annotated[int, Field(ge=0)] | None = 4  # test examples to answer; None is all of them
+    generate: Annotated[int, Field(ge=0)] | None  # test examples to answer, 4; None is all, so with metrics
     metrics: tuple[str, ...] | Literal["task"] = ()  # of the answers: grasp_lora.metrics.scoring.METRICS
     bertscore: BertScore | None = None  # the encoder that the three bertscore metrics need
     deployment: bool = False  # size, load time and speed of each method's adapter, merged and unmerged
+
+    @model_validator(mode="before")
+    @classmethod
+    def _answers_to_score(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and "generate" not in data:
+            return {**data, "generate": None if data.get("metrics") else 4}
+        return data
 
     @model_validator(mode="after")
     def _known_metrics(self) -> "Evaluation":
@@ -224,7 +241,7 @@ class Config(_Node):
     `learn.training` and `final.training` need only what differs.
     """
 
-    name: str = Field(pattern=r"^[\w.-]+$")
+    name: FolderName
     runs: Path = Path("runs")
     backbone: str
     revision: str | None = None
@@ -251,7 +268,7 @@ class Config(_Node):
     lorahub: LoraHub = LoraHub()
     optuna: Optuna = Optuna()
     grid: Annotated[tuple[Ratio, ...], Field(min_length=1)] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
-    evaluation: Evaluation = Evaluation()
+    evaluation: Evaluation = Evaluation(generate=4)
     max_length: Count = 2200  # tokens of prompt and answer together
     max_new_tokens: Count | None = None  # None: the task's own
     token_budget: Count = 4096  # tokens of one evaluation batch
@@ -279,8 +296,14 @@ class Config(_Node):
 
     @field_validator("methods", mode="before")
     @classmethod
-    def _all_methods(cls, value: Any) -> Any:
-        return ALL if value == "all" else value
+    def _known_methods(cls, value: Any) -> Any:
+        if value == "all":
+            return ALL
+        if not isinstance(value, list | tuple):
+            raise ValueError("methods is 'all' or a list of names")
+        if unknown := [name for name in value if name not in _METHODS]:
+            raise ValueError(f"no method is called {unknown[0]!r}; there are {', '.join(sorted(_METHODS))}")
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
@@ -289,8 +312,10 @@ class Config(_Node):
         for name in self.variants:
             if name in _METHODS or not re.fullmatch(r"\w[\w.]*", name):
                 raise ValueError(f"a variant cannot be called '{name}': use letters, digits, _ and no method")
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds has one of {list(self.seeds)} twice")
+        for key in ("seeds", "methods"):
+            listed = getattr(self, key)
+            if twice := sorted({str(one) for one in listed if listed.count(one) > 1}):
+                raise ValueError(f"{key} names {', '.join(twice)} twice")
         if len({f"{p:.2f}" for p in self.grid}) < len(self.grid):
             raise ValueError(f"grid has two ratios that are the same to two decimals: {list(self.grid)}")
         sides = {self.source.language, self.target.language}

@@ -1,5 +1,6 @@
 """Reading a config: a YAML file, the one it extends, `key=value` overrides, one message for all faults."""
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,29 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
     try:
         return Config.model_validate(data)
     except ValidationError as error:
-        faults = [f"  {'.'.join(map(str, e['loc'])) or 'config'}: {_reason(e)}" for e in error.errors()]
+        faults = [f"  {place}: {reason}" for place, reason in _faults(error)]
         raise GraspError("\n".join([f"{path} is not a valid config:", *faults])) from error
+
+
+def _faults(error: ValidationError) -> list[tuple[str, str]]:
+    """Key and reason of each fault. Of several kinds that a value may be of, the one that fits best."""
+    found: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for fault in error.errors():
+        keys = tuple(str(key) for key in fault["loc"] if not _KIND.fullmatch(str(key)))
+        found.setdefault(keys, []).append(fault)
+    deepest = [keys for keys in found if not any(k != keys and k[: len(keys)] == keys for k in found)]
+    faults = []
+    for keys in deepest:
+        if keys[1:2] == ("training",) and keys[1:] in found:
+            continue  # inherited: said once
+        of_values = [fault for fault in found[keys] if fault["type"] == "value_error"]
+        reasons = dict.fromkeys(map(_reason, of_values or found[keys]))
+        faults.append((".".join(keys) or "config", ", or: ".join(reasons)))
+    return faults
+
+
+# How pydantic names one of the kinds that a value may be of, as if it were a key below it.
+_KIND = re.compile(r"str|Task|.+\[.*", re.DOTALL)
 
 
 def _reason(fault: Mapping[str, Any]) -> str:
@@ -41,7 +63,8 @@ def _reason(fault: Mapping[str, Any]) -> str:
     if fault["type"] == "missing":
         return "missing"
     whole = isinstance(fault["input"], Mapping)  # the message of a node says what of it is wrong
-    return fault["msg"] if whole else f"{fault['msg']} (got {fault['input']!r})"
+    message = fault["msg"].removeprefix("Value error, ")
+    return message if whole else f"{message} (got {fault['input']!r})"
 
 
 def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -72,10 +95,13 @@ def _absolute(languages: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """The base with what `over` names in its place, key by key; an empty mapping replaces a full one."""
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
-        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, Mapping) else value
+        if isinstance(old, dict) and isinstance(value, Mapping) and value:
+            value = _merge(old, value)
+        merged[key] = value
     return merged
 
 
