@@ -13,6 +13,7 @@ from tests.tiny_run import write_setting
 
 from grasp_lora.cli import main
 from grasp_lora.config_file import load_config
+from grasp_lora.lm import backbone
 from grasp_lora.plan import plan
 from grasp_lora.stages.inputs import Inputs
 from grasp_lora.stages.results import read_results
@@ -173,3 +174,120 @@ def test_variants_keep_to_their_own_folder(done):
     names = [job.name for job in plan(config, Inputs(config), RunDirectory(config.folder))]
     assert len(set(names)) == len(names)
     assert {"final/seed42", "variants/final/seed42", "variants/report/seed7", "report"} <= set(names)
+
+
+LEARN = ["methods=[grasp]", "control={micro_dev: 4, every: 2}", "name=learn"]
+
+
+def test_a_stage_asks_whether_what_it_reads_was_made_with_this_config(done, capsys):
+    folder, run = done
+    assert run(*LEARN) == 0
+    config = (folder / "runs/learn/config.yaml").read_bytes()
+    for verb, change, named in (
+        ("finetune", "control.every=4", "control.every: was 2, now 4"),
+        ("learn", "merge=linear", "merge: was sum, now linear"),
+        ("merge", "lora.r=4", "lora.r: was 8, now 4"),
+    ):
+        for more in ([], ["--force"]):
+            assert main([verb, "run.yaml", *LEARN, change, *more]) == 2
+            error = capsys.readouterr().err
+            assert named in error
+            assert "make that stage again first" in error
+    assert main(["finetune", "run.yaml", *LEARN, "merge=linear", "--p", "0.3"]) == 2
+    assert (folder / "runs/learn/config.yaml").read_bytes() == config
+    assert main(["finetune", "run.yaml", *LEARN]) == 0
+
+
+def test_what_dtype_auto_stood_for_is_what_counts(done, capsys, caplog, monkeypatch):
+    _, run = done
+    with caplog.at_level("INFO", logger="grasp_lora"):
+        assert run("name=shown") == 0
+    assert caplog.text.count("backbone: float32 on cpu") == 1
+    assert run("dtype=float32") == 0  # the same
+    monkeypatch.setattr(backbone, "pick_device", lambda device: torch.device("cuda"))
+    assert run() == 2
+    assert "dtype: was float32, now bfloat16" in capsys.readouterr().err
+
+
+def test_methods_in_another_order_have_another_report(done):
+    folder, run = done
+    first = (folder / "runs/tiny/report/summary.md").read_text()
+    assert run("methods=[grid,lora_target]") == 0
+    second = (folder / "runs/tiny/report/summary.md").read_text()
+    assert "test − target adapter" in first
+    assert "test − fixed mask" in second
+
+
+@pytest.mark.parametrize("file", ["tokenizer.model", "vocab.txt", "merges.txt", "chat_template.jinja"])
+def test_every_file_that_a_tokenizer_may_read_counts(done, capsys, file):
+    folder, run = done
+    (folder / "backbone" / file).write_text("x")
+    assert run() == 2
+    assert "backbone.files" in capsys.readouterr().err
+    (folder / "backbone" / file).unlink()
+    (folder / "backbone" / "README.md").write_text("x")
+    assert run() == 0
+
+
+def test_another_encoder_in_the_same_folder_makes_other_scores(done, capsys):
+    folder, run = done
+    shutil.copytree(folder / "backbone", folder / "encoder")  # a decoder will do, too
+    scores = [
+        "evaluation={generate: 2, metrics: [bertscore_f1], bertscore: {encoder: encoder, layer: 1}}",
+        "name=scores",
+    ]
+    assert run(*scores) == 0
+    weights = load_file(folder / "encoder/model.safetensors")
+    save_file({n: w * 2 for n, w in weights.items()}, folder / "encoder/model.safetensors", {"format": "pt"})
+    assert run(*scores) == 2
+    assert "evaluation.bertscore.files" in capsys.readouterr().err
+
+
+def test_an_adapter_of_another_model_is_refused_before_training(done, capsys):
+    folder, run = done
+    shutil.copytree(folder / "runs/tiny/adapters/en", folder / "en")
+    config = read(folder / "en/adapter_config.json")
+    given = ["source.adapter=en", "name=other"]
+    for name, code in (
+        (str((folder / "backbone").resolve()), 0),
+        ("/elsewhere/backbone", 0),  # the same folder on another machine, for all one can tell
+        ("owner/other-model", 2),
+        ("/elsewhere/other-model", 2),
+    ):
+        (folder / "en/adapter_config.json").write_text(
+            json.dumps({**config, "base_model_name_or_path": name})
+        )
+        assert run(*given, "--force") == code
+        assert code == 0 or f"source.adapter: en was trained on '{name}'" in capsys.readouterr().err
+
+
+def test_stored_embeddings_stay_with_the_adapter(done):
+    """What merging keeps and dev was measured with is in the adapter that is saved and tested."""
+    folder, run = done
+    adapter = folder / "runs/tiny/adapters/en"
+    shutil.copytree(adapter, folder / "en")
+    weights = load_file(adapter / "adapter_model.safetensors")
+    name = "base_model.model.model.embed_tokens.weight"
+    embedding = load_file(folder / "backbone/model.safetensors")["model.embed_tokens.weight"] + 0.5
+    save_file({**weights, name: embedding}, folder / "en/adapter_model.safetensors", {"format": "pt"})
+    assert run("source.adapter=en", "methods=[merge]", "name=stored") == 0
+    root = folder / "runs/stored"
+    kept = load_file(root / "merge/seed42/adapter_model.safetensors")
+    assert torch.equal(kept[name], embedding)
+    found = read(root / "merge/seed42/dev_losses.json")
+    best = found["by_epoch"][found["best_epoch"]]
+    assert read(root / "eval/merge/seed42/scores.json")["dev_loss"] == pytest.approx(best, rel=1e-5)
+
+
+def test_who_cannot_load_patterns_is_said(done, capsys):
+    _folder, run = done
+    assert run("lora.target_modules=[q_proj]", "methods=[merge_untrained]", "name=narrow") == 0
+    sides = ["source.adapter=runs/narrow/adapters/en", "target.adapter=runs/tiny/adapters/ar"]
+    mixed = [*sides, *LEARN[:2], "name=mixed"]
+    capsys.readouterr()
+    assert run(*mixed) == 0
+    assert "final/seed42 has modules of different ranks or scalings" in capsys.readouterr().out
+    assert main(["merge", "run.yaml", *mixed]) == 0
+    assert "vLLM and llama.cpp ignore these patterns" in capsys.readouterr().out
+    assert run(*LEARN) == 0
+    assert "vLLM" not in capsys.readouterr().out

@@ -5,13 +5,17 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from grasp_lora import __version__
 from grasp_lora.cli_data import add_data_verbs
 from grasp_lora.errors import GraspError
+
+if TYPE_CHECKING:
+    from grasp_lora.config import Config
 
 __all__ = ["main"]
 
@@ -111,6 +115,7 @@ def _run(arguments: argparse.Namespace) -> None:
     if "grasp" in config.methods:
         adapter = run.path(f"final/seed{config.seeds[0]}")
         print(_HOW_TO_LOAD.format(backbone=inputs.backbone_path, report=run.path("report"), adapter=adapter))
+        _note_loaders(adapter)
 
 
 _HOW_TO_LOAD = """The trajectory: {report}/trajectory.png
@@ -124,38 +129,70 @@ The sparse adapter: {adapter}. To load it with PEFT alone:
 """
 
 
-def _adapter(arguments: argparse.Namespace) -> None:
-    from grasp_lora.stages.train_adapter import train_adapter
+def _make(  # type: ignore[no-untyped-def]
+    arguments: argparse.Namespace,
+    names: "Callable[[Config], Sequence[str]]",
+    after: Sequence[str] = (),
+):
+    """Make some stages of GRASP's plan; those that they need must be done, with the same settings.
+
+    Args:
+        after: What is needed, where the named ones stand in no plan: the caller makes them.
+    """
+    from grasp_lora.executors.local import execute
+    from grasp_lora.plan import needed, plan
+    from grasp_lora.stages.ready import check_adapters
 
     config, inputs, run = _load(arguments)
-    print(train_adapter(inputs, run, config.source if arguments.side == "source" else config.target))
+    check_adapters(inputs)
+    run.only = set(names(config))
+    jobs = plan(config.model_copy(update={"methods": ("grasp",), "variants": {}}), inputs, run)
+    execute(needed(jobs, *(after or run.only)))
+    return config, inputs, run
+
+
+def _adapter(arguments: argparse.Namespace) -> None:
+    from grasp_lora.stages.inputs import adapter_folder
+
+    config, _, run = _make(arguments, lambda config: [f"adapters/{getattr(config, arguments.side).language}"])
+    print(adapter_folder(run, getattr(config, arguments.side)))
 
 
 def _merge(arguments: argparse.Namespace) -> None:
-    from grasp_lora.stages.merge import merge
-
-    _, inputs, run = _load(arguments)
-    print(merge(inputs, run))
+    _, _, run = _make(arguments, lambda config: ["merged"])
+    print(run.path("merged"))
+    _note_loaders(run.path("merged"))
 
 
 def _learn(arguments: argparse.Namespace) -> None:
     from grasp_lora.stages.finetune import learned_ratio
-    from grasp_lora.stages.learn_ratio import learn_ratio
 
-    _, inputs, run = _load(arguments)
-    folder = learn_ratio(inputs, run)
-    print(f"p* = {learned_ratio(inputs, run):.4f}, from {folder}/rounds.jsonl")
+    _, inputs, run = _make(arguments, lambda config: [f"learn/seed{config.seed}"])
+    print(f"p* = {learned_ratio(inputs, run):.4f}, from {run.path(inputs.learn_stage())}/rounds.jsonl")
 
 
 def _finetune(arguments: argparse.Namespace) -> None:
     from grasp_lora.stages.finetune import finetune
 
-    config, inputs, run = _load(arguments)
-    if arguments.p is not None and not 0.0 <= arguments.p <= 1.0:
-        raise GraspError(f"--p is a ratio between 0 and 1, got {arguments.p}")
+    p = arguments.p
+    if p is not None and not 0.0 <= p <= 1.0:
+        raise GraspError(f"--p is a ratio between 0 and 1, got {p}")
+    folder = "final/" if p is None else f"fixed/p{p:.2f}-"
+    config, inputs, run = _make(
+        arguments,
+        lambda config: [f"{folder}seed{seed}" for seed in config.seeds],
+        after=() if p is None else ["merged"],
+    )
     for seed in config.seeds:
-        name = f"final/seed{seed}" if arguments.p is None else f"fixed/p{arguments.p:.2f}-seed{seed}"
-        print(finetune(inputs, run, seed, name, "grasp" if arguments.p is None else arguments.p))
+        name = f"{folder}seed{seed}"
+        print(run.path(name) if p is None else finetune(inputs, run, seed, name, p))
+
+
+def _note_loaders(adapter: Path) -> None:
+    from grasp_lora.merging.writing import other_loaders
+
+    if note := other_loaders(adapter):
+        print(f"Note: {note}")
 
 
 def _compare(arguments: argparse.Namespace) -> None:

@@ -22,7 +22,7 @@ from grasp_lora.stages.report import report
 from grasp_lora.stages.run_directory import RunDirectory
 from grasp_lora.stages.train_adapter import train_adapter
 
-__all__ = ["Job", "plan"]
+__all__ = ["Job", "needed", "plan"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,18 @@ def plan(config: Config, inputs: Inputs, run: RunDirectory) -> list[Job]:
     scored = tuple(stage for stages in shown.values() for stage in stages)
     add(Job("report", partial(report, inputs, run, shown, checks), scored + checks))
     return list(jobs.values())
+
+
+def needed(jobs: Sequence[Job], *names: str) -> list[Job]:
+    """The named jobs and all that they need, in their order."""
+    by_name = {job.name: job for job in jobs}
+    wanted: set[str] = set()
+    open_names = list(names)
+    while open_names:
+        if (name := open_names.pop()) not in wanted:
+            wanted.add(name)
+            open_names += by_name[name].needs
+    return [job for job in jobs if job.name in wanted]
 
 
 # Methods with a training run of their own. A ratio is found once, with the config's seed, as the papers do;

@@ -14,7 +14,7 @@ from grasp_lora.lm.packaged_encoder import packaged_encoder
 from grasp_lora.metrics.bertscore import BertScorer
 from grasp_lora.metrics.cost import PEAKS, SUMMED
 from grasp_lora.metrics.scoring import score_predictions
-from grasp_lora.stages.inputs import Inputs, adapter_digest, fingerprint, flat
+from grasp_lora.stages.inputs import Inputs, adapter_digest, fingerprint, flat, folder_digest
 from grasp_lora.stages.run_directory import RunDirectory, write_json
 from grasp_lora.tasks.example import prompt_hash
 
@@ -35,7 +35,7 @@ def evaluate(
     and each test example's; the metrics of the answers, 0 to 100, each with its signature),
     `predictions.jsonl`, and `cost.json`: what the stages `made_by` took, and what they took together.
     """
-    config = inputs.config
+    config, bert = inputs.config, inputs.config.evaluation.bertscore
     dev = inputs.examples(config.target, "dev", config.target.dev_examples)
     test = inputs.examples(config.target, "test", config.evaluation.test_examples)
 
@@ -85,6 +85,7 @@ def evaluate(
         **{f"made_by.{stage}": run.made(stage) for stage in made_by},
         **flat("evaluation", config.evaluation.model_dump(exclude={"test_examples", "deployment"})),
         "evaluation.metrics": inputs.metrics,
+        "evaluation.bertscore.files": bert and folder_digest(bert.encoder),
         "language": config.target.language,
         "data.dev": fingerprint(dev),
         "data.test": fingerprint(test),

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
@@ -9,8 +10,8 @@ from typing import Any
 
 from grasp_lora.config import Config, Control, Side, Training
 from grasp_lora.errors import GraspError
-from grasp_lora.lm.backbone import Backbone, load_backbone
-from grasp_lora.lm.batches import Encoded, encode
+from grasp_lora.lm.backbone import Backbone, load_backbone, resolve_dtype
+from grasp_lora.lm.batches import Encoded, TargetCollator, encode, lost_targets
 from grasp_lora.lm.loss import TargetLoss
 from grasp_lora.lm.packaged import resolve_backbone
 from grasp_lora.lm.training import TrainSettings
@@ -21,7 +22,17 @@ from grasp_lora.tasks.example import Example
 from grasp_lora.tasks.prepare import find_task
 from grasp_lora.tasks.task import Task, check_disjoint
 
-__all__ = ["Inputs", "adapter_digest", "adapter_folder", "fingerprint", "flat", "settings"]
+__all__ = [
+    "Inputs",
+    "adapter_digest",
+    "adapter_folder",
+    "fingerprint",
+    "flat",
+    "folder_digest",
+    "settings",
+]
+
+logger = logging.getLogger(__name__)
 
 
 class Inputs:
@@ -29,6 +40,7 @@ class Inputs:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self._said: set[str] = set()
         self.task: Task = config.task if isinstance(config.task, Task) else find_task(config.task)
         self._splits: dict[tuple[str, str], list[Example]] = {}
 
@@ -66,11 +78,23 @@ class Inputs:
         if source.adapter is None:
             check_disjoint({"source train": self.examples(source, "train"), **held_out})
 
+    @property
+    def dtype(self) -> str:
+        """The backbone's number format here: what `auto` stands for depends on the device."""
+        return resolve_dtype(self.config.dtype, self.config.device)
+
     def backbone(self) -> Backbone:
         config = self.config
-        return load_backbone(
+        loaded = load_backbone(
             config.backbone, dtype=config.dtype, device=config.device, revision=config.revision
         )
+        self._say(f"{config.backbone}: {self.dtype} on {next(loaded.model.parameters()).device}")
+        return loaded
+
+    def _say(self, message: str) -> None:
+        if message and message not in self._said:
+            self._said.add(message)
+            logger.info("%s", message)
 
     @property
     def backbone_path(self) -> str:
@@ -104,15 +128,14 @@ class Inputs:
 
     def encode(self, examples: Sequence[Example], backbone: Backbone) -> list[Encoded]:
         limits = {"max_length": self.config.max_length, "max_new_tokens": self.max_new_tokens}
-        return [encode(example, backbone.tokenizer, **limits) for example in examples]
+        encoded = [encode(example, backbone.tokenizer, **limits) for example in examples]
+        self._say(lost_targets(encoded))
+        return encoded
 
     def loss(self, examples: Sequence[Example], backbone: Backbone) -> TargetLoss:
-        return TargetLoss(
-            examples,
-            backbone.tokenizer,
-            backbone.model,
-            max_length=self.config.max_length,
-            max_new_tokens=self.max_new_tokens,
+        return TargetLoss.from_encoded(
+            self.encode(examples, backbone),
+            TargetCollator(backbone.tokenizer, backbone.model),
             token_budget=self.config.token_budget,
         )
 
@@ -133,8 +156,8 @@ class Inputs:
         return {
             "backbone": config.backbone,
             "revision": config.revision,
-            "backbone.files": backbone_digest(folder) if (folder := Path(config.backbone)).is_dir() else None,
-            "dtype": config.dtype,
+            "backbone.files": folder_digest(config.backbone),
+            "dtype": self.dtype,
             "max_length": config.max_length,
             "max_new_tokens": self.max_new_tokens,
         }
@@ -171,13 +194,19 @@ def adapter_digest(folder: Path) -> str:
     return hashlib.sha256(" ".join(found).encode()).hexdigest()
 
 
-def backbone_digest(folder: Path) -> str:
-    """A hash that tells a model folder from what it held before, in milliseconds.
+def folder_digest(name: str) -> str | None:
+    """A hash that tells a model folder from what it held before, in milliseconds; None for other names.
 
-    Configs and tokenizers count whole, weights by their size and by 64 KiB at each of 64 places.
+    Whatever transformers may read counts: configs and tokenizers whole, large files by their size and by
+    64 KiB at each of 64 places. Hidden files and Markdown do not.
     """
+    folder = Path(name)
+    if not folder.is_dir():
+        return None
     found = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.suffix in (".json", ".safetensors")):
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.suffix == ".md" or not path.is_file():
+            continue
         size = path.stat().st_size
         found.update(f"{path.name} {size}\n".encode())
         with path.open("rb") as file:

@@ -67,7 +67,16 @@ def report(
     shown_stages = [stage for stages in evaluations.values() for stage in stages] + list(others)
     if "grasp" in evaluations:
         shown_stages.append(learn)
-    return run.stage("report", {stage: run.made(stage) for stage in shown_stages}, work, derived=True)
+    config = inputs.config
+    dependencies = {
+        "shown": shown_stages,  # their order is the tables', and says which is the reference
+        "titles": {method: TITLES.get(method, method) for method in evaluations},
+        "task": inputs.task.name,
+        "languages": [config.source.language, config.target.language],
+        "metrics": inputs.metrics,
+        **{stage: run.made(stage) for stage in shown_stages},
+    }
+    return run.stage("report", dependencies, work, derived=True)
 
 
 def _scores(inputs: Inputs, results: Sequence[MethodResult], folder: Path) -> list[str]:

@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,18 @@ class RunDirectory:
         config: The resolved config, written as `config.yaml`, with `env.json` (versions, hardware), whenever
             a stage starts: a command that only finds that something does not fit leaves both as they are.
         force: Replace finished stages whose inputs differ. What they hold is moved aside, not deleted.
+        only: The stages that may be made; the others must be done, with the same inputs. None: all may.
     """
 
-    def __init__(self, root: Path, *, config: str | None = None, force: bool = False) -> None:
-        self.root, self.config, self.force = root, config, force
+    def __init__(
+        self,
+        root: Path,
+        *,
+        config: str | None = None,
+        force: bool = False,
+        only: Collection[str] | None = None,
+    ) -> None:
+        self.root, self.config, self.force, self.only = root, config, force, only
 
     def path(self, name: str) -> Path:
         """The folder of a stage."""
@@ -51,9 +59,10 @@ class RunDirectory:
             derived: It only shows what other stages found, so it is made again without `force`.
 
         Raises:
-            GraspError: The stage is done with other inputs; the message names what changed.
+            GraspError: The stage is done with other inputs, and the message names what changed; or it is not
+                done and may not be made.
         """
-        folder = self.path(name)
+        folder, allowed = self.path(name), self.only is None or name in self.only
         wanted = json.loads(json.dumps(dict(inputs)))
         done = _read_done(folder)
         if done is not None:
@@ -61,11 +70,18 @@ class RunDirectory:
             if not changed:
                 logger.info("%s: done, skipped", name)
                 return folder
-            if not (self.force or derived):
+            if not (allowed and (self.force or derived)):
+                again = (
+                    "--force to make it again (the old one is moved aside)."
+                    if allowed
+                    else "make that stage again first, with --force."
+                )
                 raise GraspError(
                     f"{folder} was made with other settings:\n  " + "\n  ".join(changed) + "\n"
-                    "Give the run another name, or --force to make it again (the old one is moved aside)."
+                    f"Give the run another name, or {again}"
                 )
+        elif not allowed:
+            self._finished(name)
         partial = folder.with_name(folder.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)  # ours: left by a killed run
         partial.mkdir(parents=True)

@@ -17,20 +17,20 @@ def train_adapter(inputs: Inputs, run: RunDirectory, side: Side) -> Path:
     """Train the side's adapter, best dev epoch kept, into `adapters/LANGUAGE`; use a given one as it is."""
     if side.adapter is not None:
         return side.adapter
-    config = inputs.config
+    config, seed = inputs.config, inputs.config.seed if side.seed is None else side.seed
     train = inputs.examples(side, "train", side.train_examples)
     dev = inputs.examples(side, "dev", side.dev_examples)
 
     def work(folder: Path) -> None:
         backbone = inputs.backbone()
-        set_seed(config.seed)  # LoRA's A is drawn from the global generator
+        set_seed(seed)  # LoRA's A is drawn from the global generator
         lora = config.lora.model_dump()
         model = new_adapter(backbone.model, **lora)
         trainer = build_trainer(
             model,
             backbone.tokenizer,
             inputs.encode(train, backbone),
-            settings(side.training, config.seed),
+            settings(side.training, seed),
             folder,
             title=f"train adapter {side.language}",
         )
@@ -44,7 +44,7 @@ def train_adapter(inputs: Inputs, run: RunDirectory, side: Side) -> Path:
         **inputs.model_inputs(),
         **flat("lora", config.lora.model_dump()),
         **flat("training", side.training.model_dump()),
-        "seed": config.seed,
+        "seed": seed,
         "data.train": fingerprint(train),
         "data.dev": fingerprint(dev),
     }

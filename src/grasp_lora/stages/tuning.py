@@ -61,7 +61,7 @@ class Tuning:
         trainer.add_callback(mask)
         trainer.add_callback(best)
         trainer.train()
-        save_adapter(model, folder)
+        save_adapter(model, folder, self.run.path("merged"))
         if isinstance(mask, FixedMaskCallback) and mask.masked is not None:
             save_file(mask.masked.masks(), folder / "mask.safetensors")
             write_json(folder / "pruned.json", {"p": p, "share_by_unit": mask.masked.pruned_shares()})
