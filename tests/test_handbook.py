@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_book import make_book, page
+from tiny_deb import control, deb, entry, tar
 
 from grasp_lora.errors import GraspError
 from grasp_lora.tasks import check_disjoint, find_task, load_task
@@ -26,7 +27,6 @@ from grasp_lora.tasks.splits import HELD_OUT, Sizes, assign_roles
 BOOK = {"en-US": 0, "ar-MA": 2, "zh-CN": 4, "ja-JP": 5}
 TARGETS = ("ar", "zh", "ja")
 HTML = Path("usr/share/doc/debian-handbook/html")
-needs_dpkg = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="dpkg-deb is not here")
 needs_apt = pytest.mark.skipif(shutil.which("apt-get") is None, reason="apt is not here")
 
 Splits = dict[str, dict[str, list[dict[str, str]]]]
@@ -449,50 +449,41 @@ def test_a_source_that_is_not_the_book(tmp_path: Path) -> None:
 # The package
 
 
-def build_deb(book: Path, folder: Path, name: str = "debian-handbook") -> Path:
-    root = folder / "root"
-    shutil.copytree(book, root / HTML)
-    (root / "DEBIAN").mkdir()
-    (root / "DEBIAN" / "control").write_text(
-        f"Package: {name}\nVersion: 1:2.3\nArchitecture: all\nMaintainer: A <a@example.org>\n"
-        "Description: a book\n"
-    )
-    deb = folder / f"{name}.deb"
-    subprocess.run(
-        ["dpkg-deb", "--root-owner-group", "-Znone", "--build", root, deb], check=True, capture_output=True
-    )
-    return deb
+def build_deb(book: Path, path: Path, package: str = "debian-handbook") -> Path:
+    files = sorted(file for file in book.rglob("*") if file.is_file())
+    content = tar([entry(f"./{HTML / file.relative_to(book)}", file.read_bytes()) for file in files])
+    return deb(path, content, package)
 
 
-@needs_dpkg
-def test_a_deb_is_unpacked(book: Path, prepared: Path, tmp_path: Path) -> None:
-    deb = build_deb(book, tmp_path)
-    out = prepare_handbook(tmp_path / "out", deb)
+@pytest.fixture(scope="session")
+def package(book: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_deb(book, tmp_path_factory.mktemp("package") / "small.deb")
+
+
+def test_a_deb_is_unpacked(book: Path, package: Path, prepared: Path, tmp_path: Path) -> None:
+    out = prepare_handbook(tmp_path / "out", package)
     manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["inputs"]["version"] == "1:2.3"
-    assert manifest["sha256"] == hashlib.sha256(deb.read_bytes()).hexdigest()
+    assert manifest["sha256"] == hashlib.sha256(package.read_bytes()).hexdigest()
     assert contents(out)["ja/test.jsonl"] == contents(prepared)["ja/test.jsonl"]
-    other = tmp_path / "other"
-    other.mkdir()
     with pytest.raises(GraspError, match="is the package 'cookbook', not 'debian-handbook'"):
-        prepare_handbook(tmp_path / "new", build_deb(book, other, "cookbook"))
-    (tmp_path / "broken.deb").write_bytes(deb.read_bytes()[:5000])
-    with pytest.raises(GraspError, match=r"dpkg-deb --extract .*broken\.deb"):
+        prepare_handbook(tmp_path / "new", build_deb(book, tmp_path / "other.deb", "cookbook"))
+    (tmp_path / "broken.deb").write_bytes(package.read_bytes()[:5000])
+    with pytest.raises(GraspError, match=r"broken\.deb cannot be unpacked as a \.deb"):
         prepare_handbook(tmp_path / "new", tmp_path / "broken.deb")
     assert not (tmp_path / "new").exists()
 
 
-@needs_dpkg
 @needs_apt
 def test_apt_downloads_without_touching_the_systems_lists(
-    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With real apt, from a repository in a folder that the user's own apt configuration names."""
-    deb = build_deb(book, tmp_path)
+    shutil.copy(package, tmp_path)
     index = (
-        subprocess.run(["dpkg-deb", "--field", deb], check=True, capture_output=True, text=True).stdout
-        + f"Filename: ./{deb.name}\nSize: {deb.stat().st_size}\n"
-        + f"SHA256: {hashlib.sha256(deb.read_bytes()).hexdigest()}\n"
+        control("debian-handbook").decode()
+        + f"Filename: ./{package.name}\nSize: {package.stat().st_size}\n"
+        + f"SHA256: {hashlib.sha256(package.read_bytes()).hexdigest()}\n"
     )
     (tmp_path / "Packages").write_text(index)
     (tmp_path / "sources.list").write_text(f"deb [trusted=yes] file:{tmp_path} ./\n")
@@ -506,7 +497,7 @@ def test_apt_downloads_without_touching_the_systems_lists(
     out = prepare_handbook(tmp_path / "out")
     assert {path: path.stat().st_mtime_ns for root in system for path in root.rglob("*")} == before
     manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
-    assert manifest["sha256"] == hashlib.sha256(deb.read_bytes()).hexdigest()
+    assert manifest["sha256"] == hashlib.sha256(package.read_bytes()).hexdigest()
     assert not (tmp_path / "hook-was-run").exists()
     (tmp_path / "Packages").write_text(index.replace("debian-handbook", "cookbook"))
     with pytest.raises(GraspError, match=r"(?s)Unable to locate package debian-handbook.*--from"):

@@ -1,4 +1,4 @@
-"""Debian packages without root: downloaded through apt with private lists, unpacked with dpkg-deb."""
+"""Debian packages without root: downloaded through apt with private lists."""
 
 import logging
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from grasp_lora.errors import GraspError
 
-__all__ = ["download", "fields", "unpack"]
+__all__ = ["download"]
 
 logger = logging.getLogger(__name__)
 
@@ -23,9 +23,8 @@ def download(package: str, folder: Path) -> Path:
     The sources, keys and settings are the system's, but its package lists and caches are neither used nor
     changed: apt gets private ones in `folder`.
     """
-    for program in ("apt-get", "dpkg-deb"):
-        if shutil.which(program) is None:
-            raise GraspError(f"there is no {program} here")
+    if shutil.which("apt-get") is None:
+        raise GraspError("there is no apt-get here")
     environment = {**os.environ, "APT_CONFIG": str(_configure(folder)), "LC_ALL": "C.UTF-8"}
     downloads = folder / "downloads"
     downloads.mkdir()
@@ -42,22 +41,6 @@ def download(package: str, folder: Path) -> Path:
     except GraspError as error:
         raise GraspError(f"{failure}{error}") from None
     return next(downloads.glob("*.deb"))
-
-
-def fields(deb: Path) -> dict[str, str]:
-    """`Package` and `Version` of a .deb."""
-    text = _run(["dpkg-deb", "--field", str(deb.absolute()), "Package", "Version"], deb.parent)
-    return dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
-
-
-def unpack(deb: Path, folder: Path) -> None:
-    """Unpack a .deb's files into `folder`, running none of its scripts."""
-    if shutil.which("dpkg-deb") is None:
-        raise GraspError(
-            f"unpacking {deb} needs dpkg-deb: unpack it yourself (`ar x` it, then `tar xf` its data.tar.*) "
-            "and give the folder instead"
-        )
-    _run(["dpkg-deb", "--extract", str(deb.absolute()), str(folder)], deb.parent)
 
 
 def _configure(folder: Path) -> Path:
@@ -95,8 +78,8 @@ def _configure(folder: Path) -> Path:
     return first
 
 
-def _run(command: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None) -> str:
-    """Standard output of a command; its complaints become an error."""
+def _run(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
+    """Run a command; its complaints become an error."""
     try:
         done = subprocess.run(
             command, cwd=folder, env=environment, timeout=TIMEOUT, capture_output=True, text=True, check=False
@@ -106,4 +89,3 @@ def _run(command: Sequence[str], folder: Path, environment: Mapping[str, str] | 
     if done.returncode:
         complaints = "\n".join(done.stderr.strip().splitlines()[-5:])
         raise GraspError(f"`{' '.join(command)}` failed with exit code {done.returncode}:\n{complaints}")
-    return done.stdout

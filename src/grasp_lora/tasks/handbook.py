@@ -18,7 +18,7 @@ from typing import Any
 from grasp_lora import __version__
 from grasp_lora.errors import GraspError
 from grasp_lora.paths import cache_dir
-from grasp_lora.tasks import debian
+from grasp_lora.tasks import deb, debian
 from grasp_lora.tasks.handbook_pages import read_sections
 from grasp_lora.tasks.handbook_rows import SOURCE, split_sections
 from grasp_lora.tasks.prepared import is_prepared, sha256, write_prepared
@@ -136,7 +136,7 @@ def _task(targets: Sequence[str], version: str) -> dict[str, Any]:
 
 def _package(source: Path | None, scratch: Path) -> Package:
     if source is None:
-        source = _download(scratch)
+        return _download(scratch)
     if source.is_dir():
         html = _html(source)
         return Package(html, _version(html), None)
@@ -144,22 +144,25 @@ def _package(source: Path | None, scratch: Path) -> Package:
         raise GraspError(
             f"{source} does not exist: give the {PACKAGE} .deb, or a folder it was unpacked into"
         )
-    unpacked = scratch / "unpacked"
-    debian.unpack(source, unpacked)
-    fields = debian.fields(source)
-    if fields.get("Package") != PACKAGE:
-        raise GraspError(f"{source} is the package {fields.get('Package')!r}, not {PACKAGE!r}")
-    return Package(_html(unpacked), fields["Version"], sha256(source))
+    return _unpack(source, scratch / "unpacked")
 
 
-def _download(scratch: Path) -> Path:
+def _unpack(file: Path, folder: Path) -> Package:
+    fields = deb.fields(file)
+    if fields["Package"] != PACKAGE:
+        raise GraspError(f"{file} is the package {fields['Package']!r}, not {PACKAGE!r}")
+    deb.unpack(file, folder)
+    return Package(_html(folder), fields["Version"], sha256(file))
+
+
+def _download(scratch: Path) -> Package:
     folder = scratch / "apt"
     folder.mkdir()
     try:
-        return debian.download(PACKAGE, folder)
+        return _unpack(debian.download(PACKAGE, folder), folder / "unpacked")
     except GraspError as error:
         raise GraspError(
-            f"the package {PACKAGE} could not be downloaded through apt: {error}\n"
+            f"the package {PACKAGE} could not be had through apt: {error}\n"
             f"Download its .deb from any Debian or Ubuntu mirror (pool/main/d/{PACKAGE} or "
             f"pool/universe/d/{PACKAGE}) and give it with --from, or a folder that it was unpacked into"
         ) from None
