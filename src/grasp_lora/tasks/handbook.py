@@ -28,6 +28,12 @@ __all__ = ["LANGUAGES", "prepare_handbook"]
 logger = logging.getLogger(__name__)
 
 PACKAGE = "debian-handbook"
+PINNED = debian.Pinned(
+    path=f"pool/main/d/{PACKAGE}/{PACKAGE}_11.20220922_all.deb",
+    size=34_758_056,
+    sha256="3d5dbeac1f1afc9c094eab9d0f701f6ecff99c4927d5a4794cf6c85678134faa",
+)
+"""The version of Debian 12 and 13, for where there is no apt."""
 LICENCE = "GPL-2+ or CC-BY-SA-3.0"
 HTML = ("usr", "share", "doc", PACKAGE, "html")
 PREPARATION = 1
@@ -69,7 +75,8 @@ def prepare_handbook(
     Args:
         out: The folder to write; by default one in the user's cache, named after languages and seed.
         source: The package's .deb, or a folder that it was unpacked into (at any level down to `html`). By
-            default it is downloaded through apt, without root.
+            default it is downloaded: through apt, without root, or where that fails from an archive on the
+            web, see `tasks.debian`.
         languages: Targets, out of `LANGUAGES`.
         seed: Of the splits.
 
@@ -156,15 +163,24 @@ def _unpack(file: Path, folder: Path) -> Package:
 
 
 def _download(scratch: Path) -> Package:
-    folder = scratch / "apt"
-    folder.mkdir()
+    """The package through apt, or where that fails, also if it cannot be unpacked here, from the archive."""
+    apt, web = scratch / "apt", scratch / "web"
+    apt.mkdir()
+    web.mkdir()
     try:
-        return _unpack(debian.download(PACKAGE, folder), folder / "unpacked")
+        return _unpack(debian.download(PACKAGE, apt), apt / "unpacked")
+    except GraspError as error:
+        reason = error
+    logger.info("not through apt, but from Debian's archive: %s", " ".join(str(reason).split()))
+    try:
+        return _unpack(debian.fetch(PINNED, web), web / "unpacked")
     except GraspError as error:
         raise GraspError(
-            f"the package {PACKAGE} could not be had through apt: {error}\n"
-            f"Download its .deb from any Debian or Ubuntu mirror (pool/main/d/{PACKAGE} or "
-            f"pool/universe/d/{PACKAGE}) and give it with --from, or a folder that it was unpacked into"
+            f"the package {PACKAGE} could be had neither through apt: {reason}\n"
+            f"nor from Debian's archive: {error}\n"
+            f"Set GRASP_DEBIAN_ARCHIVE to the base address of a mirror that has {PINNED.path}, such as "
+            "https://deb.debian.org/debian, or give a .deb of the package, or a folder that it was unpacked "
+            "into, with --from"
         ) from None
 
 
