@@ -303,6 +303,24 @@ def test_columns_ids_groups_and_references_of_a_table(tmp_path: Path) -> None:
     assert example.references == (f"Title {example.id}", "other")
 
 
+def test_what_is_wrong_with_all_rows_is_said_once(tmp_path: Path) -> None:
+    (tmp_path / "en.csv").write_text("document,summary\n" + "a,b\n" * 30)
+    with pytest.raises(GraspError) as caught:
+        prepare_card(card("csv"), tmp_path / "en.csv", tmp_path / "out")
+    first, advice = str(caught.value).splitlines()
+    assert first == (
+        f"{tmp_path}/en.csv: all 30 rows have the same fault: missing column: 'text'; "
+        "there are document, summary"
+    )
+    assert "For other columns, prompts or sizes write a card that begins with `extends: csv`" in advice
+    (tmp_path / "en.csv").write_text("text,target\n" + "a,\n" * 30)
+    with pytest.raises(GraspError, match=r"all 30 rows have the same fault: .*'target' is empty$"):
+        prepare_card(card("csv"), tmp_path / "en.csv", tmp_path / "out")
+    (tmp_path / "en.csv").write_text("text,target\n" + "a,\n" * 3 + "a,b\n")
+    with pytest.raises(GraspError, match=r"has 3 bad rows; correct or remove them:(\n.*en.csv:.*){3}$"):
+        prepare_card(card("csv"), tmp_path / "en.csv", tmp_path / "out")
+
+
 NAMED = {"en_train.jsonl": lines(9), "en_test.jsonl": lines(9, 20)}
 REPEATED = {"en_train.jsonl": lines(9), "en_dev.jsonl": lines(9, 10), "en_test.jsonl": lines(9, 5)}
 BLANK = [*lines(2), {"text": " ", "target": "x"}]

@@ -100,6 +100,7 @@ class Task(BaseModel):
         for row in read_rows(path, faults):
             if limit is not None and len(examples) >= limit:
                 break
+            faults.rows += 1
             if not examples and not faults.found:
                 self._check_columns(row.values, template, path)
             try:
