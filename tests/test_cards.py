@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -344,6 +345,7 @@ BLANK = [*lines(2), {"text": " ", "target": "x"}]
         (REPEATED, r"the splits 'en train' and 'en test' share the example"),
         (NAMED, r"which leaves 0 for dev, and the card asks for 2"),
         ({"en.jsonl": lines(6)}, r"'en' has 6 rows, which leaves . for (train|dev|test), and the card asks"),
+        ({"en.jsonl": lines(6)}, r"with a smaller `languages\.en\.sizes\.(train|dev|test)`"),
     ],
 )
 def test_bad_tables(tmp_path: Path, files: dict[str, list[Any]], said: str) -> None:
@@ -473,6 +475,25 @@ def test_data_prepare_and_show(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["inputs"]["seed"] == 3
     assert main(["data", "show", str(tmp_path / "out"), "--examples", "2"]) == 0
     assert capsys.readouterr().out.count("Answer the question based on the context.") == 2
+
+
+def test_the_documented_card(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "cards.md").read_text(encoding="utf-8")
+    [own], [commands] = (re.findall(rf"```{kind}\n(.*?)```", text, flags=re.S) for kind in ("yaml", "sh"))
+    monkeypatch.chdir(tmp_path)
+    Path("reviews.yaml").write_text(own, encoding="utf-8")
+    Path("reviews").mkdir()
+    for code, count in (("en", 100), ("fr", 118)):  # no row more than the sizes add up to
+        table = "".join(f"Review {n},Headline {n}\n" for n in range(count))
+        Path("reviews", f"{code}.csv").write_text(f"review,headline\n{table}")
+    for command in commands.splitlines():
+        assert main(shlex.split(command)[1:]) == 0
+    assert "== fr: 50 train, 20 dev, 8 micro_dev, 40 test" in capsys.readouterr().out
+    task = load_task(Path("prepared"))
+    assert [len(task.examples("en", split)) for split in task.languages["en"]] == [40, 20, 40]
+    assert task.examples("fr", "test")[0].prompt.startswith("Write a headline for this review.\nReview ")
 
 
 @pytest.mark.parametrize(
