@@ -105,7 +105,7 @@ def test_cards_name_metrics_that_there_are() -> None:
 
 
 def write(path: Path, **values: Any) -> Path:
-    path.write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
+    path.write_text(yaml.safe_dump(values, allow_unicode=True, sort_keys=False), encoding="utf-8")
     return path
 
 
@@ -494,6 +494,65 @@ def test_the_documented_card(
     task = load_task(Path("prepared"))
     assert [len(task.examples("en", split)) for split in task.languages["en"]] == [40, 20, 40]
     assert task.examples("fr", "test")[0].prompt.startswith("Write a headline for this review.\nReview ")
+
+
+@pytest.mark.parametrize("kind", ["folder", "card", "inline"])
+def test_show_takes_the_config_of_a_run(
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny_tokenizer().save_pretrained("backbone")
+    tokens: Any = {"tokenizer": tiny_tokenizer(), "encode": encode_prompt}
+    expected = show(folder, **tokens, max_length=164, max_new_tokens=40)
+    assert expected != show(folder, **tokens, max_length=164)
+    config: dict[str, Any] = {"name": "x", "backbone": "backbone", "max_length": 164, "max_new_tokens": 40}
+    config |= {"source": {"language": "en"}, "target": {"language": "ar"}, "task": "./out"}
+    if kind == "card":
+        monkeypatch.setenv("GRASP_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setenv("GRASP_CARDS", str(tmp_path))
+        prepare_card(load_card(tmp_path / "small-squad_json.yaml"), tmp_path)
+        config["task"] = "small-squad_json"
+    if kind == "inline":  # relative to the config; no manifest is beside it; the target's limit is for both
+        values = yaml.safe_load((folder / "task.yaml").read_text(encoding="utf-8"))
+        values["languages"] = {
+            code: {split: f"../out/{path}" for split, path in splits.items()}
+            for code, splits in values["languages"].items()
+        }
+        config |= {"task": values | {"max_new_tokens": {"en": 96, "ar": 40}}, "max_new_tokens": None}
+        expected = re.sub(r"\nleft out: .*", "", expected)
+    Path("configs").mkdir()
+    write(Path("configs/run.yaml"), **config)
+    write(Path("configs/more.yaml"), extends="run.yaml", name="more")
+    for name in ("run", "more"):
+        assert main(["data", "show", f"configs/{name}.yaml"]) == 0
+        assert capsys.readouterr().out == expected
+    assert main(["data", "show", "configs/run.yaml", "--max-length", "150"]) == 0
+    assert "over 110 are cut" in capsys.readouterr().out
+    assert main(["data", "show", "configs/run.yaml", "--tokenizer", ""]) == 0
+    assert "prompts in characters" in capsys.readouterr().out
+
+
+def test_show_says_what_is_wrong_with_a_config(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config: dict[str, Any] = {"name": "x", "backbone": "nowhere", "task": str(folder)}
+    config |= {"source": {"language": "en"}, "target": {"language": "fr"}}
+    for changes, said in (
+        ({}, "has no language 'fr'; it has en, ar"),
+        ({"target": {"language": "ar"}}, "cannot load the tokenizer of 'nowhere'"),
+        ({"targets": {}}, "run.yaml is not a valid config:\n  targets: unknown key"),
+        ({"task": "nothing"}, "task 'nothing' is neither a built-in task"),
+    ):
+        path = write(tmp_path / "run.yaml", **config | changes)
+        assert main(["data", "show", str(path)]) == 2
+        assert said in capsys.readouterr().err
+    own = write(tmp_path / "own.yaml", extends="csv", name="own", languages={"en": {}})
+    assert main(["data", "show", str(own)]) == 2
+    assert "own.yaml is not a valid task" in capsys.readouterr().err  # a card is neither
 
 
 @pytest.mark.parametrize(
