@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ def test_cards_name_metrics_that_there_are() -> None:
 
 
 def write(path: Path, **values: Any) -> Path:
-    path.write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
+    path.write_text(yaml.safe_dump(values, allow_unicode=True, sort_keys=False), encoding="utf-8")
     return path
 
 
@@ -303,6 +304,24 @@ def test_columns_ids_groups_and_references_of_a_table(tmp_path: Path) -> None:
     assert example.references == (f"Title {example.id}", "other")
 
 
+def test_what_is_wrong_with_all_rows_is_said_once(tmp_path: Path) -> None:
+    (tmp_path / "en.csv").write_text("document,summary\n" + "a,b\n" * 30)
+    with pytest.raises(GraspError) as caught:
+        prepare_card(card("csv"), tmp_path / "en.csv", tmp_path / "out")
+    first, advice = str(caught.value).splitlines()
+    assert first == (
+        f"{tmp_path}/en.csv: all 30 rows have the same fault: missing column: 'text'; "
+        "there are document, summary"
+    )
+    assert "For other columns, prompts or sizes write a card that begins with `extends: csv`" in advice
+    (tmp_path / "en.csv").write_text("text,target\n" + "a,\n" * 30)
+    with pytest.raises(GraspError, match=r"all 30 rows have the same fault: .*'target' is empty$"):
+        prepare_card(card("csv"), tmp_path / "en.csv", tmp_path / "out")
+    (tmp_path / "en.csv").write_text("text,target\n" + "a,\n" * 3 + "a,b\n")
+    with pytest.raises(GraspError, match=r"has 3 bad rows; correct or remove them:(\n.*en.csv:.*){3}$"):
+        prepare_card(card("csv"), tmp_path / "en.csv", tmp_path / "out")
+
+
 NAMED = {"en_train.jsonl": lines(9), "en_test.jsonl": lines(9, 20)}
 REPEATED = {"en_train.jsonl": lines(9), "en_dev.jsonl": lines(9, 10), "en_test.jsonl": lines(9, 5)}
 BLANK = [*lines(2), {"text": " ", "target": "x"}]
@@ -326,6 +345,7 @@ BLANK = [*lines(2), {"text": " ", "target": "x"}]
         (REPEATED, r"the splits 'en train' and 'en test' share the example"),
         (NAMED, r"which leaves 0 for dev, and the card asks for 2"),
         ({"en.jsonl": lines(6)}, r"'en' has 6 rows, which leaves . for (train|dev|test), and the card asks"),
+        ({"en.jsonl": lines(6)}, r"with a smaller `languages\.en\.sizes\.(train|dev|test)`"),
     ],
 )
 def test_bad_tables(tmp_path: Path, files: dict[str, list[Any]], said: str) -> None:
@@ -455,6 +475,84 @@ def test_data_prepare_and_show(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["inputs"]["seed"] == 3
     assert main(["data", "show", str(tmp_path / "out"), "--examples", "2"]) == 0
     assert capsys.readouterr().out.count("Answer the question based on the context.") == 2
+
+
+def test_the_documented_card(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "cards.md").read_text(encoding="utf-8")
+    [own], [commands] = (re.findall(rf"```{kind}\n(.*?)```", text, flags=re.S) for kind in ("yaml", "sh"))
+    monkeypatch.chdir(tmp_path)
+    Path("reviews.yaml").write_text(own, encoding="utf-8")
+    Path("reviews").mkdir()
+    for code, count in (("en", 100), ("fr", 118)):  # no row more than the sizes add up to
+        table = "".join(f"Review {n},Headline {n}\n" for n in range(count))
+        Path("reviews", f"{code}.csv").write_text(f"review,headline\n{table}")
+    for command in commands.splitlines():
+        assert main(shlex.split(command)[1:]) == 0
+    assert "== fr: 50 train, 20 dev, 8 micro_dev, 40 test" in capsys.readouterr().out
+    task = load_task(Path("prepared"))
+    assert [len(task.examples("en", split)) for split in task.languages["en"]] == [40, 20, 40]
+    assert task.examples("fr", "test")[0].prompt.startswith("Write a headline for this review.\nReview ")
+
+
+@pytest.mark.parametrize("kind", ["folder", "card", "inline"])
+def test_show_takes_the_config_of_a_run(
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny_tokenizer().save_pretrained("backbone")
+    tokens: Any = {"tokenizer": tiny_tokenizer(), "encode": encode_prompt}
+    expected = show(folder, **tokens, max_length=164, max_new_tokens=40)
+    assert expected != show(folder, **tokens, max_length=164)
+    config: dict[str, Any] = {"name": "x", "backbone": "backbone", "max_length": 164, "max_new_tokens": 40}
+    config |= {"source": {"language": "en"}, "target": {"language": "ar"}, "task": "./out"}
+    if kind == "card":
+        monkeypatch.setenv("GRASP_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setenv("GRASP_CARDS", str(tmp_path))
+        prepare_card(load_card(tmp_path / "small-squad_json.yaml"), tmp_path)
+        config["task"] = "small-squad_json"
+    if kind == "inline":  # relative to the config; no manifest is beside it; the target's limit is for both
+        values = yaml.safe_load((folder / "task.yaml").read_text(encoding="utf-8"))
+        values["languages"] = {
+            code: {split: f"../out/{path}" for split, path in splits.items()}
+            for code, splits in values["languages"].items()
+        }
+        config |= {"task": values | {"max_new_tokens": {"en": 96, "ar": 40}}, "max_new_tokens": None}
+        expected = re.sub(r"\nleft out: .*", "", expected)
+    Path("configs").mkdir()
+    write(Path("configs/run.yaml"), **config)
+    write(Path("configs/more.yaml"), extends="run.yaml", name="more")
+    for name in ("run", "more"):
+        assert main(["data", "show", f"configs/{name}.yaml"]) == 0
+        assert capsys.readouterr().out == expected
+    assert main(["data", "show", "configs/run.yaml", "--max-length", "150"]) == 0
+    assert "over 110 are cut" in capsys.readouterr().out
+    assert main(["data", "show", "configs/run.yaml", "--tokenizer", ""]) == 0
+    assert "prompts in characters" in capsys.readouterr().out
+
+
+def test_show_says_what_is_wrong_with_a_config(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config: dict[str, Any] = {"name": "x", "backbone": "nowhere", "task": str(folder)}
+    config |= {"source": {"language": "en"}, "target": {"language": "fr"}}
+    for changes, said in (
+        ({}, "has no language 'fr'; it has en, ar"),
+        ({"target": {"language": "ar"}}, "cannot load the tokenizer of 'nowhere'"),
+        ({"targets": {}}, "run.yaml is not a valid config:\n  targets: unknown key"),
+        ({"task": "nothing"}, "task 'nothing' is neither a built-in task"),
+    ):
+        path = write(tmp_path / "run.yaml", **config | changes)
+        assert main(["data", "show", str(path)]) == 2
+        assert said in capsys.readouterr().err
+    own = write(tmp_path / "own.yaml", extends="csv", name="own", languages={"en": {}})
+    assert main(["data", "show", str(own)]) == 2
+    assert "own.yaml is not a valid task" in capsys.readouterr().err  # a card is neither
 
 
 @pytest.mark.parametrize(

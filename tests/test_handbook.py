@@ -4,20 +4,28 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_book import make_book, page
+from tiny_deb import control, deb, entry, tar
 
 from grasp_lora.errors import GraspError
-from grasp_lora.tasks import check_disjoint, find_task, load_task
-from grasp_lora.tasks.handbook import prepare_handbook
+from grasp_lora.tasks import check_disjoint, find_task, handbook, load_task
+from grasp_lora.tasks.deb import unpack
+from grasp_lora.tasks.debian import Pinned, download
+from grasp_lora.tasks.handbook import PINNED, prepare_handbook
 from grasp_lora.tasks.handbook_pages import Section, read_sections
 from grasp_lora.tasks.handbook_rows import split_sections
 from grasp_lora.tasks.scripts import script_share
@@ -449,50 +457,85 @@ def test_a_source_that_is_not_the_book(tmp_path: Path) -> None:
 # The package
 
 
-def build_deb(book: Path, folder: Path, name: str = "debian-handbook") -> Path:
-    root = folder / "root"
-    shutil.copytree(book, root / HTML)
-    (root / "DEBIAN").mkdir()
-    (root / "DEBIAN" / "control").write_text(
-        f"Package: {name}\nVersion: 1:2.3\nArchitecture: all\nMaintainer: A <a@example.org>\n"
-        "Description: a book\n"
-    )
-    deb = folder / f"{name}.deb"
-    subprocess.run(
-        ["dpkg-deb", "--root-owner-group", "-Znone", "--build", root, deb], check=True, capture_output=True
-    )
-    return deb
+def build_deb(book: Path, path: Path, package: str = "debian-handbook") -> Path:
+    files = sorted(file for file in book.rglob("*") if file.is_file())
+    content = tar([entry(f"./{HTML / file.relative_to(book)}", file.read_bytes()) for file in files])
+    return deb(path, content, package)
 
 
-@needs_dpkg
-def test_a_deb_is_unpacked(book: Path, prepared: Path, tmp_path: Path) -> None:
-    deb = build_deb(book, tmp_path)
-    out = prepare_handbook(tmp_path / "out", deb)
+@pytest.fixture(scope="session")
+def package(book: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_deb(book, tmp_path_factory.mktemp("package") / "small.deb")
+
+
+def pinned(file: Path) -> Pinned:
+    content = file.read_bytes()
+    return Pinned(f"pool/{file.name}", len(content), hashlib.sha256(content).hexdigest())
+
+
+@contextmanager
+def serving(files: dict[str, bytes]) -> Iterator[str]:
+    """The address of a web server on this machine with these files, the first of them after a redirection."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path = self.path.removeprefix("/moved")
+            if path == self.path and path.removeprefix("/debian/") == next(iter(files)):
+                self.send_response(302)
+                self.send_header("Location", f"/moved{path}")
+                self.end_headers()
+            elif (content := files.get(path.removeprefix("/debian/"))) is not None:
+                self.send_response(200)
+                self.end_headers()
+                with suppress(ConnectionError):  # we hang up on what is too long
+                    self.wfile.write(content)
+            else:
+                self.send_error(404)
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/debian/"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def no_tools(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither apt-get nor dpkg-deb, nor a proxy between us and this machine's own servers."""
+    monkeypatch.setenv("PATH", str(tmp_path_factory.mktemp("empty")))
+    monkeypatch.setenv("no_proxy", "*")
+
+
+def test_a_deb_is_unpacked(book: Path, package: Path, prepared: Path, tmp_path: Path) -> None:
+    out = prepare_handbook(tmp_path / "out", package)
     manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["inputs"]["version"] == "1:2.3"
-    assert manifest["sha256"] == hashlib.sha256(deb.read_bytes()).hexdigest()
+    assert manifest["sha256"] == hashlib.sha256(package.read_bytes()).hexdigest()
     assert contents(out)["ja/test.jsonl"] == contents(prepared)["ja/test.jsonl"]
-    other = tmp_path / "other"
-    other.mkdir()
     with pytest.raises(GraspError, match="is the package 'cookbook', not 'debian-handbook'"):
-        prepare_handbook(tmp_path / "new", build_deb(book, other, "cookbook"))
-    (tmp_path / "broken.deb").write_bytes(deb.read_bytes()[:5000])
-    with pytest.raises(GraspError, match=r"dpkg-deb --extract .*broken\.deb"):
+        prepare_handbook(tmp_path / "new", build_deb(book, tmp_path / "other.deb", "cookbook"))
+    (tmp_path / "broken.deb").write_bytes(package.read_bytes()[:5000])
+    with pytest.raises(GraspError, match=r"broken\.deb cannot be unpacked as a \.deb"):
         prepare_handbook(tmp_path / "new", tmp_path / "broken.deb")
     assert not (tmp_path / "new").exists()
 
 
-@needs_dpkg
 @needs_apt
 def test_apt_downloads_without_touching_the_systems_lists(
-    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With real apt, from a repository in a folder that the user's own apt configuration names."""
-    deb = build_deb(book, tmp_path)
+    shutil.copy(package, tmp_path)
     index = (
-        subprocess.run(["dpkg-deb", "--field", deb], check=True, capture_output=True, text=True).stdout
-        + f"Filename: ./{deb.name}\nSize: {deb.stat().st_size}\n"
-        + f"SHA256: {hashlib.sha256(deb.read_bytes()).hexdigest()}\n"
+        control("debian-handbook").decode()
+        + f"Filename: ./{package.name}\nSize: {package.stat().st_size}\n"
+        + f"SHA256: {pinned(package).sha256}\n"
     )
     (tmp_path / "Packages").write_text(index)
     (tmp_path / "sources.list").write_text(f"deb [trusted=yes] file:{tmp_path} ./\n")
@@ -501,19 +544,95 @@ def test_apt_downloads_without_touching_the_systems_lists(
         f'APT::Update::Post-Invoke {{ "touch {tmp_path}/hook-was-run"; }};\n'
     )
     monkeypatch.setenv("APT_CONFIG", str(tmp_path / "user.conf"))
+    monkeypatch.setenv("GRASP_DEBIAN_ARCHIVE", "nowhere:")
     system = [path for path in (Path("/var/lib/apt"), Path("/var/cache/apt")) if path.is_dir()]
     before = {path: path.stat().st_mtime_ns for root in system for path in root.rglob("*")}
     out = prepare_handbook(tmp_path / "out")
     assert {path: path.stat().st_mtime_ns for root in system for path in root.rglob("*")} == before
     manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
-    assert manifest["sha256"] == hashlib.sha256(deb.read_bytes()).hexdigest()
+    assert manifest["sha256"] == pinned(package).sha256
     assert not (tmp_path / "hook-was-run").exists()
     (tmp_path / "Packages").write_text(index.replace("debian-handbook", "cookbook"))
     with pytest.raises(GraspError, match=r"(?s)Unable to locate package debian-handbook.*--from"):
         prepare_handbook(tmp_path / "new")
 
 
-def test_without_apt_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(GraspError, match=r"(?s)no apt-get here.*\.deb.*--from"):
+def test_without_apt_it_comes_from_an_archive(
+    package: Path,
+    no_tools: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(handbook, "PINNED", pinned(package))
+    caplog.set_level("INFO")
+    with serving({f"pool/{package.name}": package.read_bytes()}) as base:
+        monkeypatch.setenv("GRASP_DEBIAN_ARCHIVE", base)
+        out = prepare_handbook(tmp_path / "out")
+    assert contents(out) == contents(prepare_handbook(tmp_path / "given", package))
+    assert "not through apt, but from Debian's archive: there is no apt-get here" in caplog.messages
+    assert f"downloading {base}pool/small.deb (0 MB)" in caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        (None, r"small.deb: HTTP Error 404: Not Found"),
+        (
+            b"<html>log in first</html>",
+            r"small.deb is another file .* its 25 bytes is [0-9a-f]{64}, not the ",
+        ),
+        (b"x" * 10**7, r"small.deb is another file .* its more than [\d,]{7} bytes is "),
+    ],
+)
+def test_what_an_archive_sends_is_checked(
+    package: Path,
+    no_tools: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    file: bytes | None,
+    said: str,
+) -> None:
+    monkeypatch.setattr(handbook, "PINNED", pinned(package))
+    with serving({"other": b""} if file is None else {f"pool/{package.name}": file}) as base:
+        monkeypatch.setenv("GRASP_DEBIAN_ARCHIVE", base)
+        with pytest.raises(
+            GraspError, match=rf"(?s)no apt-get here.*{said}.*Set GRASP_DEBIAN_ARCHIVE.*--from"
+        ):
+            prepare_handbook(tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "base", ["nowhere", "nowhere:", "http://127.0.0.1:1/debian", "http://[", "file:///no"]
+)
+def test_an_address_that_does_not_answer(
+    no_tools: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: str
+) -> None:
+    monkeypatch.setenv("GRASP_DEBIAN_ARCHIVE", base)
+    with pytest.raises(GraspError, match=rf"archive: {re.escape(base)}/pool/main/d/debian-handbook/.*: \S+"):
         prepare_handbook(tmp_path / "out")
+
+
+@pytest.mark.slow
+@needs_apt
+@needs_dpkg
+def test_the_real_package_gives_the_same_from_everywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "apt").mkdir()
+    real = download("debian-handbook", tmp_path / "apt")
+    if pinned(real).sha256 != PINNED.sha256:
+        pytest.skip(f"apt has another version here: {real.name}")
+    assert real.stat().st_size == PINNED.size
+    subprocess.run(["dpkg-deb", "--extract", real, tmp_path / "theirs"], check=True)
+    unpack(real, tmp_path / "ours")
+    assert contents(tmp_path / "ours") == contents(tmp_path / "theirs")
+    given = contents(prepare_handbook(tmp_path / "given", real))
+    folder = contents(prepare_handbook(tmp_path / "folder", tmp_path / "theirs"))
+    assert {**folder, "manifest.json": b""} == {**given, "manifest.json": b""}
+    with serving({PINNED.path: real.read_bytes()}) as base:
+        monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+        monkeypatch.setenv("no_proxy", "*")
+        monkeypatch.setenv("GRASP_DEBIAN_ARCHIVE", base)
+        assert contents(prepare_handbook(tmp_path / "served")) == given

@@ -37,11 +37,14 @@ def add_data_verbs(
             "--cards", type=Path, action="append", default=[], help="folder of your own cards"
         )
     show = add("show", _show, "Show prompts as the model sees them, lengths, scripts and what was left out.")
-    show.add_argument("folder", type=Path, help="a prepared folder")
+    show.add_argument("task", type=Path, help="a prepared folder, a task.yaml, or the config of a run")
     show.add_argument(
-        "--tokenizer", help="a backbone whose tokens to count: hub name, folder or packaged:NAME"
+        "--tokenizer",
+        help="a backbone whose tokens to count: hub name, folder or packaged:NAME; default: the config's",
     )
-    show.add_argument("--max-length", type=int, default=2200, help="tokens of prompt and answer together")
+    show.add_argument(
+        "--max-length", type=int, help="tokens of prompt and answer together; default: the config's, or 2200"
+    )
     show.add_argument("--examples", type=int, default=1, help="prompts to show of each language")
     show.add_argument("--full", action="store_true", help="show long prompts whole")
 
@@ -84,31 +87,49 @@ def _prepare(arguments: argparse.Namespace) -> None:
 
 
 def _show(arguments: argparse.Namespace) -> None:
+    from grasp_lora.config_file import is_config, load_config
+    from grasp_lora.tasks.prepare import find_folder
     from grasp_lora.tasks.show import Encode, show
+    from grasp_lora.tasks.task import Task, load_task
 
+    task: Task | Path = arguments.task
+    name, revision, max_length, max_new_tokens = arguments.tokenizer, None, 2200, None
+    if is_config(arguments.task):
+        config = load_config(arguments.task)
+        task = config.task if isinstance(config.task, Task) else find_folder(config.task)
+        read = task if isinstance(task, Task) else load_task(task)
+        # As in the run, where the target's limit is that of both languages.
+        max_new_tokens = config.max_new_tokens or read.new_tokens(config.target.language)
+        max_length = config.max_length
+        if name is None:
+            name, revision = config.backbone, config.revision
     tokenizer: Any = None
     encode: Encode | None = None
-    if arguments.tokenizer:
+    if name:
         from grasp_lora.lm.batches import encode_prompt
 
-        tokenizer, encode = _tokenizer(arguments.tokenizer), encode_prompt
+        tokenizer, encode = _tokenizer(name, revision), encode_prompt
     text = show(
-        arguments.folder,
+        task,
         tokenizer=tokenizer,
         encode=encode,
-        max_length=arguments.max_length,
+        max_length=arguments.max_length or max_length,
+        max_new_tokens=max_new_tokens,
         examples=arguments.examples,
         full=arguments.full,
     )
     print(text, end="")
 
 
-def _tokenizer(name: str) -> Any:
+def _tokenizer(name: str, revision: str | None) -> Any:
     from transformers import AutoTokenizer
 
     from grasp_lora.lm.packaged import resolve_backbone
 
     try:
-        return AutoTokenizer.from_pretrained(resolve_backbone(name))
+        return AutoTokenizer.from_pretrained(resolve_backbone(name), revision=revision)
     except (OSError, ValueError) as error:
-        raise GraspError(f"cannot load the tokenizer of {name!r}: {str(error).splitlines()[0]}") from None
+        raise GraspError(
+            f"cannot load the tokenizer of {name!r}: {str(error).splitlines()[0]}\n"
+            "Name another backbone with --tokenizer; --tokenizer '' counts characters"
+        ) from None

@@ -10,8 +10,21 @@ from pydantic import ValidationError
 
 from grasp_lora.config import Config
 from grasp_lora.errors import GraspError
+from grasp_lora.tasks.task import Task
 
-__all__ = ["load_config"]
+__all__ = ["is_config", "load_config"]
+
+
+def is_config(path: Path) -> bool:
+    """Whether a file is a run's config: it has a key that a task never has, and none that only a task has."""
+    try:
+        values = _parse(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError, GraspError):
+        return False
+    if not isinstance(values, dict):
+        return False
+    of_config, of_task = {"extends", *Config.model_fields}, set(Task.model_fields)
+    return bool(values.keys() & of_config - of_task) and not values.keys() & of_task - of_config
 
 
 def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:

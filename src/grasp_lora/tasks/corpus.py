@@ -116,7 +116,7 @@ def _collect(card: Card, tables: Iterator[_Table], corpus: Corpus) -> None:
         items = corpus.items.setdefault(code, {})
         bad = _collect_table(card, code, table, items, dropped)
         if card.bad_rows == "error":
-            table.faults.check()
+            _check_faults(card, table.faults, bad)
         dropped.update(bad)
 
 
@@ -136,6 +136,7 @@ def _collect_table(
     columns = card.columns(code)
     prefix = f"{table.split}/" if table.split and card.split != "pool" else ""
     for row in table.rows:
+        table.faults.rows += 1
         default_id = f"{code}/{table.faults.path.stem}:{row.line}"
         try:
             records = list(reader.records(row.values, card.options, default_id))
@@ -155,6 +156,15 @@ def _collect_table(
                 note(row.line, error)
     bad["unreadable line"] += len(table.faults.found) - len(lines)
     return +bad
+
+
+def _check_faults(card: Card, faults: Faults, bad: Counter[str]) -> None:
+    try:
+        faults.check()
+    except GraspError as error:
+        if set(bad) == {"missing column"}:  # the file may be sound, and the card not the one for it
+            raise GraspError(f"{error}\n{_obtain(card)}") from None
+        raise
 
 
 def _needed(record: Record, columns: Sequence[str], references: str | None) -> Record:

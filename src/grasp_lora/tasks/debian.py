@@ -1,20 +1,40 @@
-"""Debian packages without root: downloaded through apt with private lists, unpacked with dpkg-deb."""
+"""Debian packages without root: through apt with private lists, or from an archive on the web."""
 
+import hashlib
+import http.client
 import logging
 import os
 import shutil
 import subprocess
+import urllib.request
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from grasp_lora import __version__
 from grasp_lora.errors import GraspError
 
-__all__ = ["download", "fields", "unpack"]
+__all__ = ["ARCHIVE", "Pinned", "download", "fetch"]
 
 logger = logging.getLogger(__name__)
 
+ARCHIVE = "https://snapshot.debian.org/archive/debian/20231007T024024Z"
+"""Debian as it was on that day, for good. $GRASP_DEBIAN_ARCHIVE names another mirror."""
 TIMEOUT = 900
 """Seconds for one command; apt has shorter timeouts of its own for each download."""
+SILENCE = 60
+"""Seconds after which an archive that sends nothing is given up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pinned:
+    """One file of Debian's archive, and no other."""
+
+    path: str
+    """From the archive's base address."""
+    size: int
+    """In bytes."""
+    sha256: str
 
 
 def download(package: str, folder: Path) -> Path:
@@ -23,9 +43,8 @@ def download(package: str, folder: Path) -> Path:
     The sources, keys and settings are the system's, but its package lists and caches are neither used nor
     changed: apt gets private ones in `folder`.
     """
-    for program in ("apt-get", "dpkg-deb"):
-        if shutil.which(program) is None:
-            raise GraspError(f"there is no {program} here")
+    if shutil.which("apt-get") is None:
+        raise GraspError("there is no apt-get here")
     environment = {**os.environ, "APT_CONFIG": str(_configure(folder)), "LC_ALL": "C.UTF-8"}
     downloads = folder / "downloads"
     downloads.mkdir()
@@ -44,20 +63,33 @@ def download(package: str, folder: Path) -> Path:
     return next(downloads.glob("*.deb"))
 
 
-def fields(deb: Path) -> dict[str, str]:
-    """`Package` and `Version` of a .deb."""
-    text = _run(["dpkg-deb", "--field", str(deb.absolute()), "Package", "Version"], deb.parent)
-    return dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
+def fetch(file: Pinned, folder: Path) -> Path:
+    """Download a file of Debian's archive into `folder`, from $GRASP_DEBIAN_ARCHIVE or else `ARCHIVE`.
 
-
-def unpack(deb: Path, folder: Path) -> None:
-    """Unpack a .deb's files into `folder`, running none of its scripts."""
-    if shutil.which("dpkg-deb") is None:
+    Proxies are those that the environment names.
+    """
+    base = os.environ.get("GRASP_DEBIAN_ARCHIVE") or ARCHIVE
+    address = f"{base.rstrip('/')}/{file.path}"
+    logger.info("downloading %s (%d MB)", address, round(file.size / 1e6))
+    target = folder / Path(file.path).name
+    digest, received = hashlib.sha256(), 0
+    try:
+        request = urllib.request.Request(address, headers={"User-Agent": f"grasp-lora/{__version__}"})
+        with urllib.request.urlopen(request, timeout=SILENCE) as answer, target.open("wb") as out:
+            # One byte too many is enough to know that it is another file.
+            while block := answer.read(min(1 << 20, file.size + 1 - received)):
+                out.write(block)
+                digest.update(block)
+                received += len(block)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise GraspError(f"{address}: {str(error) or type(error).__name__}") from None
+    if digest.hexdigest() != file.sha256:
         raise GraspError(
-            f"unpacking {deb} needs dpkg-deb: unpack it yourself (`ar x` it, then `tar xf` its data.tar.*) "
-            "and give the folder instead"
+            f"{address} is another file than it must be, or a part of it: the SHA-256 of its "
+            f"{'more than ' if received > file.size else ''}{min(received, file.size):,} bytes is "
+            f"{digest.hexdigest()}, not the {file.sha256} of {file.size:,} bytes"
         )
-    _run(["dpkg-deb", "--extract", str(deb.absolute()), str(folder)], deb.parent)
+    return target
 
 
 def _configure(folder: Path) -> Path:
@@ -95,8 +127,8 @@ def _configure(folder: Path) -> Path:
     return first
 
 
-def _run(command: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None) -> str:
-    """Standard output of a command; its complaints become an error."""
+def _run(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
+    """Run a command; its complaints become an error."""
     try:
         done = subprocess.run(
             command, cwd=folder, env=environment, timeout=TIMEOUT, capture_output=True, text=True, check=False
@@ -106,4 +138,3 @@ def _run(command: Sequence[str], folder: Path, environment: Mapping[str, str] | 
     if done.returncode:
         complaints = "\n".join(done.stderr.strip().splitlines()[-5:])
         raise GraspError(f"`{' '.join(command)}` failed with exit code {done.returncode}:\n{complaints}")
-    return done.stdout

@@ -42,15 +42,20 @@ class Faults:
     path: Path
     found: dict[int, str] = field(default_factory=dict)
     """Line -> what is wrong with it."""
+    rows: int = 0
+    """Rows that were read, bad ones included, as far as the reader counts them."""
 
     def add(self, line: int, why: str) -> None:
         """Note that the row at `line` is bad; the first reason is kept."""
         self.found.setdefault(line, why)
 
     def check(self) -> None:
-        """Raise if any row was bad, listing the first five."""
+        """Raise if any row was bad, listing the first five, or once what is wrong with all of them."""
         if not self.found:
             return
+        reasons = set(self.found.values())
+        if len(reasons) == 1 and 1 < self.rows == len(self.found):
+            raise GraspError(f"{self.path}: all {self.rows:,} rows have the same fault: {reasons.pop()}")
         listed = [f"  {self.path}:{line}: {why}" for line, why in sorted(self.found.items())[:LISTED_FAULTS]]
         if len(self.found) > LISTED_FAULTS:
             listed.append(f"  ... and {len(self.found) - LISTED_FAULTS} more")

@@ -18,7 +18,7 @@ from typing import Any
 from grasp_lora import __version__
 from grasp_lora.errors import GraspError
 from grasp_lora.paths import cache_dir
-from grasp_lora.tasks import debian
+from grasp_lora.tasks import deb, debian
 from grasp_lora.tasks.handbook_pages import read_sections
 from grasp_lora.tasks.handbook_rows import SOURCE, split_sections
 from grasp_lora.tasks.prepared import is_prepared, sha256, write_prepared
@@ -28,6 +28,12 @@ __all__ = ["LANGUAGES", "prepare_handbook"]
 logger = logging.getLogger(__name__)
 
 PACKAGE = "debian-handbook"
+PINNED = debian.Pinned(
+    path=f"pool/main/d/{PACKAGE}/{PACKAGE}_11.20220922_all.deb",
+    size=34_758_056,
+    sha256="3d5dbeac1f1afc9c094eab9d0f701f6ecff99c4927d5a4794cf6c85678134faa",
+)
+"""The version of Debian 12 and 13, for where there is no apt."""
 LICENCE = "GPL-2+ or CC-BY-SA-3.0"
 HTML = ("usr", "share", "doc", PACKAGE, "html")
 PREPARATION = 1
@@ -69,7 +75,8 @@ def prepare_handbook(
     Args:
         out: The folder to write; by default one in the user's cache, named after languages and seed.
         source: The package's .deb, or a folder that it was unpacked into (at any level down to `html`). By
-            default it is downloaded through apt, without root.
+            default it is downloaded: through apt, without root, or where that fails from an archive on the
+            web, see `tasks.debian`.
         languages: Targets, out of `LANGUAGES`.
         seed: Of the splits.
 
@@ -136,7 +143,7 @@ def _task(targets: Sequence[str], version: str) -> dict[str, Any]:
 
 def _package(source: Path | None, scratch: Path) -> Package:
     if source is None:
-        source = _download(scratch)
+        return _download(scratch)
     if source.is_dir():
         html = _html(source)
         return Package(html, _version(html), None)
@@ -144,24 +151,36 @@ def _package(source: Path | None, scratch: Path) -> Package:
         raise GraspError(
             f"{source} does not exist: give the {PACKAGE} .deb, or a folder it was unpacked into"
         )
-    unpacked = scratch / "unpacked"
-    debian.unpack(source, unpacked)
-    fields = debian.fields(source)
-    if fields.get("Package") != PACKAGE:
-        raise GraspError(f"{source} is the package {fields.get('Package')!r}, not {PACKAGE!r}")
-    return Package(_html(unpacked), fields["Version"], sha256(source))
+    return _unpack(source, scratch / "unpacked")
 
 
-def _download(scratch: Path) -> Path:
-    folder = scratch / "apt"
-    folder.mkdir()
+def _unpack(file: Path, folder: Path) -> Package:
+    fields = deb.fields(file)
+    if fields["Package"] != PACKAGE:
+        raise GraspError(f"{file} is the package {fields['Package']!r}, not {PACKAGE!r}")
+    deb.unpack(file, folder)
+    return Package(_html(folder), fields["Version"], sha256(file))
+
+
+def _download(scratch: Path) -> Package:
+    """The package through apt, or where that fails, also if it cannot be unpacked here, from the archive."""
+    apt, web = scratch / "apt", scratch / "web"
+    apt.mkdir()
+    web.mkdir()
     try:
-        return debian.download(PACKAGE, folder)
+        return _unpack(debian.download(PACKAGE, apt), apt / "unpacked")
+    except GraspError as error:
+        reason = error
+    logger.info("not through apt, but from Debian's archive: %s", " ".join(str(reason).split()))
+    try:
+        return _unpack(debian.fetch(PINNED, web), web / "unpacked")
     except GraspError as error:
         raise GraspError(
-            f"the package {PACKAGE} could not be downloaded through apt: {error}\n"
-            f"Download its .deb from any Debian or Ubuntu mirror (pool/main/d/{PACKAGE} or "
-            f"pool/universe/d/{PACKAGE}) and give it with --from, or a folder that it was unpacked into"
+            f"the package {PACKAGE} could be had neither through apt: {reason}\n"
+            f"nor from Debian's archive: {error}\n"
+            f"Set GRASP_DEBIAN_ARCHIVE to the base address of a mirror that has {PINNED.path}, such as "
+            "https://deb.debian.org/debian, or give a .deb of the package, or a folder that it was unpacked "
+            "into, with --from"
         ) from None
 
 

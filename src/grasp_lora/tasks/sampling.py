@@ -141,7 +141,8 @@ def _check_size(language: str, split: Split, wanted: int | str, found: int, tota
     if wanted != "all" and found < int(wanted):
         raise GraspError(
             f"{language!r} has {total:,} rows, which leaves {found:,} for {split}, and the card asks for "
-            f"{wanted:,}: give more data, or write a card that extends this one with smaller sizes"
+            f"{wanted:,}: give more data, or write a card that extends this one with a smaller "
+            f"`languages.{language}.sizes.{split}`, or smaller sizes of the other splits"
         )
 
 

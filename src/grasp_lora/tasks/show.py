@@ -1,4 +1,4 @@
-"""A prepared folder as text: counts, scripts, lengths and prompts exactly as a model sees them."""
+"""A task as text: counts, scripts, lengths and prompts exactly as a model sees them."""
 
 import unicodedata
 from collections import Counter
@@ -10,7 +10,7 @@ from typing import Any
 from grasp_lora.tasks.example import Example
 from grasp_lora.tasks.prepared import read_manifest
 from grasp_lora.tasks.scripts import script_share
-from grasp_lora.tasks.task import load_task
+from grasp_lora.tasks.task import Task, load_task
 
 __all__ = ["Encode", "histogram", "script_mix", "show"]
 
@@ -27,33 +27,36 @@ FEW_LETTERS = 0.5
 
 
 def show(
-    folder: Path,
+    task: Task | Path,
     *,
     tokenizer: Any = None,
     encode: Encode | None = None,
     max_length: int = 2200,
+    max_new_tokens: int | None = None,
     examples: int = 1,
     full: bool = False,
 ) -> str:
-    """Describe a prepared folder.
+    """Describe a task.
 
     Args:
-        folder: With a task.yaml.
+        task: A task, or a folder with a task.yaml; if it was prepared, what was left out is told, too.
         tokenizer: Counts lengths in its tokens; without one they are in characters and nothing is cut.
         encode: Cuts a prompt as training does; needed with a tokenizer.
         max_length: Tokens of prompt and answer together.
+        max_new_tokens: Tokens of an answer; by default what the task says for each language.
         examples: How many prompts of each language to show.
         full: Show whole prompts, not only their beginnings and ends.
     """
-    task = load_task(folder)
-    manifest = read_manifest(folder) or {}
+    manifest = (read_manifest(task) if isinstance(task, Path) else None) or {}
+    task = load_task(task) if isinstance(task, Path) else task
     parts = [f"{task.name}: {task.source or 'no source given'}\nlicence: {task.licence or 'not given'}"]
     for language, splits in task.languages.items():
         rows = {split: task.examples(language, split) for split in splits}
         parts.append(_counts(language, rows, manifest.get("dropped", {}).get(language, {})))
         everything = [example for found in rows.values() for example in found]
         parts.append(_scripts(language, everything))
-        limits = (max_length - task.new_tokens(language), task.new_tokens(language))
+        new_tokens = max_new_tokens or task.new_tokens(language)
+        limits = (max_length - new_tokens, new_tokens)
         parts.append(_lengths(everything, tokenizer, limits))
         first = next(iter(rows.values()))[:examples]
         parts += [_prompt(example, _seen(example, tokenizer, encode, limits[0]), full) for example in first]

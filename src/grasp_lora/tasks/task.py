@@ -63,6 +63,7 @@ class Task(BaseModel):
 
     def new_tokens(self, language: str) -> int:
         """How many tokens generation may write in this language."""
+        self._check_language(language)
         tokens = self.max_new_tokens
         return tokens[language] if isinstance(tokens, dict) else tokens
 
@@ -76,9 +77,7 @@ class Task(BaseModel):
 
     def path(self, language: str, split: str) -> Path:
         """The file of a split; an error says which languages and splits there are."""
-        if language not in self.languages:
-            there = ", ".join(self.languages)
-            raise GraspError(f"task {self.name!r} has no language {language!r}; it has {there}")
+        self._check_language(language)
         splits = self.languages[language]
         for name, path in splits.items():
             if name == split:
@@ -100,6 +99,7 @@ class Task(BaseModel):
         for row in read_rows(path, faults):
             if limit is not None and len(examples) >= limit:
                 break
+            faults.rows += 1
             if not examples and not faults.found:
                 self._check_columns(row.values, template, path)
             try:
@@ -115,6 +115,11 @@ class Task(BaseModel):
         if not examples and limit != 0:
             raise GraspError(f"{path} has no rows")
         return examples
+
+    def _check_language(self, language: str) -> None:
+        if language not in self.languages:
+            there = ", ".join(self.languages)
+            raise GraspError(f"task {self.name!r} has no language {language!r}; it has {there}")
 
     def _check_columns(self, values: Mapping[str, Any], template: Template, path: Path) -> None:
         named = [("target", self.target), ("id", self.id), ("references", self.references)]
