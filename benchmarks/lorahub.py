@@ -31,6 +31,7 @@ from scipy.optimize import minimize
 from transformers import set_seed
 
 from grasp_lora import TargetLoss
+from grasp_lora.data.find import find_task
 from grasp_lora.lm.adapters import load_adapter, new_adapter, save_adapter
 from grasp_lora.lm.backbone import Backbone, load_backbone
 from grasp_lora.lm.batches import encode
@@ -38,7 +39,6 @@ from grasp_lora.lm.training import TrainSettings, build_trainer
 from grasp_lora.merging.lorahub import merge_weighted, place_factors, weigh_adapters
 from grasp_lora.merging.reading import read_adapters
 from grasp_lora.tasks.example import Example
-from grasp_lora.tasks.prepare import find_task
 
 BACKBONE, TARGET, LANGUAGES = "packaged:smollm2-135m", "zh", ("en", "zh", "ja", "ar")
 BUDGET, BOUND, PENALTY, SCORED = 40, 1.5, 0.05, 12

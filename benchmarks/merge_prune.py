@@ -26,18 +26,18 @@ from grasp_lora.config import Config
 from grasp_lora.control.callback import MergePruneCallback
 from grasp_lora.control.merge_prune import GradientImportance, InputImportance, StepPruner
 from grasp_lora.control.pruning import PruneUnit, adapter_parameters, prune_units
+from grasp_lora.cost import measure
+from grasp_lora.data.find import find_task
 from grasp_lora.lm.adapters import load_adapter, new_adapter
 from grasp_lora.lm.backbone import load_backbone
 from grasp_lora.lm.batches import TargetCollator, encode
 from grasp_lora.lm.training import build_trainer
 from grasp_lora.merging.parts import Part, read_parts
-from grasp_lora.metrics.cost import measure
-from grasp_lora.metrics.environment import environment
+from grasp_lora.run.environment import environment
 from grasp_lora.stages.inputs import Inputs, settings
 from grasp_lora.stages.merge import merge
 from grasp_lora.stages.run_directory import RunDirectory
 from grasp_lora.stages.train_adapter import train_adapter
-from grasp_lora.tasks.prepare import find_task
 
 DEMO: dict[str, int] = {"max_length": 80, "max_new_tokens": 16}
 SCHEDULES: dict[str, dict[str, Any]] = {

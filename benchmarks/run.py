@@ -17,13 +17,13 @@ from typing import Any
 import torch
 
 from grasp_lora import GraspController, TargetLoss
+from grasp_lora.cost import measure
+from grasp_lora.data.find import find_task
 from grasp_lora.lm.adapters import new_adapter
 from grasp_lora.lm.backbone import Backbone, load_backbone, pick_device
 from grasp_lora.lm.batches import Encoded, TargetCollator, encode
-from grasp_lora.metrics.cost import measure
-from grasp_lora.metrics.environment import environment
+from grasp_lora.run.environment import environment
 from grasp_lora.tasks.example import Example
-from grasp_lora.tasks.prepare import find_task
 
 LLAMA_3_8B = {
     "vocab_size": 128_256,

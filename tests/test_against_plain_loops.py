@@ -7,11 +7,11 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
-from tests.tiny_models import random_adapter, tiny_llama
-from tests.tiny_run import write_setting
+from tests.helpers.models import random_adapter, tiny_llama
+from tests.helpers.run import write_setting
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
-from grasp_lora.cli import main
+from grasp_lora.cli.main import main
 from grasp_lora.control.controller import GraspController
 from grasp_lora.control.policy import RatioPolicy
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.tiny_models import tiny_llama
-from tests.tiny_run import write_setting
+from tests.helpers.models import tiny_llama
+from tests.helpers.run import write_setting
 
-from grasp_lora.cli import main
+from grasp_lora.cli.main import main
 from grasp_lora.config_file import load_config
 from grasp_lora.lm import backbone
 from grasp_lora.plan import plan

@@ -3,7 +3,7 @@
 import mmap
 import time
 
-from grasp_lora.metrics.cost import count_passes, measure
+from grasp_lora.cost import count_passes, measure
 
 MIB = 2**20
 

@@ -34,7 +34,7 @@ def finished(tmp_path_factory):
         pytest.skip("the handbook comes through apt")
     folder = tmp_path_factory.mktemp("smol")
     (folder / "run.yaml").write_text(CONFIG)
-    grasp = [sys.executable, "-m", "grasp_lora.cli"]
+    grasp = [sys.executable, "-m", "grasp_lora.cli.main"]
     done = subprocess.run(
         [*grasp, "run", "run.yaml"],
         cwd=folder,

@@ -8,9 +8,9 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.tiny_run import SPLITS, TASK, write_setting
+from tests.helpers.run import SPLITS, TASK, write_setting
 
-from grasp_lora.cli import main
+from grasp_lora.cli.main import main
 from grasp_lora.config_file import load_config
 from grasp_lora.stages.inputs import Inputs
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import PeftModel
-from tests.tiny_models import random_adapter, tiny_llama, tokens
-from tests.tiny_tokenizer import tiny_tokenizer
+from tests.helpers.models import random_adapter, tiny_llama, tokens
+from tests.helpers.tokenizer import tiny_tokenizer
 
 from grasp_lora import GraspController, merge_adapters
 from grasp_lora.config_file import load_config

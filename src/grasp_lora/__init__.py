@@ -6,6 +6,8 @@ The public names are imported on first use, so that `import grasp_lora` costs no
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from grasp_lora.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from grasp_lora.control.callback import FixedMaskCallback as FixedMaskCallback
     from grasp_lora.control.callback import GraspCallback as GraspCallback
@@ -17,8 +19,6 @@ if TYPE_CHECKING:
     from grasp_lora.merging import merge_adapters as merge_adapters
     from grasp_lora.merging import read_parts as read_parts
     from grasp_lora.tasks.example import Example as Example
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "Example": "tasks.example",

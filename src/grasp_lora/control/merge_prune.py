@@ -20,9 +20,9 @@ from grasp_lora.control.pruning import (
     prune_units,
     thresholds,
 )
+from grasp_lora.cost import count_passes
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.loss import TargetLoss, evaluation_mode
-from grasp_lora.metrics.cost import count_passes
 
 __all__ = ["GradientImportance", "InputImportance", "Rescore", "StepPruner"]
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from grasp_lora.errors import GraspError
-from grasp_lora.lm.packaged import resolve_backbone
+from grasp_lora.lm.packaged.backbones import resolve_backbone
 
 __all__ = ["Backbone", "DType", "load_backbone", "pick_device", "resolve_dtype"]
 

@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import safe_open
 
+from grasp_lora.cost import Cost, measure
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.adapters import load_adapter
 from grasp_lora.lm.backbone import Backbone
 from grasp_lora.lm.batches import encode_prompt
 from grasp_lora.lm.generation import generate_ids
 from grasp_lora.lm.loss import evaluation_mode
-from grasp_lora.metrics.cost import Cost, measure
 from grasp_lora.tasks.example import Example
 
 __all__ = ["AdapterSize", "Deployment", "Variant", "adapter_size", "measure_deployment"]

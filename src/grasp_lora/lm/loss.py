@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from grasp_lora.cost import count_passes
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.batches import (
     IGNORED,
@@ -17,7 +18,6 @@ from grasp_lora.lm.batches import (
     encode,
     lost_targets,
 )
-from grasp_lora.metrics.cost import count_passes
 from grasp_lora.tasks.example import Example
 
 __all__ = ["TargetLoss", "evaluation_mode", "target_nll"]

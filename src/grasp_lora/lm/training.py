@@ -14,9 +14,9 @@ from tqdm.auto import tqdm
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from grasp_lora.cost import count_passes
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.batches import Encoded, TargetCollator
-from grasp_lora.metrics.cost import count_passes
 
 __all__ = ["BestEpoch", "TrainSettings", "build_trainer"]
 

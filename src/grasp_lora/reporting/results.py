@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from grasp_lora.metrics.cost import PEAKS, SUMMED
+from grasp_lora.cost import PEAKS, SUMMED
 from grasp_lora.metrics.score import Score, Spread, over_seeds
 from grasp_lora.metrics.significance import Comparison, Test, compare_corpora, compare_scores
 

@@ -6,13 +6,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from grasp_lora.cost import PEAKS, SUMMED
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.adapters import load_adapter
 from grasp_lora.lm.generation import generate
 from grasp_lora.lm.loss import evaluation_mode
-from grasp_lora.lm.packaged_encoder import packaged_encoder
+from grasp_lora.lm.packaged.encoders import packaged_encoder
 from grasp_lora.metrics.bertscore import BertScorer
-from grasp_lora.metrics.cost import PEAKS, SUMMED
 from grasp_lora.metrics.scoring import score_predictions
 from grasp_lora.stages.inputs import Inputs, adapter_digest, fingerprint, flat, folder_digest
 from grasp_lora.stages.run_directory import RunDirectory, write_json

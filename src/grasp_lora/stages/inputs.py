@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from grasp_lora.config import Config, Control, Side, Training
+from grasp_lora.data.find import find_task
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.backbone import Backbone, load_backbone, resolve_dtype
 from grasp_lora.lm.batches import Encoded, TargetCollator, encode, lost_targets
 from grasp_lora.lm.loss import TargetLoss
-from grasp_lora.lm.packaged import resolve_backbone
+from grasp_lora.lm.packaged.backbones import resolve_backbone
 from grasp_lora.lm.training import TrainSettings
 from grasp_lora.metrics.bertscore import BERTSCORE
 from grasp_lora.metrics.scoring import METRICS
 from grasp_lora.stages.run_directory import RunDirectory, digest
 from grasp_lora.tasks.example import Example
-from grasp_lora.tasks.prepare import find_task
 from grasp_lora.tasks.task import Task, check_disjoint
 
 __all__ = [

@@ -14,9 +14,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from grasp_lora.cost import Cost, measure
 from grasp_lora.errors import GraspError
-from grasp_lora.metrics.cost import Cost, measure
-from grasp_lora.metrics.environment import environment
+from grasp_lora.run.environment import environment
 
 __all__ = ["RunDirectory", "digest", "write_json"]
 
@@ -114,7 +114,7 @@ class RunDirectory:
         return digest(self.path(name) / "done.json")
 
     def cost(self, name: str) -> dict[str, Any]:
-        """What a finished stage took, by the names of `grasp_lora.metrics.cost.Cost`; zeros where unknown."""
+        """What a finished stage took, by the names of `grasp_lora.cost.Cost`; zeros where unknown."""
         done = _read_done(self.path(name)) or {}
         return {key: done.get(key, 0) for key in asdict(Cost())}
 

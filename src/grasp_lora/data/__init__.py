@@ -1,0 +1,1 @@
+"""Data sets: official files, or the hub, become prepared folders of splits."""

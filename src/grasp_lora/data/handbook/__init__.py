@@ -1,0 +1,1 @@
+"""The Debian Administrator's Handbook: the text of the demo, in English and its translations."""

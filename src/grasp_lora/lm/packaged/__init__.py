@@ -1,0 +1,1 @@
+"""Models that installed packages carry, converted once."""

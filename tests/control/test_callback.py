@@ -1,0 +1,370 @@
+"""The callbacks inside `Trainer` and TRL's `SFTTrainer`."""
+
+import json
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from tests.helpers.models import tiny_llama
+from tests.helpers.tokenizer import tiny_tokenizer
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from grasp_lora.control.callback import FixedMaskCallback, GraspCallback, MergePruneCallback
+from grasp_lora.control.policy import RatioPolicy
+from grasp_lora.errors import GraspError
+from grasp_lora.lm.batches import TargetCollator, encode
+from grasp_lora.lm.training import TrainSettings, build_trainer
+from grasp_lora.merging import Part
+from grasp_lora.tasks.example import Example
+
+TOKENIZER = tiny_tokenizer()
+TEXTS = ["abc", "bcd", "cde", "def", "efg", "fgh"]
+EXAMPLES = [Example(t, f"say {t}:", t) for t in TEXTS]
+MICRO_DEV = [{"prompt": "say xyz:", "completion": "xyz"}, {"prompt": "say uvw:", "completion": "uvw"}]
+
+
+def adapted():
+    torch.manual_seed(0)
+    model = get_peft_model(
+        tiny_llama(), LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    )
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    return model
+
+
+def trainer_for(folder, model=None, **options):
+    model = model or adapted()
+    arguments = {"max_steps": 6, "learning_rate": 1e-2, "report_to": "none", "remove_unused_columns": False}
+    return Trainer(
+        model=model,
+        args=TrainingArguments(
+            output_dir=str(folder),
+            use_cpu=True,
+            save_strategy="no",
+            disable_tqdm=True,
+            **{**arguments, **options},
+        ),
+        train_dataset=[encode(e, TOKENIZER, max_length=40, max_new_tokens=8) for e in EXAMPLES],
+        data_collator=TargetCollator(TOKENIZER, model),
+        processing_class=TOKENIZER,
+    )
+
+
+def test_learns_while_training_and_logs_through_the_trainer(tmp_path):
+    trainer = trainer_for(tmp_path, gradient_accumulation_steps=2, per_device_train_batch_size=1)
+    grasp = GraspCallback(trainer, MICRO_DEV, every=2, folder=tmp_path / "learn")
+    trainer.add_callback(grasp)
+    trainer.train()
+    assert [r.step for r in grasp.result.rounds] == [2, 4, 6]  # optimizer steps, not batches
+    logged = [entry for entry in trainer.state.log_history if "grasp/p_curr" in entry]
+    assert [entry["grasp/p_curr"] for entry in logged] == [r.p_next for r in grasp.result.rounds]
+    assert [entry["step"] for entry in logged] == [2, 4, 6]
+    assert {"grasp/mu", "grasp/sigma", "grasp/clamped_share", "grasp/round_seconds"} <= set(logged[0])
+    assert len((tmp_path / "learn" / "rounds.jsonl").read_text().splitlines()) == 3
+
+
+def test_tensorboard_shows_the_values(tmp_path, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "tb"))
+    trainer = trainer_for(tmp_path, report_to="tensorboard")
+    trainer.add_callback(GraspCallback(trainer, reward=lambda _: 0.0, every=3))
+    trainer.train()
+    events = EventAccumulator(str(tmp_path / "tb")).Reload()
+    assert [event.step for event in events.Scalars("train/grasp/sigma")] == [3, 6]
+
+
+def test_reward_is_the_trainers_loss_on_the_micro_dev(tmp_path):
+    trainer = trainer_for(tmp_path)
+    grasp = GraspCallback(
+        trainer, [Example("a", "say abc:", "abc")], every=6, policy=RatioPolicy(p_min=0.0, p_init=0.0)
+    )
+    trainer.add_callback(grasp)
+    trainer.train()
+    batch = trainer.data_collator([encode(EXAMPLES[0], TOKENIZER, max_length=40, max_new_tokens=8)])
+    if grasp.result.rounds[0].committed:
+        grasp.controller.masked.commit(0.0)
+    loss = trainer.model.eval()(**batch).loss.item()
+    assert -grasp.result.rounds[0].base_reward == pytest.approx(loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("given", [{}, {"micro_dev": MICRO_DEV, "reward": lambda _: 0.0}])
+def test_needs_one_reward(tmp_path, given):
+    with pytest.raises(ValueError, match="either micro_dev examples or a reward"):
+        GraspCallback(trainer_for(tmp_path), **given)
+
+
+@pytest.mark.parametrize(
+    ("row", "has"),
+    [
+        ({"text": "x"}, r"text \(str\)"),
+        ({"prompt": ["a"], "completion": ["b"]}, r"prompt \(list\), completion \(list\)"),
+        ({}, "nothing"),
+    ],
+)
+def test_names_a_bad_micro_dev_row(tmp_path, row, has):
+    with pytest.raises(GraspError, match=f"row 1 needs `prompt` and `completion` strings, has {has}"):
+        GraspCallback(trainer_for(tmp_path), [MICRO_DEV[0], row])
+
+
+def test_a_trainer_without_a_tokenizer_says_so(tmp_path):
+    trainer = trainer_for(tmp_path)
+    trainer.processing_class = None
+    with pytest.raises(GraspError, match="processing_class"):
+        GraspCallback(trainer, MICRO_DEV)
+    GraspCallback(trainer, reward=lambda _: 0.0)
+
+
+@pytest.mark.parametrize("logging_steps", [1, 2, 3])
+def test_a_round_takes_no_log_of_the_loss(tmp_path, logging_steps):
+    trainer = trainer_for(tmp_path, logging_steps=logging_steps)
+    trainer.add_callback(GraspCallback(trainer, MICRO_DEV, every=2))
+    trainer.train()
+    steps = [entry["step"] for entry in trainer.state.log_history if "loss" in entry]
+    assert steps == list(range(logging_steps, 7, logging_steps))
+
+
+class _Breaks(TrainerCallback):
+    """Makes the model's loss NaN from a step on."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_begin(self, args, state, control, model, **_):
+        if state.global_step == self.step - 1:
+            with torch.no_grad():
+                next(p for p in model.parameters() if not p.requires_grad).fill_(torch.nan)
+
+
+@pytest.mark.parametrize(("breaks", "seen"), [(10, 10), (12, 12)])  # at a round, which logs too; at the end
+def test_a_loss_that_is_not_finite_ends_a_learning_run(tmp_path, breaks, seen):
+    model = adapted()
+    encoded = [encode(e, TOKENIZER, max_length=40) for e in EXAMPLES]
+    trainer = build_trainer(model, TOKENIZER, encoded, TrainSettings(max_steps=12), tmp_path, "test")
+    trainer.add_callback(GraspCallback(trainer, reward=lambda _: 0.0, every=10))
+    trainer.add_callback(_Breaks(breaks))
+    with pytest.raises(GraspError, match=f"training loss at step {seen} is nan"):
+        trainer.train()
+
+
+@pytest.mark.parametrize("other", [FixedMaskCallback(0.5), MergePruneCallback(0.5, importance="gradient")])
+def test_two_callbacks_that_prune_are_refused(tmp_path, other):
+    trainer = trainer_for(tmp_path)
+    trainer.add_callback(GraspCallback(trainer, MICRO_DEV))
+    trainer.add_callback(other)
+    with pytest.raises(GraspError, match=f"has a {type(other).__name__} beside"):
+        trainer.train()
+
+
+def losses(trainer):
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def untrained():
+    torch.manual_seed(0)
+    return get_peft_model(
+        tiny_llama(), LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    )
+
+
+def test_a_new_adapter_trains_and_is_pruned_from_the_first_round_on(tmp_path, caplog):
+    trainer = trainer_for(tmp_path, untrained(), max_steps=8, logging_steps=1, learning_rate=1e-1)
+    policy = RatioPolicy(p_min=0.5, p_init=0.5, p_max=0.5)
+    grasp = GraspCallback(trainer, MICRO_DEV, policy=policy, every=4)
+    trainer.add_callback(grasp)
+    trainer.train()
+    seen = losses(trainer)
+    assert len(set(seen)) == len(seen)
+    assert "not pruned to p = 0.500 yet" in caplog.text
+    # the first probe saw B pruned too, and what it saw is what was committed
+    assert grasp.result.rounds[0].base_reward == pytest.approx(
+        grasp.result.rounds[0].base_reward + grasp.result.rounds[0].probes[0].reward, rel=1e-6
+    )
+    assert set(grasp.controller.masked.pruned_shares().values()) == {0.5}
+
+
+def test_a_fixed_mask_waits_or_refuses_where_nothing_was_trained(tmp_path):
+    trainer = trainer_for(tmp_path, untrained())
+    trainer.add_callback(FixedMaskCallback(0.5))
+    with pytest.raises(GraspError, match="after_steps"):
+        trainer.train()
+    trainer = trainer_for(tmp_path, untrained(), logging_steps=1)
+    fixed = FixedMaskCallback(0.5, after_steps=3)
+    trainer.add_callback(fixed)
+    trainer.train()
+    assert set(fixed.masked.pruned_shares().values()) == {0.5}
+    for name, mask in fixed.masked.masks().items():
+        assert (dict(trainer.model.named_parameters())[name][~mask] == 0).all()
+    trainer = trainer_for(tmp_path, untrained())
+    trainer.add_callback(FixedMaskCallback(0.5, after_steps=6))
+    with pytest.raises(GraspError, match="after 6 steps, and training takes 6"):
+        trainer.train()
+    trainer = trainer_for(tmp_path, untrained())
+    trainer.add_callback(FixedMaskCallback(0.0))  # nothing to prune: nothing to refuse
+    trainer.train()
+
+
+@pytest.mark.parametrize("arguments", [{"p": 1.1}, {"p": 0.5, "after_steps": -1}])
+def test_bad_arguments_of_a_fixed_mask(arguments):
+    with pytest.raises(GraspError):
+        FixedMaskCallback(**arguments)
+
+
+@pytest.mark.parametrize("name", ["grasp", "fixed", "merge_prune"])
+def test_parts_that_are_not_there_are_an_error(tmp_path, name):
+    make = {
+        "grasp": lambda parts: GraspCallback(trainer_for(tmp_path), MICRO_DEV, parts=parts),
+        "fixed": lambda parts: FixedMaskCallback(0.5, parts=parts),
+        "merge_prune": lambda parts: MergePruneCallback(0.5, importance="gradient", parts=parts),
+    }[name]
+    for folder in (tmp_path / "mergd", tmp_path):
+        with pytest.raises(GraspError, match=r"no parts\.json"):
+            make(str(folder))
+
+
+def merged_parts():
+    """Rows 0 and 1 of every site from one adapter, 2 and 3 from another."""
+    sites = [f"model.layers.{i}.self_attn.{m}" for i in (0, 1) for m in ("q_proj", "v_proj")]
+    return {site: (Part("en", 0, 2), Part("ar", 2, 4)) for site in sites}
+
+
+def grasp_run(tmp_path, **options):
+    trainer = trainer_for(tmp_path, max_steps=4)
+    policy = RatioPolicy(p_min=0.3, p_max=0.7, p_init=0.5, seed=1)
+    grasp = GraspCallback(trainer, MICRO_DEV, policy=policy, every=2, **options)
+    trainer.add_callback(grasp)
+    trainer.train()
+    return grasp
+
+
+def test_what_the_callback_is_given_reaches_the_masks(tmp_path):
+    """Each option against what the adapter's own values say."""
+    names = list(grasp_run(tmp_path, parts=merged_parts()).controller.masked.pruned_shares())
+    assert names[:2] == [f"model.layers.0.self_attn.q_proj.lora_A[{n}]" for n in ("en", "ar")]
+    whole = grasp_run(tmp_path, parts=merged_parts(), unit="tensor").controller.masked
+    assert next(iter(whole.pruned_shares())) == "model.layers.0.self_attn.q_proj.lora_A"
+    assert len(whole.pruned_shares()) * 2 == len(names)
+    start = grasp_run(tmp_path, importance_refresh="start").controller.masked
+    before = dict(adapted().named_parameters())
+    fresh = dict(grasp_run(tmp_path).controller.masked.masks())
+    by_start = {}
+    for name, mask in start.masks().items():
+        cut = before[name].abs().flatten().sort().values[int(start.p * before[name].numel()) - 1]
+        by_start[name] = before[name].abs() > cut
+        assert torch.equal(mask, by_start[name])
+    assert any(not torch.equal(fresh[name], by_start[name]) for name in fresh)
+
+
+def test_the_callback_selects_as_told(tmp_path):
+    assert (last := grasp_run(tmp_path, select="last").result).best_ratio == last.rounds[-1].p_next
+    assert (mean := grasp_run(tmp_path, select="policy_mean").result).best_ratio == mean.rounds[-1].mu_next
+    assert grasp_run(tmp_path).result.best_reward is not None
+
+
+def test_fixed_mask_units_are_those_given(tmp_path):
+    for options, length in (
+        ({"parts": merged_parts()}, 16),
+        ({"parts": merged_parts(), "unit": "tensor"}, 8),
+    ):
+        trainer = trainer_for(tmp_path, max_steps=1)
+        trainer.add_callback(fixed := FixedMaskCallback(0.5, **options))
+        trainer.train()
+        assert len(fixed.masked.pruned_shares()) == length
+
+
+class _Norms(TrainerCallback):
+    """Norm of the kept entries' gradients as the optimizer sees them, step by step."""
+
+    def __init__(self, fixed):
+        self.fixed, self.norms = fixed, []
+
+    def on_pre_optimizer_step(self, args, state, control, model, **_):
+        parameters, masks = dict(model.named_parameters()), self.fixed.masked.masks()
+        self.norms.append(torch.cat([parameters[n].grad[mask] for n, mask in masks.items()]).norm().item())
+
+
+def test_clipping_sees_only_what_is_trained(tmp_path):
+    trainer = trainer_for(tmp_path, max_grad_norm=0.01)
+    trainer.add_callback(fixed := FixedMaskCallback(0.8))
+    trainer.add_callback(norms := _Norms(fixed))
+    trainer.train()
+    # were the pruned entries' gradients counted, what clipping leaves of the others would be shorter
+    assert norms.norms == pytest.approx([0.01] * 6, rel=1e-3)
+
+
+def test_without_clipping_masked_gradients_change_nothing(tmp_path):
+    ends = []
+    for hooked in (True, False):
+        trainer = trainer_for(tmp_path, max_grad_norm=0.0)
+        trainer.add_callback(fixed := FixedMaskCallback(0.5))
+        if not hooked:
+            trainer.add_callback(_Unhook(fixed))
+        trainer.train()
+        ends.append([p.detach().clone() for p in trainer.model.parameters() if p.requires_grad])
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+
+
+class _Unhook(TrainerCallback):
+    def __init__(self, fixed):
+        self.fixed = fixed
+
+    def on_train_begin(self, args, state, control, **_):
+        self.fixed.masked.close()
+
+
+def test_gradients_are_whole_after_training(tmp_path):
+    for callback in (FixedMaskCallback(0.5), None):
+        trainer = trainer_for(tmp_path)
+        callback = callback or GraspCallback(trainer, MICRO_DEV, every=2)
+        trainer.add_callback(callback)
+        trainer.train()
+        factor = next(p for p in trainer.model.parameters() if p.requires_grad)
+        assert (factor == 0).any()
+        factor.grad = None
+        factor.square().sum().add(factor.sum()).backward()
+        assert (factor.grad[factor == 0] == 1).all()
+
+
+def test_fixed_mask_holds_through_training(tmp_path):
+    trainer = trainer_for(tmp_path)
+    start = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
+    fixed = FixedMaskCallback(0.5)
+    trainer.add_callback(fixed)
+    trainer.train()
+    for name, mask in fixed.masked.masks().items():
+        now = dict(trainer.model.named_parameters())[name]
+        assert (now[~mask] == 0).all()
+        assert (now[mask] != start[name][mask]).any()
+        assert start[name][mask].abs().min() > start[name][~mask].abs().max()
+
+
+def test_inside_trl_sft_trainer(tmp_path):
+    trl = pytest.importorskip("trl")
+    rows = Dataset.from_list([{"prompt": e.prompt, "completion": e.target} for e in EXAMPLES])
+    trainer = trl.SFTTrainer(
+        model=tiny_llama(),
+        args=trl.SFTConfig(
+            output_dir=str(tmp_path),
+            max_steps=4,
+            per_device_train_batch_size=2,
+            use_cpu=True,
+            bf16=False,
+            report_to="none",
+            save_strategy="no",
+            disable_tqdm=True,
+            max_length=40,
+        ),
+        train_dataset=rows,
+        processing_class=TOKENIZER,
+        peft_config=LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"),
+    )
+    grasp = GraspCallback(trainer, MICRO_DEV, every=2, folder=tmp_path)
+    trainer.add_callback(grasp)
+    trainer.train()
+    assert len(grasp.result.rounds) == 2
+    assert json.loads((tmp_path / "rounds.jsonl").read_text().splitlines()[0])["step"] == 2
+    assert min(grasp.controller.masked.pruned_shares().values()) >= grasp.controller.masked.p - 0.05

@@ -1,0 +1,187 @@
+"""Two data-parallel ranks share the probing and stay in step."""
+
+import json
+import os
+import socket
+
+import pytest
+import torch
+from tests.helpers.models import tiny_llama
+from tests.helpers.tokenizer import tiny_tokenizer
+from torch import distributed, multiprocessing
+from transformers import Trainer, TrainingArguments
+
+from grasp_lora.control.callback import GraspCallback
+from grasp_lora.control.controller import GraspController
+from grasp_lora.control.merge_prune import InputImportance
+from grasp_lora.control.pruning import adapter_parameters
+from grasp_lora.lm.adapters import new_adapter
+from grasp_lora.lm.batches import TargetCollator, encode
+from grasp_lora.lm.loss import TargetLoss
+from grasp_lora.tasks.example import Example
+
+MICRO_DEV = [Example(str(i), f"say {'abcdefgh'[: i + 1]}:", "abcdefgh"[: i + 1]) for i in range(7)]
+TRAIN = [Example(f"t{i}", f"say {'hijklmno'[: i + 1]}:", "hijklmno"[: i + 1]) for i in range(8)]
+
+
+def adapted():
+    torch.manual_seed(0)
+    model = new_adapter(tiny_llama(), r=2)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.3)
+    return model
+
+
+def meet(folder, rank, world):
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+
+
+def learn(folder):
+    """Four rounds on one rank; writes its losses and rounds."""
+    rank = distributed.get_rank() if distributed.is_initialized() else 0
+    model = adapted()
+    loss = TargetLoss(MICRO_DEV, tiny_tokenizer(), model, max_length=40, max_new_tokens=10, token_budget=30)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    controller = GraspController(model, optimizer, lambda m: -loss(m), every=1, folder=folder)
+    per_example = loss.per_example(model.eval()).tolist()
+    for _ in range(4):
+        controller.after_optimizer_step()
+    rounds = [r.to_json() for r in controller.rounds]
+    (folder / f"rank{rank}.json").write_text(json.dumps([per_example, rounds]))
+
+
+def learn_together(rank, folder):
+    meet(folder, rank, 2)
+    learn(folder)
+    distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_ranks_see_the_same_rewards_as_one(tmp_path):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    learn(tmp_path / "one")
+    multiprocessing.spawn(learn_together, args=(tmp_path / "two",), nprocs=2)
+    alone = json.loads((tmp_path / "one" / "rank0.json").read_text())
+    first, second = (json.loads((tmp_path / "two" / f"rank{r}.json").read_text()) for r in (0, 1))
+    assert first == second
+    assert first[0] == pytest.approx(alone[0])
+    for shared, single in zip(map(json.loads, first[1]), map(json.loads, alone[1]), strict=True):
+        assert shared["base_reward"] == pytest.approx(single["base_reward"], rel=1e-5)
+        assert shared["p_next"] == pytest.approx(single["p_next"], abs=1e-3)
+    lines = (tmp_path / "two" / "rounds.jsonl").read_text().splitlines()  # written by the main rank alone
+    assert len(lines) == 4
+
+
+def learn_by_own_rewards(rank, folder):
+    """The user's reward looks at the rank's shard alone."""
+    meet(folder, rank, 2)
+    model = adapted()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    seen = []
+
+    def reward(model):
+        share = sum((p == 0).sum().item() for p in adapter_parameters(model).values())
+        seen.append(share / 100 if rank == 0 else -share / 50)
+        return seen[-1]
+
+    controller = GraspController(model, optimizer, reward, every=1)
+    for _ in range(4):
+        controller.after_optimizer_step()
+    masks = [mask.tolist() for mask in controller.masked.masks().values()]
+    rounds = [r.to_json() for r in controller.rounds]
+    (folder / f"rank{rank}.json").write_text(json.dumps([rounds, masks, seen]))
+    distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_ranks_with_rewards_of_their_own_stay_in_step(tmp_path):
+    multiprocessing.spawn(learn_by_own_rewards, args=(tmp_path,), nprocs=2)
+    first, second = (json.loads((tmp_path / f"rank{r}.json").read_text()) for r in (0, 1))
+    assert first[:2] == second[:2]
+    assert first[2] != second[2]
+    mean = (first[2][0] + second[2][0]) / 2
+    assert json.loads(first[0][0])["base_reward"] == pytest.approx(mean)
+
+
+def train_batch_norms(examples):
+    """||X_j|| by site after one training pass over the examples."""
+    model, tokenizer = adapted(), tiny_tokenizer()
+    importance = InputImportance(model, adapter_parameters(model), rescore="train_batch")
+    encoded = [encode(e, tokenizer, max_length=40, max_new_tokens=10) for e in examples]
+    model.train()
+    torch.manual_seed(0)
+    model(**TargetCollator(tokenizer, model)(encoded))
+    norms = importance.input_norms()
+    importance.close()
+    return norms
+
+
+def train_batch_norms_together(rank, folder):
+    meet(folder, rank, 2)
+    torch.save(train_batch_norms(MICRO_DEV[:3] if rank == 0 else MICRO_DEV[3:]), folder / f"rank{rank}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_ranks_score_by_the_whole_training_batch(tmp_path):
+    multiprocessing.spawn(train_batch_norms_together, args=(tmp_path,), nprocs=2)
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1))
+    halves = train_batch_norms(MICRO_DEV[:3]), train_batch_norms(MICRO_DEV[3:])
+    assert first.keys() == halves[0].keys()
+    for site, norms in first.items():
+        assert torch.equal(norms, second[site])
+        torch.testing.assert_close(norms, (halves[0][site] ** 2 + halves[1][site] ** 2).sqrt())
+
+
+def train_together(rank, folder):
+    """transformers' own data-parallel training, as a launcher's environment asks for it."""
+    torch.set_num_threads(1)
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
+    os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=(folder / "port").read_text())
+    model, tokenizer = adapted(), tiny_tokenizer()
+    trainer = Trainer(
+        model=model,
+        args=TrainingArguments(
+            output_dir=str(folder),
+            max_steps=4,
+            learning_rate=1e-2,
+            use_cpu=True,
+            report_to="none",
+            save_strategy="no",
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            per_device_train_batch_size=2,
+        ),
+        train_dataset=[encode(e, tokenizer, max_length=40, max_new_tokens=10) for e in TRAIN],
+        data_collator=TargetCollator(tokenizer, model),
+        processing_class=tokenizer,
+    )
+    grasp = GraspCallback(
+        trainer, MICRO_DEV, every=2, max_length=40, max_new_tokens=10, folder=folder / "learn"
+    )
+    trainer.add_callback(grasp)
+    trainer.train()
+    assert isinstance(trainer.model_wrapped, torch.nn.parallel.DistributedDataParallel)
+    weights = {name: p.detach() for name, p in adapter_parameters(model).items()}
+    torch.save((weights, [r.to_json() for r in grasp.result.rounds]), folder / f"rank{rank}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_a_data_parallel_trainer_keeps_its_ranks_together(tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        (tmp_path / "port").write_text(str(free.getsockname()[1]))
+    multiprocessing.spawn(train_together, args=(tmp_path,), nprocs=2)
+    (first, rounds), (second, others) = (torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1))
+    assert rounds == others
+    assert [json.loads(r)["step"] for r in rounds] == [2, 4]
+    assert all(torch.equal(weights, second[name]) for name, weights in first.items())
+    p = json.loads(rounds[-1])["p_next"]
+    zeros = sum((w == 0).sum().item() for w in first.values()) / sum(w.numel() for w in first.values())
+    assert zeros == pytest.approx(p, abs=0.05)
+    assert len((tmp_path / "learn" / "rounds.jsonl").read_text().splitlines()) == 2

@@ -1,0 +1,379 @@
+"""The baseline of Miyano & Arase: importance by hand and against autograd, resets, schedules."""
+
+import gc
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tests.helpers.models import TINY_MODELS, random_adapter, tiny_gpt2, tiny_llama
+from tests.helpers.tokenizer import tiny_tokenizer
+from torch import nn
+from transformers import TrainerCallback
+
+from grasp_lora.config import Config
+from grasp_lora.control.callback import MergePruneCallback
+from grasp_lora.control.merge_prune import GradientImportance, InputImportance, StepPruner
+from grasp_lora.control.pruning import adapter_parameters, masks_at, prune_units, thresholds
+from grasp_lora.cost import measure
+from grasp_lora.lm.adapters import new_adapter
+from grasp_lora.lm.batches import TargetCollator, encode
+from grasp_lora.lm.loss import TargetLoss
+from grasp_lora.lm.training import TrainSettings, build_trainer
+from grasp_lora.stages.finetune import finetune
+from grasp_lora.stages.inputs import Inputs
+from grasp_lora.stages.merge import merge
+from grasp_lora.stages.run_directory import RunDirectory
+from grasp_lora.tasks.example import Example
+
+A = "base_model.model.layer.lora_A.default.weight"
+B = "base_model.model.layer.lora_B.default.weight"
+PARTS = {"layer": (SimpleNamespace(name="en", start=0, stop=1), SimpleNamespace(name="ar", start=1, stop=2))}
+LIMITS = {"max_length": 40, "max_new_tokens": 10}
+VALIDATION = [Example(str(i), f"say {'abcdefgh'[: i + 1]}:", "abcdefgh"[: i + 1]) for i in range(5)]
+
+
+def factors():
+    return {
+        A: nn.Parameter(torch.tensor([[1.0, -2.0, 3.0], [4.0, 5.0, -6.0]])),
+        B: nn.Parameter(torch.tensor([[1.0, 2.0], [-3.0, 4.0]])),
+    }
+
+
+def adapted(name="llama", r=4):
+    torch.manual_seed(0)
+    factory, modules = TINY_MODELS[name]
+    model = new_adapter(factory(), r=r, target_modules=modules)
+    with torch.no_grad():
+        for n, p in model.named_parameters():
+            if "lora_B" in n:
+                p.normal_(std=0.3)
+    return model
+
+
+def test_the_lowest_of_each_factor_of_each_adapter_go():
+    tensors = factors()
+    importance = [torch.tensor([[3.0, 1.0, 2.0], [1.0, 2.0, 3.0]]), torch.tensor([[1.0, 9.0], [2.0, 8.0]])]
+    StepPruner(tensors, PARTS, p=0.5).prune(importance)
+    assert tensors[A].tolist() == [[1.0, 0.0, 3.0], [0.0, 5.0, -6.0]]  # k = floor(1.5) = 1 of each row
+    assert tensors[B].tolist() == [[0.0, 2.0], [-3.0, 0.0]]
+
+
+def test_init_resets_to_the_start_of_the_merge():
+    tensors = factors()
+    start = {n: p.detach().clone() for n, p in tensors.items()}
+    pruner = StepPruner(tensors, PARTS, p=0.5, value="init")
+    with torch.no_grad():
+        for p in tensors.values():
+            p.add_(1.0)
+    keep = pruner.prune([p.detach().abs() for p in tensors.values()])
+    for (name, now), mask in zip(tensors.items(), keep, strict=True):
+        assert torch.equal(now[~mask], start[name][~mask])
+        assert torch.equal(now[mask], start[name][mask] + 1.0)
+
+
+def test_a_module_goes_as_a_whole_when_its_mean_is_under_the_threshold():
+    tensors = factors()
+    importance = [torch.tensor([[1.0, 1.0, 1.0], [5.0, 5.0, 5.0]]), torch.tensor([[2.0, 5.0], [1.0, 5.0]])]
+    StepPruner(tensors, PARTS, unit="module", threshold=1.3).prune(importance)  # means 1.2 and 5
+    assert tensors[A].tolist() == [[0.0, 0.0, 0.0], [4.0, 5.0, -6.0]]
+    assert tensors[B].tolist() == [[0.0, 2.0], [0.0, 4.0]]
+
+
+def test_gradient_importance_by_hand():
+    # w = 2, gradients 3 and 1: I = 6, 2; I_bar = 0.15 * 6 = 0.9, then 0.85 * 0.9 + 0.3 = 1.065;
+    # U_bar = 0.15 * 5.1 = 0.765, then 0.85 * 0.765 + 0.15 * 0.935 = 0.7905
+    weight = nn.Parameter(torch.tensor([2.0]))
+    importance = GradientImportance([weight])
+    weight.grad = torch.tensor([3.0])
+    assert importance()[0].item() == pytest.approx(0.9 * 0.765)
+    weight.grad = torch.tensor([1.0])
+    assert importance()[0].item() == pytest.approx(1.065 * 0.7905)
+
+
+@pytest.mark.parametrize("name", TINY_MODELS)
+def test_input_norms_are_those_of_the_unpadded_texts(name):
+    model = adapted(name)
+    parameters = adapter_parameters(model)
+    together = InputImportance(model, parameters, TargetLoss(VALIDATION, tiny_tokenizer(), model, **LIMITS))
+    alone = TargetLoss(VALIDATION, tiny_tokenizer(), model, token_budget=1, **LIMITS)
+    assert len(together.validation.batches) == 1
+    assert len(alone.batches) == len(VALIDATION)
+    expected = InputImportance(model, parameters, alone).input_norms()
+    for site, norms in together.input_norms().items():
+        torch.testing.assert_close(norms, expected[site], rtol=1e-4, atol=1e-5)
+
+
+HEADS = {"llama": (tiny_llama, ["q_proj", "lm_head", "embed_tokens"]), "gpt2": (tiny_gpt2, ["wte", "c_attn"])}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_norms_of_adapted_embeddings_by_hand(name):
+    """Of the output embedding its real inputs; of the input embedding how often each token occurs."""
+    factory, modules = HEADS[name]
+    torch.manual_seed(0)
+    model = new_adapter(factory(), r=4, target_modules=modules)
+    parameters = adapter_parameters(model)
+    validation = TargetLoss(VALIDATION, tiny_tokenizer(), model, **LIMITS)
+    norms = InputImportance(model, parameters, validation).input_norms()
+    base = factory()
+    counts, squares = torch.zeros(base.config.vocab_size), torch.zeros(base.config.hidden_size)
+    for example in VALIDATION:
+        ids = torch.tensor([encode(example, tiny_tokenizer(), **LIMITS).input_ids])
+        counts += torch.bincount(ids[0], minlength=len(counts))
+        squares += base.base_model(input_ids=ids).last_hidden_state[0].detach().square().sum(0)
+    found = {site.rsplit(".", 1)[1]: value for site, value in norms.items()}
+    torch.testing.assert_close(found[modules[-1] if name == "llama" else "wte"], counts.sqrt())
+    if name == "llama":
+        torch.testing.assert_close(found["lm_head"], squares.sqrt(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rescore", ["validation", "train_batch"])
+def test_adapted_embeddings_train(tmp_path, rescore):
+    factory, modules = HEADS["llama"]
+    torch.manual_seed(0)
+    model = new_adapter(factory(), r=4, target_modules=modules)
+    with torch.no_grad():
+        for p in adapter_parameters(model).values():
+            p.normal_(std=0.3)
+    validation = TargetLoss(VALIDATION, tiny_tokenizer(), model, **LIMITS)
+    callback = MergePruneCallback(0.5, validation=validation, rescore=rescore)
+    trainer_for(tmp_path, model, callback).train()
+    for n, p in adapter_parameters(model).items():
+        assert (p == 0).float().mean() >= 0.5 - 1e-3, n
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_input_importance_is_autograd_of_the_weighted_sum(name):
+    model = adapted(name)
+    parameters = adapter_parameters(model)
+    validation = TargetLoss(VALIDATION, tiny_tokenizer(), model, **LIMITS)
+    parts = {
+        n.split(".lora_")[0].removeprefix("base_model.model."): (
+            SimpleNamespace(name="en", start=0, stop=1),
+            SimpleNamespace(name="ar", start=1, stop=4),
+        )
+        for n in parameters
+    }
+    importance = InputImportance(model, parameters, validation, parts)
+    scores = dict(zip(parameters, importance(), strict=True))
+    by_module = InputImportance(model, parameters, validation, parts, unit="module")
+    means = dict(zip(parameters, by_module(), strict=True))
+    norms = importance.input_norms()
+    for name_a, a in parameters.items():
+        if ".lora_A." not in name_a:
+            continue
+        name_b = name_a.replace(".lora_A.", ".lora_B.")
+        b, x = parameters[name_b], norms[name_a.split(".lora_")[0]]
+        total = sum(((b[:, s:e] @ a[s:e]).abs() * x).sum() for s, e in ((0, 1), (1, 4)))
+        grad_a, grad_b = torch.autograd.grad(total, (a, b))
+        torch.testing.assert_close(scores[name_a], grad_a.abs(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(scores[name_b], grad_b.abs(), rtol=1e-4, atol=1e-5)
+        for s, e in ((0, 1), (1, 4)):  # a module's own score: the mean over its W = BA
+            mean = ((b[:, s:e] @ a[s:e]).abs() * x).mean()
+            torch.testing.assert_close(means[name_a][s:e], mean.expand_as(a[s:e]), rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(means[name_b][:, s:e], mean.expand_as(b[:, s:e]), rtol=1e-4, atol=1e-6)
+
+
+def hooks(model):
+    return sum(len(m._forward_pre_hooks) + len(m._forward_hooks) for m in model.modules())
+
+
+def encoded():
+    return [encode(e, tiny_tokenizer(), **LIMITS) for e in VALIDATION]
+
+
+def trainer_for(folder, model, *callbacks, steps=2):
+    options = TrainSettings(max_steps=steps, batch_size=2, gradient_accumulation=2, learning_rate=1e-2)
+    trainer = build_trainer(model, tiny_tokenizer(), encoded(), options, folder, "test")
+    for callback in callbacks:
+        trainer.add_callback(callback)
+    return trainer
+
+
+def record_inputs(model, parameters):
+    """A list that fills with (site, input, attention mask) of every call of an adapted module."""
+    recorded, mask = [], []
+    model.register_forward_pre_hook(
+        lambda _, __, inputs: mask.append(inputs["attention_mask"]), with_kwargs=True
+    )
+    for site in {n.split(".lora_")[0] for n in parameters}:
+        model.get_submodule(site).register_forward_pre_hook(
+            lambda _, inputs, site=site: recorded.append((site, inputs[0].detach(), mask[-1]))
+        )
+    return recorded
+
+
+def norms_by_hand(recorded):
+    """By site, over the tokens that are no padding, one by one."""
+    totals = {}
+    for site, hidden, mask in recorded:
+        for row, kept in zip(hidden, mask, strict=True):
+            for token, keep in zip(row, kept, strict=True):
+                if keep:
+                    totals[site] = totals.get(site, 0) + token.double() ** 2
+    return {site: total.sqrt().float() for site, total in totals.items()}
+
+
+def assert_norms(actual, expected):
+    assert actual.keys() == expected.keys()
+    for site, norms in expected.items():
+        torch.testing.assert_close(actual[site], norms, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_norms_of_train_batches_by_hand(checkpointing):
+    model = adapted()  # LoRA's dropout is on in training mode
+    if checkpointing:
+        model.enable_input_require_grads()
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    parameters = adapter_parameters(model)
+    loss = TargetLoss(VALIDATION, tiny_tokenizer(), model, **LIMITS)
+    importance = InputImportance(model, parameters, rescore="train_batch")
+    collate = TargetCollator(tiny_tokenizer(), model)
+    recorded = record_inputs(model, parameters)
+    counted = []
+    model.train()
+    for rows in (slice(0, 2), slice(2, 5)):  # two micro-batches of one optimizer step
+        batch = collate(encoded()[rows])
+        assert not batch["attention_mask"].all()
+        recorded.clear()
+        value = model(**batch).loss
+        counted += recorded
+        before = len(recorded)
+        value.backward()
+        assert (len(recorded) > before) == checkpointing  # computed again, and not counted again
+        loss(model)  # an evaluation in between does not count
+        with torch.no_grad():
+            model(**batch)  # nor one that forgot about eval mode
+    assert_norms(importance.input_norms(), norms_by_hand(counted))
+    with pytest.raises(ValueError, match="no forward pass went through"):
+        importance.input_norms()  # the next step starts from nothing
+
+
+class EvaluatesInBetween(TrainerCallback):
+    def __init__(self, model, recorded):
+        self.model, self.recorded = model, recorded
+        self.loss = TargetLoss(VALIDATION, tiny_tokenizer(), model, **LIMITS)
+        self.steps = []
+
+    def on_substep_end(self, args, state, control, **_):
+        counted = list(self.recorded)
+        self.loss(self.model)
+        self.recorded[:] = counted
+
+    def on_optimizer_step(self, args, state, control, **_):
+        self.steps.append(norms_by_hand(self.recorded))
+        self.recorded.clear()
+
+
+def test_a_trainer_scores_by_its_own_batches(tmp_path, monkeypatch):
+    model = adapted()
+    seen = []
+    norms = InputImportance.input_norms
+    monkeypatch.setattr(
+        InputImportance, "input_norms", lambda self: seen.append(result := norms(self)) or result
+    )
+    recorded = record_inputs(model, adapter_parameters(model))
+    evaluates = EvaluatesInBetween(model, recorded)
+    trainer = trainer_for(tmp_path, model, MergePruneCallback(0.5, rescore="train_batch"), evaluates, steps=3)
+    before = hooks(model)
+    trainer.train()
+    assert len(seen) == 3
+    for actual, expected in zip(seen, evaluates.steps, strict=True):
+        assert_norms(actual, expected)
+    assert hooks(model) == before
+    zeros = sum((p == 0).sum().item() for p in adapter_parameters(model).values())
+    assert zeros / sum(p.numel() for p in adapter_parameters(model).values()) == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("options", "extra"),
+    [
+        ({"rescore": "train_batch"}, 0),
+        ({"rescore": "validation"}, 4 * len(VALIDATION)),
+        ({"rescore": "validation", "rescore_every": 2}, 2 * len(VALIDATION)),
+        ({"importance": "gradient"}, 0),
+    ],
+)
+def test_passes_over_the_validation_set_are_counted(tmp_path, options, extra):
+    def passes(*callbacks):
+        model = adapted()
+        trainer = trainer_for(tmp_path, model, *callbacks, steps=4)
+        with measure() as cost:
+            trainer.train()
+        return cost.forward_examples, cost.backward_examples
+
+    model = adapted()
+    validation = TargetLoss(VALIDATION, tiny_tokenizer(), model, **LIMITS)
+    forward, backward = passes()
+    assert forward >= 4 * 2
+    assert passes(MergePruneCallback(0.5, validation=validation, **options)) == (forward + extra, backward)
+
+
+def test_no_hook_stays_when_training_raises(tmp_path):
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            raise RuntimeError("stop here")
+
+    model = adapted()
+    before = hooks(model) + 1  # build_trainer counts passes by one of its own
+    trainer = trainer_for(tmp_path, model, MergePruneCallback(0.5, rescore="train_batch"), Stop())
+    with pytest.raises(RuntimeError, match="stop here"):
+        trainer.train()
+    del trainer
+    gc.collect()
+    assert hooks(model) == before
+
+
+def test_inputs_must_come_from_somewhere():
+    with pytest.raises(ValueError, match="needs a validation set, or rescore='train_batch'"):
+        MergePruneCallback(0.5)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.29, 0.5, 1.0])
+def test_selecting_the_threshold_is_sorting_for_it(p):
+    torch.manual_seed(0)
+    parameters = adapter_parameters(adapted())
+    importance = [torch.rand(w.shape).round(decimals=2) for w in parameters.values()]  # with ties
+    units = prune_units(parameters)
+    expected = [torch.empty_like(w, dtype=torch.bool) for w in parameters.values()]
+    masks_at(importance, units, [t[0] for t in thresholds(importance, units, [p])], out=expected)
+    keep = StepPruner(parameters, p=p).prune(importance)
+    assert all(torch.equal(a, b) for a, b in zip(keep, expected, strict=True))
+
+
+@pytest.mark.parametrize("rescore", ["validation", "train_batch"])
+def test_a_config_says_where_the_inputs_come_from(tmp_path, rescore):
+    tiny_llama().save_pretrained(tmp_path / "backbone")
+    tiny_tokenizer().save_pretrained(tmp_path / "backbone")
+    rows = {name: tmp_path / f"{name}.jsonl" for name in ("train", "dev")}
+    for start, file in enumerate(rows.values()):
+        words = [f"{'abcdefgh'[i]}{start}" for i in range(4)]
+        file.write_text("".join(f'{{"text": "{word}", "title": "{word}"}}\n' for word in words))
+    task = {"name": "copy", "prompt": "say {text}\n", "target": "title"}
+    adapters = {
+        language: random_adapter(
+            tiny_llama(), tmp_path / language, seed=seed, r=2, target_modules=["q_proj", "v_proj"]
+        )
+        for seed, language in enumerate(("en", "ar"))
+    }
+    config = Config.model_validate(
+        {
+            "name": "tiny",
+            "runs": tmp_path / "runs",
+            "backbone": str(tmp_path / "backbone"),
+            "task": {**task, "languages": dict.fromkeys(adapters, rows)},
+            "source": {"language": "en", "adapter": adapters["en"]},
+            "target": {"language": "ar", "adapter": adapters["ar"]},
+            "training": {"epochs": 1},
+            "merge_prune": {"rescore": rescore},
+            "max_length": 40,
+            "max_new_tokens": 6,
+        }
+    )
+    inputs, run = Inputs(config), RunDirectory(config.folder)
+    merge(inputs, run)
+    with measure() as cost:
+        finetune(inputs, run, 42, "pruned", 0.5, every_step=True)
+    epochs = 2 * 4  # dev loss at the start and after the epoch
+    assert cost.forward_examples == 4 + epochs + (4 * 4 if rescore == "validation" else 0)
