@@ -32,10 +32,11 @@ from transformers import set_seed
 
 from grasp_lora import TargetLoss
 from grasp_lora.data.find import find_task
-from grasp_lora.lm.adapters import load_adapter, new_adapter, save_adapter
+from grasp_lora.lm.adapters import Lora, load_adapter, new_adapter, save_adapter
 from grasp_lora.lm.backbone import Backbone, load_backbone
 from grasp_lora.lm.batches import encode
-from grasp_lora.lm.training import TrainSettings, build_trainer
+from grasp_lora.lm.encoding import Limits
+from grasp_lora.lm.training import Training, build_trainer
 from grasp_lora.merging.lorahub import merge_weighted, place_factors, weigh_adapters
 from grasp_lora.merging.reading import read_adapters
 from grasp_lora.tasks.example import Example
@@ -103,9 +104,9 @@ def trained(backbone: Backbone, work: Path, slices: int, steps: int) -> dict[str
                 continue
             examples = task.examples(language, "train")[number::slices][:15]
             set_seed(number)
-            model = new_adapter(backbone.model)
-            encoded = [encode(short(e), backbone.tokenizer, **LIMITS) for e in examples]
-            settings = TrainSettings(
+            model = new_adapter(backbone.model, Lora())
+            encoded = [encode(short(e), backbone.tokenizer, Limits(**LIMITS)) for e in examples]
+            settings = Training(
                 epochs=1, max_steps=steps, batch_size=1, gradient_accumulation=1, learning_rate=1e-3,
                 lr_decay_per_epoch=1.0, weight_decay=0.0, max_grad_norm=1.0, seed=number,
             )  # fmt: skip

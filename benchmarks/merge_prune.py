@@ -18,26 +18,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from grasp_lora.stages.inputs import Inputs, settings
+from grasp_lora.stages.run_directory import RunDirectory
+from grasp_lora.stages.train_adapter import train_adapter
 from scipy.stats import spearmanr
 from torch import Tensor
 
 from grasp_lora import TargetLoss
 from grasp_lora.config import Config
-from grasp_lora.control.callback import MergePruneCallback
-from grasp_lora.control.merge_prune import GradientImportance, InputImportance, StepPruner
+from grasp_lora.control.merge_prune import GradientImportance, InputImportance, MergePruneCallback, StepPruner
 from grasp_lora.control.pruning import PruneUnit, adapter_parameters, prune_units
 from grasp_lora.cost import measure
 from grasp_lora.data.find import find_task
-from grasp_lora.lm.adapters import load_adapter, new_adapter
+from grasp_lora.lm.adapters import Lora, load_adapter, new_adapter
 from grasp_lora.lm.backbone import load_backbone
 from grasp_lora.lm.batches import TargetCollator, encode
 from grasp_lora.lm.training import build_trainer
 from grasp_lora.merging.parts import Part, read_parts
-from grasp_lora.run.environment import environment
-from grasp_lora.stages.inputs import Inputs, settings
 from grasp_lora.stages.merge import merge
-from grasp_lora.stages.run_directory import RunDirectory
-from grasp_lora.stages.train_adapter import train_adapter
+from grasp_lora.workspace.environment import environment
 
 DEMO: dict[str, int] = {"max_length": 80, "max_new_tokens": 16}
 SCHEDULES: dict[str, dict[str, Any]] = {
@@ -67,7 +66,7 @@ def step_cost(dev_examples: int, repeats: int, clock: Callable[[], float]) -> di
     """Seconds of one training step, plain and with each importance, on a merge of two adapters of rank 8."""
     backbone = load_backbone("packaged:gemma-3-270m")
     task, tokenizer = find_task("handbook"), backbone.tokenizer
-    model = new_adapter(backbone.model, r=16)
+    model = new_adapter(backbone.model, Lora(r=16))
     device = next(model.parameters()).device
     parameters = adapter_parameters(model)
     with torch.no_grad():

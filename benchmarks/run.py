@@ -19,11 +19,12 @@ import torch
 from grasp_lora import GraspController, TargetLoss
 from grasp_lora.cost import measure
 from grasp_lora.data.find import find_task
-from grasp_lora.lm.adapters import new_adapter
+from grasp_lora.lm.adapters import Lora, new_adapter
 from grasp_lora.lm.backbone import Backbone, load_backbone, pick_device
 from grasp_lora.lm.batches import Encoded, TargetCollator, encode
-from grasp_lora.run.environment import environment
+from grasp_lora.lm.encoding import Limits
 from grasp_lora.tasks.example import Example
+from grasp_lora.workspace.environment import environment
 
 LLAMA_3_8B = {
     "vocab_size": 128_256,
@@ -77,7 +78,7 @@ def measure_method(
     def on_device(batch: dict[str, Any]) -> dict[str, Any]:
         return {k: v.to(device) if torch.is_tensor(v) else v for k, v in batch.items()}
 
-    adapter = new_adapter(model)
+    adapter = new_adapter(model, Lora())
     optimizer = torch.optim.AdamW([p for p in adapter.parameters() if p.requires_grad], lr=1e-4)
     one = on_device(collate(encoded[:1]))
     full = plain_batch(one)
@@ -150,7 +151,7 @@ def main() -> None:
         backbone: Backbone = load_backbone("packaged:gemma-3-270m")
         model = backbone.model
         examples: list[Example] = find_task("handbook").examples("ar", "micro_dev", 16)
-        encoded = [encode(e, backbone.tokenizer, max_length=tokens, max_new_tokens=32) for e in examples]
+        encoded = [encode(e, backbone.tokenizer, Limits(tokens, 32)) for e in examples]
         collate = TargetCollator(backbone.tokenizer, model)
         loss = TargetLoss.from_encoded(encoded, collate, token_budget=4096)
     figures = measure_method(model, collate, loss, encoded, arguments.repeats)

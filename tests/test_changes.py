@@ -12,12 +12,10 @@ from tests.helpers.models import tiny_llama
 from tests.helpers.run import write_setting
 
 from grasp_lora.cli.main import main
-from grasp_lora.config_file import load_config
+from grasp_lora.experiment import start
 from grasp_lora.lm import backbone
-from grasp_lora.plan import plan
-from grasp_lora.stages.inputs import Inputs
-from grasp_lora.stages.results import read_results
-from grasp_lora.stages.run_directory import RunDirectory
+from grasp_lora.methods.plan import plan
+from grasp_lora.workspace.records import Row
 
 SMALL = """
 name: tiny
@@ -69,7 +67,7 @@ def test_other_references_make_other_scores(done, capsys):
     folder, run = done
     edit_rows(folder / "ar-test.jsonl", answers=["one", "another"])
     assert run() == 2
-    assert "data.test" in capsys.readouterr().err
+    assert "test: was" in capsys.readouterr().err
 
 
 def test_another_scaling_is_another_adapter(done, capsys):
@@ -81,7 +79,7 @@ def test_another_scaling_is_another_adapter(done, capsys):
     config = folder / "ar/adapter_config.json"
     config.write_text(json.dumps({**read(config), "lora_alpha": 8}))
     assert run(*sides) == 2
-    assert "adapter.ar" in capsys.readouterr().err
+    assert "adapter: was" in capsys.readouterr().err
 
 
 def test_a_backbone_that_was_overwritten_is_another_one(done, capsys):
@@ -91,7 +89,7 @@ def test_a_backbone_that_was_overwritten_is_another_one(done, capsys):
         next(model.parameters()).add_(0.1)
     model.save_pretrained(folder / "backbone")
     assert run() == 2
-    assert "backbone.files" in capsys.readouterr().err
+    assert "model.files" in capsys.readouterr().err
 
 
 def test_with_force_a_longer_grid_costs_more_and_the_report_says_so(done):
@@ -141,11 +139,11 @@ def test_a_loss_that_is_not_finite_is_no_result(done, capsys):
 
 def test_a_line_separator_in_an_answer_is_no_new_line(done):
     folder, _ = done
-    path = folder / "runs/tiny/eval/grid/seed42/predictions.jsonl"
+    evaluated = folder / "runs/tiny/eval/grid/seed42"
+    path = evaluated / "predictions.jsonl"
     rows = [{**json.loads(line), "prediction": "a\u2028b\x85c"} for line in path.read_text().splitlines()]
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    (result,) = read_results(RunDirectory(folder / "runs/tiny"), {"grid": ["eval/grid/seed42"]})
-    assert [row["prediction"] for row in result.predictions[0]] == ["a\u2028b\x85c"] * 2
+    assert [answer.prediction for answer in Row.read(evaluated).answers] == ["a\u2028b\x85c"] * 2
 
 
 def test_a_grid_costs_its_points_whatever_the_seeds(done):
@@ -170,8 +168,7 @@ def test_modules_have_a_threshold_and_no_grid(done):
 
 def test_variants_keep_to_their_own_folder(done):
     variants = "variants={final: {tau: 0.3}, report: {tau: 0.2}}"
-    config = load_config(Path("run.yaml"), ["methods=[grasp]", "seeds=[42,7]", variants])
-    names = [job.name for job in plan(config, Inputs(config), RunDirectory(config.folder))]
+    names = [stage.name for stage in plan(start("run.yaml", ["methods=[grasp]", "seeds=[42,7]", variants]))]
     assert len(set(names)) == len(names)
     assert {"final/seed42", "variants/final/seed42", "variants/report/seed7", "report"} <= set(names)
 
@@ -185,8 +182,8 @@ def test_a_stage_asks_whether_what_it_reads_was_made_with_this_config(done, caps
     config = (folder / "runs/learn/config.yaml").read_bytes()
     for verb, change, named in (
         ("finetune", "control.every=4", "control.every: was 2, now 4"),
-        ("learn", "merge=linear", "merge: was sum, now linear"),
-        ("merge", "lora.r=4", "lora.r: was 8, now 4"),
+        ("learn", "merge=linear", "method: was sum, now linear"),
+        ("merge", "lora.r=4", "start.r: was 8, now 4"),
     ):
         for more in ([], ["--force"]):
             assert main([verb, "run.yaml", *LEARN, change, *more]) == 2
@@ -206,7 +203,7 @@ def test_what_dtype_auto_stood_for_is_what_counts(done, capsys, caplog, monkeypa
     assert run("dtype=float32") == 0  # the same
     monkeypatch.setattr(backbone, "pick_device", lambda device: torch.device("cuda"))
     assert run() == 2
-    assert "dtype: was float32, now bfloat16" in capsys.readouterr().err
+    assert "model.dtype: was float32, now bfloat16" in capsys.readouterr().err
 
 
 def test_methods_in_another_order_have_another_report(done):
@@ -223,7 +220,7 @@ def test_every_file_that_a_tokenizer_may_read_counts(done, capsys, file):
     folder, run = done
     (folder / "backbone" / file).write_text("x")
     assert run() == 2
-    assert "backbone.files" in capsys.readouterr().err
+    assert "model.files" in capsys.readouterr().err
     (folder / "backbone" / file).unlink()
     (folder / "backbone" / "README.md").write_text("x")
     assert run() == 0
@@ -240,7 +237,7 @@ def test_another_encoder_in_the_same_folder_makes_other_scores(done, capsys):
     weights = load_file(folder / "encoder/model.safetensors")
     save_file({n: w * 2 for n, w in weights.items()}, folder / "encoder/model.safetensors", {"format": "pt"})
     assert run(*scores) == 2
-    assert "evaluation.bertscore.files" in capsys.readouterr().err
+    assert "encoder.files" in capsys.readouterr().err
 
 
 def test_an_adapter_of_another_model_is_refused_before_training(done, capsys):

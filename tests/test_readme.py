@@ -11,7 +11,7 @@ from tests.helpers.models import random_adapter, tiny_llama, tokens
 from tests.helpers.tokenizer import tiny_tokenizer
 
 from grasp_lora import GraspController, merge_adapters
-from grasp_lora.config_file import load_config
+from grasp_lora.experiment import read_config as load_config
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 MODULES = ["q_proj", "v_proj"]

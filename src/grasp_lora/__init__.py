@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 from grasp_lora.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from grasp_lora.control.callback import FixedMaskCallback as FixedMaskCallback
     from grasp_lora.control.callback import GraspCallback as GraspCallback
     from grasp_lora.control.controller import GraspController as GraspController
-    from grasp_lora.control.controller import GraspResult as GraspResult
+    from grasp_lora.control.fixed_mask import FixedMaskCallback as FixedMaskCallback
     from grasp_lora.control.policy import RatioPolicy as RatioPolicy
+    from grasp_lora.control.selection import GraspResult as GraspResult
     from grasp_lora.errors import GraspError as GraspError
+    from grasp_lora.experiment import Result as Result
+    from grasp_lora.experiment import run as run
     from grasp_lora.lm.loss import TargetLoss as TargetLoss
     from grasp_lora.merging import merge_adapters as merge_adapters
     from grasp_lora.merging import read_parts as read_parts
@@ -22,15 +24,17 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Example": "tasks.example",
-    "FixedMaskCallback": "control.callback",
+    "FixedMaskCallback": "control.fixed_mask",
     "GraspCallback": "control.callback",
     "GraspController": "control.controller",
     "GraspError": "errors",
-    "GraspResult": "control.controller",
+    "GraspResult": "control.selection",
     "RatioPolicy": "control.policy",
+    "Result": "experiment",
     "TargetLoss": "lm.loss",
     "merge_adapters": "merging",
     "read_parts": "merging",
+    "run": "experiment",
 }
 
 __all__ = [

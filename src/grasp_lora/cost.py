@@ -4,7 +4,7 @@ import gc
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,18 @@ class Cost:
     peak_gpu_memory_bytes: int = 0
     forward_examples: int = 0
     backward_examples: int = 0
+
+    @property
+    def passes(self) -> int:
+        """Forward and backward passes counted alike: with a frozen backbone they cost about as much."""
+        return self.forward_examples + self.backward_examples
+
+    @classmethod
+    def together(cls, costs: Sequence["Cost"]) -> "Cost":
+        """Of pieces of work one after the other: seconds and passes add up, memory peaks do not."""
+        summed = {name: sum(getattr(cost, name) for cost in costs) for name in SUMMED}
+        peaks = {name: max((getattr(cost, name) for cost in costs), default=0) for name in PEAKS}
+        return cls(**summed, **peaks)
 
 
 SUMMED = ("seconds", "forward_examples", "backward_examples")  # add up over pieces of work

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from grasp_lora.config import Config
-from grasp_lora.config_file import load_config
+from grasp_lora.config.tree import Config
 from grasp_lora.errors import GraspError
+from grasp_lora.experiment import read_config as load_config
 
 SMALL = "name: x\nbackbone: some/model\ntask: handbook\nsource: {language: en}\ntarget: {language: ar}\n"
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -8,15 +8,14 @@ import yaml
 from tests.helpers.sources import all_rows, json_lines, tar_bz2, xlsum_row
 
 import grasp_lora
-from grasp_lora.config import Config
-from grasp_lora.config_file import load_config
+from grasp_lora.config.tree import Config
 from grasp_lora.data.card import find_card
 from grasp_lora.data.folder import write_prepared
 from grasp_lora.data.prepare import prepare_card
+from grasp_lora.experiment import read_config as load_config
+from grasp_lora.experiment import start
+from grasp_lora.methods.plan import plan
 from grasp_lora.paths import cache_dir
-from grasp_lora.plan import plan
-from grasp_lora.stages.inputs import Inputs
-from grasp_lora.stages.run_directory import RunDirectory
 
 FOLDER = Path(grasp_lora.__file__).parent / "configs" / "paper"
 LEAVES = sorted(path for path in FOLDER.glob("*.yaml") if not path.name.startswith("_"))
@@ -65,15 +64,16 @@ def test_it_resolves_and_can_be_planned(path: Path, tmp_path: Path, monkeypatch:
     config = load_config(path, [f"runs={tmp_path}/runs"])
     assert isinstance(config.task, str)
     pretend_prepared(config.task, monkeypatch)
-    inputs = Inputs(config)
-    assert "bertscore_f1" in inputs.metrics
-    assert config.target.language in inputs.task.languages
-    assert config.source.adapter is not None or config.source.language in inputs.task.languages
-    jobs = plan(config, inputs, RunDirectory(config.folder))
-    names = [job.name for job in jobs]
+    x = start(config)
+    assert config.target.language in x.task.languages
+    assert config.source.adapter is not None or config.source.language in x.task.languages
+    stages = plan(x)
+    names = [stage.name for stage in stages]
     assert names[-1] == "report"
-    assert {f"eval/{m}/seed{config.seeds[0]}" for m in (*config.methods, *config.variants)} <= set(names)
-    assert all(set(job.needs) <= set(names[:i]) for i, job in enumerate(jobs))
+    evaluated = [f"eval/{m}/seed{config.seeds[0]}" for m in (*config.methods, *config.variants)]
+    assert set(evaluated) <= set(names)
+    assert "bertscore_f1" in stages[names.index(evaluated[0])].given["metrics"]
+    assert all({need.name for need in stage.needs} <= set(names[:i]) for i, stage in enumerate(stages))
 
 
 @pytest.mark.parametrize("path", LEAVES, ids=lambda path: path.stem)

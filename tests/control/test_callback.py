@@ -10,11 +10,14 @@ from tests.helpers.models import tiny_llama
 from tests.helpers.tokenizer import tiny_tokenizer
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from grasp_lora.control.callback import FixedMaskCallback, GraspCallback, MergePruneCallback
+from grasp_lora.control.callback import GraspCallback
+from grasp_lora.control.fixed_mask import FixedMaskCallback
+from grasp_lora.control.merge_prune import MergePruneCallback
 from grasp_lora.control.policy import RatioPolicy
 from grasp_lora.errors import GraspError
-from grasp_lora.lm.batches import TargetCollator, encode
-from grasp_lora.lm.training import TrainSettings, build_trainer
+from grasp_lora.lm.batches import TargetCollator
+from grasp_lora.lm.encoding import Limits, encode
+from grasp_lora.lm.training import Training, build_trainer
 from grasp_lora.merging import Part
 from grasp_lora.tasks.example import Example
 
@@ -48,7 +51,7 @@ def trainer_for(folder, model=None, **options):
             disable_tqdm=True,
             **{**arguments, **options},
         ),
-        train_dataset=[encode(e, TOKENIZER, max_length=40, max_new_tokens=8) for e in EXAMPLES],
+        train_dataset=[encode(e, TOKENIZER, Limits(40, 8)) for e in EXAMPLES],
         data_collator=TargetCollator(TOKENIZER, model),
         processing_class=TOKENIZER,
     )
@@ -85,7 +88,7 @@ def test_reward_is_the_trainers_loss_on_the_micro_dev(tmp_path):
     )
     trainer.add_callback(grasp)
     trainer.train()
-    batch = trainer.data_collator([encode(EXAMPLES[0], TOKENIZER, max_length=40, max_new_tokens=8)])
+    batch = trainer.data_collator([encode(EXAMPLES[0], TOKENIZER, Limits(40, 8))])
     if grasp.result.rounds[0].committed:
         grasp.controller.masked.commit(0.0)
     loss = trainer.model.eval()(**batch).loss.item()
@@ -143,8 +146,8 @@ class _Breaks(TrainerCallback):
 @pytest.mark.parametrize(("breaks", "seen"), [(10, 10), (12, 12)])  # at a round, which logs too; at the end
 def test_a_loss_that_is_not_finite_ends_a_learning_run(tmp_path, breaks, seen):
     model = adapted()
-    encoded = [encode(e, TOKENIZER, max_length=40) for e in EXAMPLES]
-    trainer = build_trainer(model, TOKENIZER, encoded, TrainSettings(max_steps=12), tmp_path, "test")
+    encoded = [encode(e, TOKENIZER, Limits(40)) for e in EXAMPLES]
+    trainer = build_trainer(model, TOKENIZER, encoded, Training(max_steps=12), 42, tmp_path, "test")
     trainer.add_callback(GraspCallback(trainer, reward=lambda _: 0.0, every=10))
     trainer.add_callback(_Breaks(breaks))
     with pytest.raises(GraspError, match=f"training loss at step {seen} is nan"):

@@ -7,9 +7,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 from tests.helpers.models import tiny_llama, tokens
 
-from grasp_lora.control.controller import GraspController, Probe, Round, select_ratio
+from grasp_lora.control.controller import GraspController
 from grasp_lora.control.policy import RatioPolicy
-from grasp_lora.control.pruning import adapter_parameters
+from grasp_lora.control.rounds import Probe, Round
+from grasp_lora.control.selection import select_ratio
+from grasp_lora.control.units import adapter_parameters
 from grasp_lora.errors import GraspError
 
 
@@ -121,7 +123,7 @@ def test_weights_are_restored_when_the_reward_raises():
 
 
 def test_a_reward_that_is_not_finite_stops_and_names_the_step():
-    with pytest.raises(GraspError, match=r"step 2 .* nan"):
+    with pytest.raises(GraspError, match=r"step 2: .* nan"):
         fit(reward=lambda _: float("nan"))
 
 

@@ -13,10 +13,11 @@ from transformers import Trainer, TrainingArguments
 
 from grasp_lora.control.callback import GraspCallback
 from grasp_lora.control.controller import GraspController
-from grasp_lora.control.merge_prune import InputImportance
-from grasp_lora.control.pruning import adapter_parameters
-from grasp_lora.lm.adapters import new_adapter
-from grasp_lora.lm.batches import TargetCollator, encode
+from grasp_lora.control.input_importance import InputImportance
+from grasp_lora.control.units import adapter_parameters
+from grasp_lora.lm.adapters import Lora, new_adapter
+from grasp_lora.lm.batches import TargetCollator
+from grasp_lora.lm.encoding import Limits, encode
 from grasp_lora.lm.loss import TargetLoss
 from grasp_lora.tasks.example import Example
 
@@ -26,7 +27,7 @@ TRAIN = [Example(f"t{i}", f"say {'hijklmno'[: i + 1]}:", "hijklmno"[: i + 1]) fo
 
 def adapted():
     torch.manual_seed(0)
-    model = new_adapter(tiny_llama(), r=2)
+    model = new_adapter(tiny_llama(), Lora(r=2))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
@@ -111,7 +112,7 @@ def train_batch_norms(examples):
     """||X_j|| by site after one training pass over the examples."""
     model, tokenizer = adapted(), tiny_tokenizer()
     importance = InputImportance(model, adapter_parameters(model), rescore="train_batch")
-    encoded = [encode(e, tokenizer, max_length=40, max_new_tokens=10) for e in examples]
+    encoded = [encode(e, tokenizer, Limits(40, 10)) for e in examples]
     model.train()
     torch.manual_seed(0)
     model(**TargetCollator(tokenizer, model)(encoded))
@@ -156,7 +157,7 @@ def train_together(rank, folder):
             remove_unused_columns=False,
             per_device_train_batch_size=2,
         ),
-        train_dataset=[encode(e, tokenizer, max_length=40, max_new_tokens=10) for e in TRAIN],
+        train_dataset=[encode(e, tokenizer, Limits(40, 10)) for e in TRAIN],
         data_collator=TargetCollator(tokenizer, model),
         processing_class=tokenizer,
     )

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from grasp_lora.control.masked import MaskedAdapter, reset_optimizer_state
+from grasp_lora.control.units import Pruning
 
 A = "base_model.model.layer.lora_A.default.weight"
 B = "base_model.model.layer.lora_B.default.weight"
@@ -41,7 +42,7 @@ def train(tensors, optimizer, masked, steps=1, seed=0):
 def test_pruned_entries_are_zero_and_stay_zero():
     tensors = parameters()
     optimizer = torch.optim.AdamW(tensors.values(), lr=0.1)
-    masked = MaskedAdapter(tensors, PARTS)
+    masked = MaskedAdapter(tensors, Pruning(PARTS))
     masked.commit(0.5, optimizer)
     train(tensors, optimizer, masked, steps=3)
     for name, mask in masked.masks().items():
@@ -58,7 +59,7 @@ def test_pruned_entries_are_zero_and_stay_zero():
 def test_revived_entries_come_back_with_the_value_they_were_pruned_at():
     tensors = parameters()
     optimizer = torch.optim.AdamW(tensors.values(), lr=0.1)
-    masked = MaskedAdapter(tensors, PARTS)
+    masked = MaskedAdapter(tensors, Pruning(PARTS))
     train(tensors, optimizer, masked, steps=2)
     before = values(tensors)
     masked.commit(0.75, optimizer)
@@ -85,7 +86,7 @@ def test_the_ratio_can_fall_again():
 def test_commit_clears_the_moments_of_what_changed_and_keeps_the_step():
     tensors = parameters()
     optimizer = torch.optim.AdamW(tensors.values(), lr=0.1)
-    masked = MaskedAdapter(tensors, PARTS)
+    masked = MaskedAdapter(tensors, Pruning(PARTS))
     masked.commit(0.5, optimizer)
     train(tensors, optimizer, masked, steps=3)
     old = masked.masks()
@@ -138,7 +139,7 @@ def test_quantized_optimizer_state_is_refused():
 def test_probing_restores_every_bit(ratios, committed, fail):
     tensors = parameters()
     optimizer = torch.optim.AdamW(tensors.values(), lr=0.1)
-    masked = MaskedAdapter(tensors, PARTS)
+    masked = MaskedAdapter(tensors, Pruning(PARTS))
     masked.commit(committed, optimizer)
     train(tensors, optimizer, masked)  # leaves -0.0 among the pruned
     before = [t.view(torch.int32) for t in values(tensors)]
@@ -146,7 +147,8 @@ def test_probing_restores_every_bit(ratios, committed, fail):
         for i, p in enumerate(ratios):
             apply(i)
             alone = MaskedAdapter(
-                {n: nn.Parameter(d.clone()) for n, d in zip(tensors, masked._dense, strict=True)}, PARTS
+                {n: nn.Parameter(d.clone()) for n, d in zip(tensors, masked._dense, strict=True)},
+                Pruning(PARTS),
             )
             alone.commit(p)
             assert all(
@@ -159,7 +161,7 @@ def test_probing_restores_every_bit(ratios, committed, fail):
 
 def test_importance_from_the_start_ignores_later_values():
     tensors = parameters()
-    start, fresh = MaskedAdapter(tensors, importance_refresh="start"), MaskedAdapter(parameters())
+    start, fresh = MaskedAdapter(tensors, Pruning(importance_refresh="start")), MaskedAdapter(parameters())
     fresh.commit(0.5)
     with torch.no_grad():
         for tensor in tensors.values():
@@ -170,7 +172,7 @@ def test_importance_from_the_start_ignores_later_values():
 
 def test_an_untrained_B_waits_for_its_training_and_is_named_once(caplog):
     tensors = parameters() | {B: nn.Parameter(torch.zeros(5, 4))}
-    masked = MaskedAdapter(tensors, PARTS)
+    masked = MaskedAdapter(tensors, Pruning(PARTS))
     with caplog.at_level(logging.WARNING):
         masked.commit(0.5)
         masked.commit(0.4)
@@ -188,7 +190,7 @@ def test_an_untrained_B_waits_for_its_training_and_is_named_once(caplog):
 
 def test_many_ties_are_reported_once_by_name(caplog):
     tensors = {A: nn.Parameter(torch.ones(4, 6)), B: parameters()[B]}
-    masked = MaskedAdapter(tensors, PARTS)
+    masked = MaskedAdapter(tensors, Pruning(PARTS))
     with caplog.at_level(logging.WARNING):
         masked.commit(0.5)
         masked.commit(0.4)
@@ -199,21 +201,21 @@ def test_many_ties_are_reported_once_by_name(caplog):
 @pytest.mark.parametrize(("factor", "zeros", "nothing"), [(A, 4, True), (B, 4, True), (A, 2, False)])
 def test_an_adapter_that_does_nothing(factor, zeros, nothing):
     tensors = parameters()
-    assert not MaskedAdapter(tensors, PARTS).nothing_to_prune_by()
+    assert not MaskedAdapter(tensors, Pruning(PARTS)).nothing_to_prune_by()
     with torch.no_grad():
         tensors[factor].narrow(0 if factor == A else 1, 0, zeros).zero_()
-    assert MaskedAdapter(tensors, PARTS).nothing_to_prune_by() == nothing
+    assert MaskedAdapter(tensors, Pruning(PARTS)).nothing_to_prune_by() == nothing
 
 
 def test_scores_from_the_start_are_those_of_the_first_training_where_the_start_is_all_zeros():
     tensors = parameters() | {B: nn.Parameter(torch.zeros(5, 4))}
-    masked = MaskedAdapter(tensors, PARTS, importance_refresh="start")
+    masked = MaskedAdapter(tensors, Pruning(PARTS, importance_refresh="start"))
     masked.commit(0.5)
     with torch.no_grad():
         tensors[B].copy_(parameters()[B])
     masked.commit(0.5)
     first = {n: m.clone() for n, m in masked.masks().items()}
-    expected = MaskedAdapter(parameters(), PARTS)
+    expected = MaskedAdapter(parameters(), Pruning(PARTS))
     expected.commit(0.5)
     assert all(torch.equal(m, first[n]) for n, m in expected.masks().items())
     with torch.no_grad():
@@ -224,7 +226,7 @@ def test_scores_from_the_start_are_those_of_the_first_training_where_the_start_i
 
 def test_gradients_of_pruned_entries_are_zero_until_close():
     tensors = parameters()
-    masked = MaskedAdapter(tensors, PARTS)
+    masked = MaskedAdapter(tensors, Pruning(PARTS))
     masked.commit(0.5)
     for _ in range(2):  # accumulated
         (tensors[B] @ tensors[A]).square().sum().backward()
@@ -244,7 +246,7 @@ def test_gradients_of_pruned_entries_are_zero_until_close():
 
 def test_a_dropped_adapter_leaves_gradients_alone():
     tensors = parameters()
-    MaskedAdapter(tensors, PARTS).commit(0.5)
+    MaskedAdapter(tensors, Pruning(PARTS)).commit(0.5)
     with torch.no_grad():
         tensors[A].copy_(parameters()[A])
     (tensors[A].square().sum()).backward()
@@ -253,7 +255,7 @@ def test_a_dropped_adapter_leaves_gradients_alone():
 
 def test_a_probe_sees_what_was_trained_since_the_last_commit():
     tensors = parameters()
-    masked = MaskedAdapter(tensors, PARTS)
+    masked = MaskedAdapter(tensors, Pruning(PARTS))
     masked.commit(0.25)
     with torch.no_grad():
         for tensor, new in zip(tensors.values(), parameters(seed=9).values(), strict=True):
@@ -263,7 +265,7 @@ def test_a_probe_sees_what_was_trained_since_the_last_commit():
     dense = {  # what was pruned keeps its old value, the rest is what it is now
         n: nn.Parameter(torch.where(kept[n], tensors[n], old)) for n, old in parameters().items()
     }
-    expected = MaskedAdapter(dense, PARTS)
+    expected = MaskedAdapter(dense, Pruning(PARTS))
     expected.commit(0.5)
     with masked.probing([0.5]) as apply:
         apply(0)
@@ -275,7 +277,7 @@ def test_restored_state_continues_identically(refresh):
     runs = []
     for interrupted in (False, True):
         tensors = parameters()
-        masked = MaskedAdapter(tensors, PARTS, importance_refresh=refresh)
+        masked = MaskedAdapter(tensors, Pruning(PARTS, importance_refresh=refresh))
         masked.commit(0.6)
         optimizer = torch.optim.SGD(tensors.values(), lr=0.1)
         train(tensors, optimizer, masked)
@@ -283,7 +285,7 @@ def test_restored_state_continues_identically(refresh):
             state = {k: v.clone() for k, v in masked.state_dict().items()}
             weights = values(tensors)
             tensors = parameters(seed=5)
-            masked = MaskedAdapter(tensors, PARTS, importance_refresh=refresh)
+            masked = MaskedAdapter(tensors, Pruning(PARTS, importance_refresh=refresh))
             with torch.no_grad():
                 torch._foreach_copy_(list(tensors.values()), weights)
             masked.load_state_dict(state)

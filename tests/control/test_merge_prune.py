@@ -10,20 +10,21 @@ from tests.helpers.tokenizer import tiny_tokenizer
 from torch import nn
 from transformers import TrainerCallback
 
-from grasp_lora.config import Config
-from grasp_lora.control.callback import MergePruneCallback
-from grasp_lora.control.merge_prune import GradientImportance, InputImportance, StepPruner
-from grasp_lora.control.pruning import adapter_parameters, masks_at, prune_units, thresholds
+from grasp_lora import experiment
+from grasp_lora.config.tree import Config
+from grasp_lora.control.importance import GradientImportance
+from grasp_lora.control.input_importance import InputImportance
+from grasp_lora.control.merge_prune import MergePruneCallback, StepPruner
+from grasp_lora.control.pruning import masks_at, thresholds
+from grasp_lora.control.units import adapter_parameters, prune_units
 from grasp_lora.cost import measure
-from grasp_lora.lm.adapters import new_adapter
-from grasp_lora.lm.batches import TargetCollator, encode
+from grasp_lora.lm.adapters import Lora, new_adapter
+from grasp_lora.lm.batches import TargetCollator
+from grasp_lora.lm.encoding import Limits, encode
 from grasp_lora.lm.loss import TargetLoss
-from grasp_lora.lm.training import TrainSettings, build_trainer
-from grasp_lora.stages.finetune import finetune
-from grasp_lora.stages.inputs import Inputs
-from grasp_lora.stages.merge import merge
-from grasp_lora.stages.run_directory import RunDirectory
+from grasp_lora.lm.training import Training, build_trainer
 from grasp_lora.tasks.example import Example
+from grasp_lora.workspace.training import EveryStep
 
 A = "base_model.model.layer.lora_A.default.weight"
 B = "base_model.model.layer.lora_B.default.weight"
@@ -42,7 +43,7 @@ def factors():
 def adapted(name="llama", r=4):
     torch.manual_seed(0)
     factory, modules = TINY_MODELS[name]
-    model = new_adapter(factory(), r=r, target_modules=modules)
+    model = new_adapter(factory(), Lora(r=r, target_modules=modules))
     with torch.no_grad():
         for n, p in model.named_parameters():
             if "lora_B" in n:
@@ -111,14 +112,14 @@ def test_norms_of_adapted_embeddings_by_hand(name):
     """Of the output embedding its real inputs; of the input embedding how often each token occurs."""
     factory, modules = HEADS[name]
     torch.manual_seed(0)
-    model = new_adapter(factory(), r=4, target_modules=modules)
+    model = new_adapter(factory(), Lora(r=4, target_modules=modules))
     parameters = adapter_parameters(model)
     validation = TargetLoss(VALIDATION, tiny_tokenizer(), model, **LIMITS)
     norms = InputImportance(model, parameters, validation).input_norms()
     base = factory()
     counts, squares = torch.zeros(base.config.vocab_size), torch.zeros(base.config.hidden_size)
     for example in VALIDATION:
-        ids = torch.tensor([encode(example, tiny_tokenizer(), **LIMITS).input_ids])
+        ids = torch.tensor([encode(example, tiny_tokenizer(), Limits(**LIMITS)).input_ids])
         counts += torch.bincount(ids[0], minlength=len(counts))
         squares += base.base_model(input_ids=ids).last_hidden_state[0].detach().square().sum(0)
     found = {site.rsplit(".", 1)[1]: value for site, value in norms.items()}
@@ -131,7 +132,7 @@ def test_norms_of_adapted_embeddings_by_hand(name):
 def test_adapted_embeddings_train(tmp_path, rescore):
     factory, modules = HEADS["llama"]
     torch.manual_seed(0)
-    model = new_adapter(factory(), r=4, target_modules=modules)
+    model = new_adapter(factory(), Lora(r=4, target_modules=modules))
     with torch.no_grad():
         for p in adapter_parameters(model).values():
             p.normal_(std=0.3)
@@ -179,12 +180,12 @@ def hooks(model):
 
 
 def encoded():
-    return [encode(e, tiny_tokenizer(), **LIMITS) for e in VALIDATION]
+    return [encode(e, tiny_tokenizer(), Limits(**LIMITS)) for e in VALIDATION]
 
 
 def trainer_for(folder, model, *callbacks, steps=2):
-    options = TrainSettings(max_steps=steps, batch_size=2, gradient_accumulation=2, learning_rate=1e-2)
-    trainer = build_trainer(model, tiny_tokenizer(), encoded(), options, folder, "test")
+    options = Training(max_steps=steps, batch_size=2, gradient_accumulation=2, learning_rate=1e-2)
+    trainer = build_trainer(model, tiny_tokenizer(), encoded(), options, 42, folder, "test")
     for callback in callbacks:
         trainer.add_callback(callback)
     return trainer
@@ -360,6 +361,7 @@ def test_a_config_says_where_the_inputs_come_from(tmp_path, rescore):
     config = Config.model_validate(
         {
             "name": "tiny",
+            "methods": ["merge"],
             "runs": tmp_path / "runs",
             "backbone": str(tmp_path / "backbone"),
             "task": {**task, "languages": dict.fromkeys(adapters, rows)},
@@ -371,9 +373,10 @@ def test_a_config_says_where_the_inputs_come_from(tmp_path, rescore):
             "max_new_tokens": 6,
         }
     )
-    inputs, run = Inputs(config), RunDirectory(config.folder)
-    merge(inputs, run)
+    x = experiment.start(config)
+    experiment.make(x, [x.merged])
+    stage = x.train("pruned", 42, start=x.merged, mask=EveryStep(0.5, config.merge_prune))
     with measure() as cost:
-        finetune(inputs, run, 42, "pruned", 0.5, every_step=True)
+        experiment.make(x, [stage])
     epochs = 2 * 4  # dev loss at the start and after the epoch
     assert cost.forward_examples == 4 + epochs + (4 * 4 if rescore == "validation" else 0)

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grasp_lora.control.pruning import entries_to_prune, masks_at, prune_units, thresholds
+from grasp_lora.control.pruning import entries_to_prune, masks_at, thresholds
+from grasp_lora.control.units import prune_units
 
 SITE = "model.layers.0.self_attn.q_proj"
 A, B = f"base_model.model.{SITE}.lora_A.default.weight", f"base_model.model.{SITE}.lora_B.default.weight"

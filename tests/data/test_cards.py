@@ -19,7 +19,7 @@ from grasp_lora.data.prepare import prepare_card
 from grasp_lora.data.show import histogram, script_mix, show
 from grasp_lora.data.sources.patterns import FilePatterns
 from grasp_lora.errors import GraspError
-from grasp_lora.lm.batches import encode_prompt
+from grasp_lora.lm.encoding import encode_prompt
 from grasp_lora.tasks.files import parquet_rows
 from grasp_lora.tasks.task import load_task
 

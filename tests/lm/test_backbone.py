@@ -6,7 +6,7 @@ from tests.helpers.models import TINY_MODELS, tiny_gemma3, tiny_llama
 from tests.helpers.tokenizer import tiny_tokenizer
 
 from grasp_lora.errors import GraspError
-from grasp_lora.lm.adapters import load_adapter, new_adapter, save_adapter
+from grasp_lora.lm.adapters import Lora, load_adapter, new_adapter, save_adapter
 from grasp_lora.lm.backbone import load_backbone
 
 
@@ -46,7 +46,7 @@ def test_tied_embeddings_stay_tied(save):
 def test_the_type_is_the_one_asked_for_and_adapters_stay_in_float32(save):
     backbone = load_backbone(save(tiny_llama()), dtype="bfloat16", device="cpu")
     assert {p.dtype for p in backbone.model.parameters()} == {torch.bfloat16}
-    adapter = new_adapter(backbone.model)
+    adapter = new_adapter(backbone.model, Lora())
     assert {p.dtype for p in adapter.parameters() if p.requires_grad} == {torch.float32}
 
 
@@ -67,7 +67,7 @@ def test_no_end_of_text_is_an_error(save):
 
 def test_an_adapter_comes_back_as_it_was_saved(save, tmp_path):
     path = save(tiny_llama())
-    adapter = new_adapter(load_backbone(path).model, r=2)
+    adapter = new_adapter(load_backbone(path).model, Lora(r=2))
     with torch.no_grad():
         for name, parameter in adapter.named_parameters():
             if "lora_" in name:
@@ -81,7 +81,7 @@ def test_an_adapter_comes_back_as_it_was_saved(save, tmp_path):
 
 
 def test_weights_that_are_not_finite_are_not_saved(save, tmp_path):
-    adapter = new_adapter(load_backbone(save(tiny_llama())).model)
+    adapter = new_adapter(load_backbone(save(tiny_llama())).model, Lora())
     with torch.no_grad():
         next(p for p in adapter.parameters() if p.requires_grad)[0, 0] = float("nan")
     with pytest.raises(GraspError, match="not finite"):

@@ -1,7 +1,7 @@
 """Deployment: what is measured, in both forms of the model, and the stage that does it."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import count
 
 import pytest
@@ -10,19 +10,19 @@ from safetensors.torch import load_file, save_file
 from tests.helpers.models import random_adapter, tiny_gemma3, tiny_llama
 from tests.helpers.tokenizer import tiny_tokenizer
 
-from grasp_lora.config_file import load_config
 from grasp_lora.errors import GraspError
+from grasp_lora.experiment import make, start
 from grasp_lora.lm.backbone import Backbone
 from grasp_lora.lm.deployment import adapter_size, measure_deployment
+from grasp_lora.lm.encoding import Limits
 from grasp_lora.lm.generation import generate
-from grasp_lora.stages.deploy import deploy
-from grasp_lora.stages.inputs import Inputs
-from grasp_lora.stages.run_directory import RunDirectory
+from grasp_lora.stages.deploy import DEPLOY
 from grasp_lora.tasks.example import Example
+from grasp_lora.workspace.stage import Stage
 
 TOKENIZER = tiny_tokenizer()
 EXAMPLES = [Example(str(i), f"say {word}\n", word) for i, word in enumerate(["ab", "fox jumps"])]
-LIMITS = {"max_length": 40, "max_new_tokens": 5, "repeats": 2}
+LIMITS = Limits(40, 5)
 TARGETS = ["q_proj", "v_proj"]
 
 
@@ -38,7 +38,7 @@ def adapter(tmp_path):
 
 
 def test_both_forms_are_measured(adapter):
-    measured = measure_deployment(loader(), adapter, EXAMPLES, **LIMITS)
+    measured = measure_deployment(loader(), adapter, EXAMPLES, LIMITS, repeats=2)
     for form in (measured.unmerged, measured.merged):
         values = asdict(form)
         merge = values.pop("merge_seconds")
@@ -55,7 +55,7 @@ def test_both_forms_are_measured(adapter):
 
 def test_each_load_is_of_a_new_backbone_and_answers_that_differ_are_seen(adapter):
     seeds = iter([0, 0, 0, 5, 5])  # untimed; twice beside the base; twice merged, into another base
-    measured = measure_deployment(loader(seeds=seeds), adapter, EXAMPLES, **LIMITS)
+    measured = measure_deployment(loader(seeds=seeds), adapter, EXAMPLES, LIMITS, repeats=2)
     assert measured.same_answers < 1
     assert next(seeds, None) is None
 
@@ -67,7 +67,7 @@ def test_the_adapter_is_beside_the_base_then_in_its_weights(adapter):
         models.append(tiny_gemma3())
         return Backbone(models[-1], TOKENIZER, "tiny")
 
-    measure_deployment(load, adapter, EXAMPLES, **{**LIMITS, "repeats": 1})
+    measure_deployment(load, adapter, EXAMPLES, LIMITS, repeats=1)
     plain = dict(tiny_gemma3().named_parameters())
     _, beside, merged = (dict(model.named_parameters()) for model in models)
     site = "model.layers.0.self_attn.q_proj"
@@ -78,14 +78,14 @@ def test_the_adapter_is_beside_the_base_then_in_its_weights(adapter):
 
 
 def test_a_backbone_without_adapter(tmp_path):
-    measured = measure_deployment(loader(tiny_llama), None, EXAMPLES, **LIMITS)
+    measured = measure_deployment(loader(tiny_llama), None, EXAMPLES, LIMITS, repeats=2)
     assert (measured.adapter, measured.merged, measured.same_answers) == (None, None, None)
     assert measured.unmerged.adapter_load_seconds == 0
     assert measured.unmerged.tokens_per_second > 0
 
 
 def test_one_new_token_has_no_rate_after_it():
-    measured = measure_deployment(loader(), None, EXAMPLES, **{**LIMITS, "max_new_tokens": 1})
+    measured = measure_deployment(loader(), None, EXAMPLES, Limits(40, 1), repeats=2)
     assert measured.unmerged.tokens_per_second is None
     assert measured.unmerged.first_token_seconds > 0
 
@@ -100,8 +100,8 @@ def test_stop_tokens_do_not_shorten_what_is_timed(end):
         model.lm_head.bias = torch.nn.Parameter(ends)
         return Backbone(model, TOKENIZER, "tiny")
 
-    assert generate(load().model, TOKENIZER, EXAMPLES, max_length=40, max_new_tokens=5) == [""] * 2
-    rate = measure_deployment(load, None, EXAMPLES, **LIMITS).unmerged.tokens_per_second
+    assert generate(load().model, TOKENIZER, EXAMPLES, Limits(40, 5)) == [""] * 2
+    rate = measure_deployment(load, None, EXAMPLES, LIMITS, repeats=2).unmerged.tokens_per_second
     assert rate > 0  # four more tokens were made
 
 
@@ -121,9 +121,9 @@ def test_the_adapters_size_counts_what_is_not_zero(adapter):
 
 def test_nothing_to_measure_is_an_error(tmp_path):
     with pytest.raises(GraspError, match="there are none"):
-        measure_deployment(loader(), None, [], **LIMITS)
+        measure_deployment(loader(), None, [], LIMITS)
     with pytest.raises(GraspError, match="holds no adapter"):
-        measure_deployment(loader(), tmp_path, EXAMPLES, **LIMITS)
+        measure_deployment(loader(), tmp_path, EXAMPLES, LIMITS, repeats=2)
 
 
 def test_the_stage_measures_once(tmp_path):
@@ -138,17 +138,22 @@ def test_the_stage_measures_once(tmp_path):
         'task: {name: copy, prompt: "say {text}\\n", target: title,'
         " languages: {en: {test: test.jsonl}, ar: {test: test.jsonl}}}\n"
     )
-    config = load_config(tmp_path / "run.yaml")
-    run = RunDirectory(config.folder)
-    file = deploy(Inputs(config), run, "merge", adapter, 7) / "deployment.json"
-    assert file == config.folder / "deployment" / "merge" / "seed7" / "deployment.json"
+    x = start(tmp_path / "run.yaml")
+
+    def deploy(examples, name, adapter):
+        test = replace(x.rows(x.config.target, "test"), limit=examples)
+        given = {"model": x.model, "adapter": adapter, "examples": test, "limits": x.limits}
+        (folder,) = make(x, [Stage(f"deployment/{name}", DEPLOY, given)])
+        return folder / "deployment.json"
+
+    file = deploy(4, "merge", adapter)
+    assert file == x.config.folder / "deployment" / "merge" / "deployment.json"
     written = json.loads(file.read_text())
     assert written["examples"] == 4
     assert written["adapter"]["file_bytes"] == (adapter / "adapter_model.safetensors").stat().st_size
     assert written["merged"]["tokens_per_second"] > 0
     before = file.stat().st_mtime_ns
-    deploy(Inputs(config), run, "merge", adapter, 7)
+    deploy(4, "merge", adapter)
     assert file.stat().st_mtime_ns == before
-    fewer = load_config(tmp_path / "run.yaml", ["evaluation.generate=2"])
-    bare = json.loads((deploy(Inputs(fewer), run, "zero_shot", None, 7) / "deployment.json").read_text())
+    bare = json.loads(deploy(2, "zero_shot", None).read_text())
     assert (bare["examples"], bare["adapter"], bare["merged"]) == (2, None, None)

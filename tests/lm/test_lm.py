@@ -11,11 +11,12 @@ from tests.helpers.tokenizer import tiny_tokenizer
 from transformers import TrainingArguments
 
 from grasp_lora.errors import GraspError
-from grasp_lora.lm.adapters import new_adapter
-from grasp_lora.lm.batches import Encoded, TargetCollator, batches_by_tokens, encode, encode_prompt
+from grasp_lora.lm.adapters import Lora, new_adapter
+from grasp_lora.lm.batches import TargetCollator, batches_by_tokens
+from grasp_lora.lm.encoding import Encoded, Limits, encode, encode_prompt
 from grasp_lora.lm.generation import generate, generate_ids
 from grasp_lora.lm.loss import TargetLoss
-from grasp_lora.lm.training import TrainSettings, build_trainer
+from grasp_lora.lm.training import Training, build_trainer
 from grasp_lora.tasks.example import Example
 
 TOKENIZER = tiny_tokenizer()
@@ -38,7 +39,7 @@ def model(request):
 
 
 def encoded(examples=EXAMPLES):
-    return [encode(e, TOKENIZER, **LIMITS) for e in examples]
+    return [encode(e, TOKENIZER, Limits(**LIMITS)) for e in examples]
 
 
 def plain_losses(model):
@@ -95,7 +96,7 @@ def test_a_forward_without_the_arguments_gets_the_plain_way():
 
 
 def test_encoding_ends_with_end_of_text():
-    ids = encode(EXAMPLES[0], TOKENIZER, **LIMITS)
+    ids = encode(EXAMPLES[0], TOKENIZER, Limits(**LIMITS))
     text = TOKENIZER.decode(ids.input_ids)
     assert text == f"<bos>{EXAMPLES[0].prompt}{EXAMPLES[0].target}<eos>"
     assert ids.targets == len(EXAMPLES[0].target) + 1
@@ -122,14 +123,14 @@ def test_a_prompt_without_a_body_to_cut_is_an_error():
 
 def test_a_long_target_is_cut_where_a_limit_is_given():
     example = Example("x", "p:", "abcdefghijklmnop")
-    cut = encode(example, TOKENIZER, max_length=20, max_new_tokens=4)
+    cut = encode(example, TOKENIZER, Limits(20, 4))
     assert TOKENIZER.decode(cut.input_ids) == "<bos>p:abcd"
     assert (cut.targets, cut.lost) == (4, 13)
-    whole = encode(example, TOKENIZER, max_length=20)
+    whole = encode(example, TOKENIZER, Limits(20))
     assert TOKENIZER.decode(whole.input_ids) == "<bos>p:abcdefghijklmnop<eos>"
     assert (whole.targets, whole.lost) == (17, 0)
     with pytest.raises(GraspError, match="example x"):
-        encode(example, TOKENIZER, max_length=19)
+        encode(example, TOKENIZER, Limits(19))
 
 
 def test_answers_that_lose_their_end_are_counted(caplog):
@@ -196,7 +197,7 @@ def terse_llama():
 def test_generation_is_greedy_and_the_same_at_any_batch_size(model):
     expected = texts(greedy(model))
     for budget in (1, 10_000):
-        assert generate(model, TOKENIZER, EXAMPLES, token_budget=budget, **LIMITS) == expected
+        assert generate(model, TOKENIZER, EXAMPLES, Limits(**LIMITS, token_budget=budget)) == expected
 
 
 def test_answers_end_at_end_of_text_each_by_itself():
@@ -211,7 +212,7 @@ def test_answers_end_at_end_of_text_each_by_itself():
     assert generate_ids(model, TOKENIZER, prompts, 12).tolist() == filled
     assert [generate_ids(model, TOKENIZER, [prompt], 12)[0].tolist() for prompt in prompts] == expected
     for budget in (1, 100, 10_000):
-        assert generate(model, TOKENIZER, EXAMPLES, token_budget=budget, **LIMITS) == texts(expected)
+        assert generate(model, TOKENIZER, EXAMPLES, Limits(**LIMITS, token_budget=budget)) == texts(expected)
 
 
 @pytest.mark.parametrize("with_end_of_text", [True, False])
@@ -225,7 +226,7 @@ def test_the_models_other_stop_tokens_end_an_answer_and_are_not_in_it(with_end_o
     prompts = [encode_prompt(example, TOKENIZER, 48) for example in EXAMPLES]
     assert [generate_ids(model, TOKENIZER, [prompt], 12)[0].tolist() for prompt in prompts] == expected
     for budget in (1, 10_000):
-        answers = generate(model, TOKENIZER, EXAMPLES, token_budget=budget, **LIMITS)
+        answers = generate(model, TOKENIZER, EXAMPLES, Limits(**LIMITS, token_budget=budget))
         assert answers == texts(expected, (end, other))
 
 
@@ -239,8 +240,8 @@ def test_the_models_generation_settings_change_nothing_and_stay(wrapped):
         "use_cache": False,
     }  # fmt: skip
     model.generation_config.update(**settings)
-    outer = new_adapter(model, r=2) if wrapped else model
-    assert generate(outer, TOKENIZER, EXAMPLES, **LIMITS) == expected
+    outer = new_adapter(model, Lora(r=2)) if wrapped else model
+    assert generate(outer, TOKENIZER, EXAMPLES, Limits(**LIMITS)) == expected
     assert {name: getattr(model.generation_config, name) for name in settings} == settings
 
 
@@ -266,6 +267,8 @@ def test_a_step_takes_as_many_examples_on_two_gpus_as_on_one(tmp_path, monkeypat
         self._n_gpu = 2
 
     monkeypatch.setattr(TrainingArguments, "__post_init__", two_gpus)
-    options = TrainSettings(batch_size=3)
-    trainer = build_trainer(new_adapter(tiny_llama(), r=2), TOKENIZER, encoded(), options, tmp_path, "test")
+    options = Training(batch_size=3)
+    trainer = build_trainer(
+        new_adapter(tiny_llama(), Lora(r=2)), TOKENIZER, encoded(), options, 42, tmp_path, "test"
+    )
     assert trainer.args.train_batch_size == 3

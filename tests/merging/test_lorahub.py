@@ -19,15 +19,14 @@ from tests.helpers.adapter_checks import (
 from tests.helpers.models import random_adapter, tiny_llama, tokens
 from tests.helpers.tokenizer import tiny_tokenizer
 
-from grasp_lora.config_file import load_config
 from grasp_lora.errors import GraspError
+from grasp_lora.experiment import make, start
 from grasp_lora.lm.adapters import load_adapter
 from grasp_lora.merging import merge_adapters, read_parts
 from grasp_lora.merging.lorahub import merge_weighted, place_factors, search_weights, weigh_adapters
 from grasp_lora.merging.reading import read_adapters
-from grasp_lora.stages.inputs import Inputs
-from grasp_lora.stages.lorahub import lorahub
-from grasp_lora.stages.run_directory import RunDirectory
+from grasp_lora.methods.plan import METHODS
+from grasp_lora.workspace.resources import Resources
 
 WEIGHTS = {"source": 0.7, "target": -1.3}
 
@@ -234,8 +233,9 @@ def setting(tmp_path_factory) -> Path:
 
 
 def run_stage(root: Path, runs: str, *overrides: str) -> Path:
-    config = load_config(root / "run.yaml", [f"runs={root / runs}", *overrides])
-    return lorahub(Inputs(config), RunDirectory(config.folder))
+    x = start(root / "run.yaml", [f"runs={root / runs}", *overrides])
+    (folder,) = make(x, [METHODS["lorahub"].adapter(x, 42)])
+    return folder
 
 
 @pytest.mark.parametrize("exact", ["false", "true"])
@@ -253,18 +253,18 @@ def test_the_stage(setting, exact, capsys):
     assert found["optimiser"].startswith("SciPy")
 
     # What lies there has the loss that the search saw.
-    config = load_config(setting / "run.yaml")
-    inputs = Inputs(config)
-    backbone = inputs.backbone()
+    x, resources = start(setting / "run.yaml"), Resources()
+    backbone = resources.backbone(x.model)
     model = load_adapter(backbone.model, folder, trainable=False)
-    assert inputs.loss(inputs.examples(config.target, "train"), backbone)(model) == found["loss"]
+    train = resources.examples(x.rows(x.config.target, "train"))
+    assert resources.loss(train, backbone, x.limits)(model) == found["loss"]
     names = {part.name for of_site in read_parts(folder).values() for part in of_site}
     assert names == ({"en", "ar", "other"} if exact == "true" else {"merged"})
 
     before = (folder / "done.json").read_bytes()
     assert run_stage(setting, f"runs-{exact}", f"lorahub.exact={exact}") == folder
     assert (folder / "done.json").read_bytes() == before  # skipped
-    with pytest.raises(GraspError, match=r"lorahub\.penalty: was 0\.05, now 0\.1"):
+    with pytest.raises(GraspError, match=r"penalty: was 0\.05, now 0\.1"):
         run_stage(setting, f"runs-{exact}", f"lorahub.exact={exact}", "lorahub.penalty=0.1")
 
 
@@ -278,7 +278,10 @@ def test_the_same_settings_give_the_same_bytes(setting):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("lorahub.adapters.bad=ROOT/nowhere", r"lorahub\.adapters\.bad: .*nowhere holds no adapter_model"),
+        (
+            "lorahub.adapters.bad=ROOT/nowhere",
+            r"adapters\.bad.*nowhere/adapter_config.json is missing",
+        ),
         ("lorahub.adapters.en=ROOT/other", r"lorahub\.adapters\.en: 'en' is the run's own adapter"),
         ("lorahub.adapters.wide=ROOT/wide", r"needs equal ranks.*'wide' has 4"),
     ],

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from grasp_lora.config_file import load_config
-from grasp_lora.plan import plan
-from grasp_lora.stages.inputs import Inputs
-from grasp_lora.stages.run_directory import RunDirectory
+from grasp_lora.experiment import read_config
+from grasp_lora.methods.plan import plan
+from grasp_lora.methods.start import Start
+from grasp_lora.tasks.task import Task
+from grasp_lora.workspace.stage import Stage
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 GOLDEN = Path(__file__).parent / "golden" / "plans.json"
@@ -20,19 +21,17 @@ PATHS = sorted(p for p in CONFIGS.rglob("*.yaml") if not p.name.startswith("_"))
 
 def planned(path):
     """Stages by name, and for each evaluation the adapter and the stages that are its cost."""
-    config = load_config(path)
-    inputs = Inputs.__new__(Inputs)  # a plan needs no data
-    inputs.config = config
-    jobs = plan(config, inputs, RunDirectory(config.folder))
-    given = {f"adapters/{side.language}" for side in (config.source, config.target) if side.adapter}
+    config = read_config(path)
+    languages = {side.language: {"train": Path("x")} for side in (config.source, config.target)}
+    task = Task(name="any", prompt="{text}", target="title", languages=languages)  # a plan reads no rows
+    stages = plan(Start(config, task))
     rows = {}
-    for job in jobs:
-        if job.name.startswith("eval/"):
-            _, _, _, adapter, _, cost = job.run.args
-            inside = adapter is not None and adapter.is_relative_to(config.folder)
-            shown = str(adapter.relative_to(config.folder)) if inside else adapter and str(adapter)
-            rows[job.name] = [shown, *cost]
-    return {"stages": sorted({job.name for job in jobs} - given - set(rows)), "evaluations": rows}
+    for stage in stages:
+        if stage.name.startswith("eval/"):
+            adapter = stage.given["adapter"]
+            shown = adapter.name if isinstance(adapter, Stage) else adapter and str(adapter)
+            rows[stage.name] = [shown, *(paid.name for paid in stage.given["bill"].paid)]
+    return {"stages": sorted({stage.name for stage in stages} - set(rows)), "evaluations": rows}
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)

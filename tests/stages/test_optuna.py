@@ -2,14 +2,13 @@
 
 import pytest
 
-from grasp_lora.config import Optuna
-from grasp_lora.stages.optuna_ratio import new_study, random_trials
+from grasp_lora.stages.optuna import Optuna, new_study, random_trials
 
 pytest.importorskip("optuna")
 
 
 def ratios(objective, trials, pruner="median"):
-    study = new_study(Optuna(pruner=pruner), trials, seed=42)
+    study = new_study(Optuna(pruner=pruner), random_trials(trials), seed=42)
     study.optimize(lambda trial: objective(trial.suggest_float("p", 0.1, 0.8)), n_trials=trials)
     return [trial.params["p"] for trial in study.trials]
 
@@ -26,7 +25,7 @@ def test_the_first_draws_are_random_and_the_losses_lead_the_others(trials, rando
 
 @pytest.mark.parametrize("pruner", ["median", "asha"])
 def test_hopeless_trials_are_stopped(pruner):
-    study = new_study(Optuna(pruner=pruner), 20, seed=42)
+    study = new_study(Optuna(pruner=pruner), random_trials(20), seed=42)
     stopped = []
 
     def objective(trial):

@@ -1,1 +1,1 @@
-"""The command `grasp`."""
+"""The command `grasp`: the only room that reads the command line."""

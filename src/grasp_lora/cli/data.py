@@ -87,15 +87,16 @@ def _prepare(arguments: argparse.Namespace) -> None:
 
 
 def _show(arguments: argparse.Namespace) -> None:
-    from grasp_lora.config_file import is_config, load_config
+    from grasp_lora.config.loading import is_config
     from grasp_lora.data.find import find_folder
     from grasp_lora.data.show import Encode, show
+    from grasp_lora.experiment import read_config
     from grasp_lora.tasks.task import Task, load_task
 
     task: Task | Path = arguments.task
     name, revision, max_length, max_new_tokens = arguments.tokenizer, None, 2200, None
     if is_config(arguments.task):
-        config = load_config(arguments.task)
+        config = read_config(arguments.task)
         task = config.task if isinstance(config.task, Task) else find_folder(config.task)
         read = task if isinstance(task, Task) else load_task(task)
         # As in the run, where the target's limit is that of both languages.
@@ -106,7 +107,7 @@ def _show(arguments: argparse.Namespace) -> None:
     tokenizer: Any = None
     encode: Encode | None = None
     if name:
-        from grasp_lora.lm.batches import encode_prompt
+        from grasp_lora.lm.encoding import encode_prompt
 
         tokenizer, encode = _tokenizer(name, revision), encode_prompt
     text = show(

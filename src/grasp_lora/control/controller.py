@@ -4,112 +4,25 @@ GRASP LoRA, Sec. 3.3. Works from a plain PyTorch loop; `GraspCallback` does the 
 """
 
 import json
-import logging
-import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from grasp_lora.control.masked import ImportanceRefresh, MaskedAdapter
+from grasp_lora.control.masked import MaskedAdapter
 from grasp_lora.control.policy import RatioPolicy
-from grasp_lora.control.pruning import AdapterPart, UnitKind, adapter_parameters
+from grasp_lora.control.probing import Prober, Reward
+from grasp_lora.control.rounds import ROUNDS_FILE, TIMINGS_FILE, Probe, Round
+from grasp_lora.control.selection import GraspResult, SelectionRule, select_ratio
+from grasp_lora.control.units import ImportanceRefresh, Parts, Pruning, UnitKind, adapter_parameters
 from grasp_lora.errors import GraspError
-from grasp_lora.lm.loss import evaluation_mode
 
-__all__ = ["GraspController", "GraspResult", "Probe", "Reward", "Round", "SelectionRule", "select_ratio"]
+__all__ = ["EVERY", "GraspController"]
 
-logger = logging.getLogger(__name__)
-
-Reward = Callable[[nn.Module], float]
-SelectionRule = Literal["best", "last", "policy_mean"]
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """One candidate: the draw `z`, the ratio `p` and its relative reward R = R~(p) - R~(p_curr)."""
-
-    z: float
-    p: float
-    reward: float
-
-
-@dataclass(frozen=True, slots=True)
-class Round:
-    """One line of `rounds.jsonl`: the policy that drew, what it saw, and what follows from it."""
-
-    round: int
-    step: int  # optimizer steps so far
-    p_curr: float
-    mu: float
-    sigma: float
-    base_reward: float  # R~(p_curr), absolute
-    probes: tuple[Probe, ...]
-    committed: bool
-    p_next: float
-    mu_next: float
-    sigma_next: float
-
-    def log_values(self) -> dict[str, float]:
-        """What a training log shows of a round."""
-        clamped = sum(probe.z != probe.p for probe in self.probes) / len(self.probes)
-        return {
-            "grasp/p_curr": self.p_next,
-            "grasp/mu": self.mu_next,
-            "grasp/sigma": self.sigma_next,
-            "grasp/base_reward": self.base_reward,
-            "grasp/best_reward": max(probe.reward for probe in self.probes),
-            "grasp/mean_reward": sum(probe.reward for probe in self.probes) / len(self.probes),
-            "grasp/clamped_share": clamped,
-        }
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, line: str) -> "Round":
-        fields: dict[str, Any] = json.loads(line)
-        return cls(**fields | {"probes": tuple(Probe(**probe) for probe in fields["probes"])})
-
-
-@dataclass(frozen=True, slots=True)
-class GraspResult:
-    """What the rounds so far have taught; `best_ratio` is p*."""
-
-    best_ratio: float
-    best_reward: float | None  # absolute micro-dev reward seen at p*; None where the rule does not look at it
-    rule: SelectionRule
-    rounds: tuple[Round, ...]
-
-
-def select_ratio(rounds: Sequence[Round], rule: SelectionRule = "best") -> GraspResult:
-    """Choose p* from the log.
-
-    "best" (Sec. 3.3, "Logging and selecting p*"): the highest absolute micro-dev reward anywhere in the
-    log, R~(p_curr) at p_curr and R~(p_curr) + R_i at p_i; the earlier one on a tie. "last": the
-    committed ratio at the end. "policy_mean": mu at the end.
-
-    Raises:
-        GraspError: There is no round.
-    """
-    if not rounds:
-        raise GraspError("no controller round was made: train for at least K optimizer steps (control.every)")
-    if rule == "last":
-        return GraspResult(rounds[-1].p_next, None, rule, tuple(rounds))
-    if rule == "policy_mean":
-        return GraspResult(rounds[-1].mu_next, None, rule, tuple(rounds))
-    seen = [
-        (reward, p)
-        for r in rounds
-        for reward, p in [(r.base_reward, r.p_curr), *((r.base_reward + x.reward, x.p) for x in r.probes)]
-    ]
-    reward, p = max(seen, key=lambda pair: pair[0])  # max keeps the first of equals
-    return GraspResult(p, reward, rule, tuple(rounds))
+EVERY = 10  # K, optimizer steps per round (Table 7)
 
 
 class GraspController:
@@ -128,7 +41,7 @@ class GraspController:
         policy: The policy over the ratio; None is `RatioPolicy()`.
         every: K, optimizer steps per round.
         parts: For a merged adapter, which rows and columns came from which adapter (`read_parts`).
-        unit, importance_refresh: See `MaskedAdapter`.
+        unit, importance_refresh: See `Pruning`.
         select: How `result` chooses p*; see `select_ratio`.
         folder: Where `rounds.jsonl` and `timings.jsonl` are written, one line a round; None writes nothing.
         on_round: Called after each round with it and its seconds.
@@ -150,8 +63,8 @@ class GraspController:
         reward: Reward,
         *,
         policy: RatioPolicy | None = None,
-        every: int = 10,
-        parts: Mapping[str, Sequence[AdapterPart]] | None = None,
+        every: int = EVERY,
+        parts: Parts | None = None,
         unit: UnitKind = "adapter",
         importance_refresh: ImportanceRefresh = "round",
         select: SelectionRule = "best",
@@ -160,12 +73,12 @@ class GraspController:
     ) -> None:
         if every < 1:
             raise GraspError(f"every must be at least 1, got {every}")
-        self.model, self.optimizer, self.reward = model, optimizer, reward
+        self.model, self.optimizer = model, optimizer
         self.policy = policy or RatioPolicy()
         self.every, self.select, self.folder, self.on_round = every, select, folder, on_round
-        self.masked = MaskedAdapter(
-            adapter_parameters(model), parts, unit=unit, importance_refresh=importance_refresh
-        )
+        pruning = Pruning(parts, unit, importance_refresh)
+        self.masked = MaskedAdapter(adapter_parameters(model), pruning)
+        self.prober = Prober(model, self.masked, reward)
         self.step = 0
         self.rounds: list[Round] = []
         self.masked.commit(self.policy.p_curr, optimizer)
@@ -190,8 +103,11 @@ class GraspController:
         if self.masked.pending:
             self.masked.commit(self.policy.p_curr, self.optimizer)
         policy, mu, sigma, p_curr = self.policy, self.policy.mu, self.policy.sigma, self.policy.p_curr
-        candidates = policy.ask()
-        base, rewards, evaluating = self._evaluate([c.p for c in candidates])
+        candidates, before = policy.ask(), self.prober.seconds
+        try:
+            base, rewards = self.prober.base(), self.prober.at([c.p for c in candidates])
+        except GraspError as error:
+            raise GraspError(f"step {self.step}: {error}") from None
         update = policy.tell(candidates, rewards, base)
         if update.committed:
             self.masked.commit(update.p_curr, self.optimizer)
@@ -211,45 +127,12 @@ class GraspController:
         )
         self.rounds.append(made)
         seconds = time.perf_counter() - start
-        self._write("rounds.jsonl", made.to_json())
-        timing = {"round": made.round, "seconds": seconds, "reward_seconds": evaluating}
-        self._write("timings.jsonl", json.dumps(timing))
+        self._write(ROUNDS_FILE, made.to_json())
+        timing = {"round": made.round, "seconds": seconds, "reward_seconds": self.prober.seconds - before}
+        self._write(TIMINGS_FILE, json.dumps(timing))
         if self.on_round is not None:
             self.on_round(made, seconds)
         return made
-
-    def _evaluate(self, ratios: Sequence[float]) -> tuple[float, list[float], float]:
-        """R~(p_curr), R~(p_i) for every ratio, and the seconds that the reward itself took."""
-        seconds = 0.0
-        known: dict[float, float] = {}  # candidates clamped to one bound share one mask
-
-        def evaluate(p: float) -> float:
-            nonlocal seconds
-            start = time.perf_counter()
-            value = self._mean_over_ranks(float(self.reward(self.model)))
-            seconds += time.perf_counter() - start
-            if not math.isfinite(value):
-                raise GraspError(f"the reward at step {self.step} and p = {p:.4f} is {value}")
-            return value
-
-        with evaluation_mode(self.model):
-            base = evaluate(self.policy.p_curr)
-            with self.masked.probing(ratios) as apply:
-                for i, p in enumerate(ratios):
-                    if p not in known:
-                        apply(i)
-                        known[p] = evaluate(p)
-        return base, [known[p] for p in ratios], seconds
-
-    def _mean_over_ranks(self, reward: float) -> float:
-        """The same number on every rank, whatever each one's reward looked at: their policies stay in
-        step.
-        """
-        if not torch.distributed.is_initialized():
-            return reward
-        total = torch.tensor(reward, dtype=torch.float64, device=self.masked.parameters[0].device)
-        torch.distributed.all_reduce(total)
-        return total.item() / torch.distributed.get_world_size()
 
     def _write(self, name: str, line: str) -> None:
         if self.folder is not None and _is_main_process():

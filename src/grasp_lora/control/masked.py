@@ -10,29 +10,19 @@ import logging
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from grasp_lora.control.pruning import (
-    AdapterPart,
-    PruneUnit,
-    UnitKind,
-    entries_to_prune,
-    masks_at,
-    prune_units,
-    thresholds,
-)
+from grasp_lora.control.pruning import entries_to_prune, masks_at, thresholds
+from grasp_lora.control.units import PruneUnit, Pruning, prune_units
 from grasp_lora.errors import GraspError
 
-__all__ = ["ImportanceRefresh", "MaskedAdapter", "reset_optimizer_state"]
+__all__ = ["MaskedAdapter", "reset_optimizer_state"]
 
 logger = logging.getLogger(__name__)
-
-ImportanceRefresh = Literal["round", "start"]
 
 
 class MaskedAdapter:
@@ -47,10 +37,8 @@ class MaskedAdapter:
 
     Args:
         parameters: LoRA factors by PEFT name, from `adapter_parameters`.
-        parts: Which rows and columns came from which adapter; see `prune_units`.
-        unit: "adapter" or "tensor"; see `prune_units`.
-        importance_refresh: "round" scores the present dense values, "start" those at construction (of a unit
-            that was all zeros then, the first ones that are not).
+        pruning: How they are cut into units and scored. Where a unit is all zeros at the start, scores "from
+            the start" are the first ones that are not.
 
     Attributes:
         p: The committed ratio.
@@ -61,19 +49,17 @@ class MaskedAdapter:
     def __init__(
         self,
         parameters: Mapping[str, nn.Parameter],
-        parts: Mapping[str, Sequence[AdapterPart]] | None = None,
-        *,
-        unit: UnitKind = "adapter",
-        importance_refresh: ImportanceRefresh = "round",
+        pruning: Pruning = Pruning(),  # noqa: B008
     ) -> None:
         self.names = list(parameters)
         self.parameters = list(parameters.values())
-        self.units = prune_units(parameters, parts, unit)
+        self.units = prune_units(parameters, pruning.parts, pruning.unit)
         self.p = 0.0
         self._masks = [torch.ones_like(w, dtype=torch.bool) for w in self._live()]
         self._dense = [w.clone() for w in self._live()]
-        self._scored = self._dense if importance_refresh == "round" else [w.clone() for w in self._dense]
-        self._unscored = self._zeros(self._scored) if importance_refresh == "start" else []
+        anew = pruning.importance_refresh == "round"
+        self._scored = self._dense if anew else [w.clone() for w in self._dense]
+        self._unscored = [] if anew else self._zeros(self._scored)
         self._reported: set[str] = set()
         self.pending: list[str] = []
         this = weakref.ref(self)

@@ -5,28 +5,22 @@ next step they are trained again. Three independent choices: importance from `in
 `parameter` or `module`, reset value `zero` or `init`. Nothing stays masked, so there are no dense values.
 """
 
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from transformers import TrainerCallback
 
-from grasp_lora.control.pruning import (
-    AdapterPart,
-    PruneUnit,
-    masks_at,
-    prune_units,
-    thresholds,
-)
-from grasp_lora.cost import count_passes
+from grasp_lora.control.importance import GradientImportance
+from grasp_lora.control.input_importance import InputImportance, Rescore
+from grasp_lora.control.pruning import masks_at, thresholds
+from grasp_lora.control.units import Parts, PruneUnit, adapter_parameters, prune_units
 from grasp_lora.errors import GraspError
-from grasp_lora.lm.loss import TargetLoss, evaluation_mode
+from grasp_lora.lm.loss import TargetLoss
+from grasp_lora.merging.parts import PartsOrFolder, find_parts
 
-__all__ = ["GradientImportance", "InputImportance", "Rescore", "StepPruner"]
-
-Rescore = Literal["validation", "train_batch"]
+__all__ = ["MergePruneCallback", "StepPruner"]
 
 
 class StepPruner:
@@ -45,7 +39,7 @@ class StepPruner:
     def __init__(
         self,
         parameters: Mapping[str, nn.Parameter],
-        parts: Mapping[str, Sequence[AdapterPart]] | None = None,
+        parts: Parts | None = None,
         *,
         p: float = 0.0,
         unit: Literal["parameter", "module"] = "parameter",
@@ -83,221 +77,69 @@ class StepPruner:
         return list(modules.values())
 
 
-class GradientImportance:
-    """|w dL/dw|, smoothed: exponential average times uncertainty (App. C; Zhang et al., 2022).
-
-    Call it after the optimizer's step and before the gradients are cleared.
+class MergePruneCallback(TrainerCallback):
+    """Adaptive LoRA merge with pruning (Miyano & Arase, 2025): resets entries after every optimizer step.
 
     Args:
-        parameters: The LoRA factors.
-        beta1, beta2: Decay of the average and of the uncertainty.
-    """
+        p: Ratio of entries to reset per unit; for `unit="parameter"`.
+        validation: The batched validation set; needed for `importance="input"` with `rescore="validation"`.
+        parts: As for `GraspCallback`.
+        importance: "input" or "gradient".
+        unit, value, threshold: See `StepPruner`.
+        rescore_every: Optimizer steps between two evaluations of the importance; 1 is the paper's.
+        rescore: Where the inputs come from, see `InputImportance`; "validation" is the paper's. With
+            "train_batch" the model has hooks on it until training ends, or until a run that raised is
+            followed by another or this callback is dropped.
 
-    def __init__(self, parameters: Sequence[nn.Parameter], beta1: float = 0.85, beta2: float = 0.85) -> None:
-        self.parameters, self.beta1, self.beta2 = list(parameters), beta1, beta2
-        self._average = [torch.zeros_like(w) for w in self.parameters]
-        self._uncertainty = [torch.zeros_like(w) for w in self.parameters]
-
-    @torch.no_grad()
-    def __call__(self) -> list[Tensor]:
-        """S = I_bar * U_bar, one tensor per factor."""
-        for weight, average, uncertainty in zip(
-            self.parameters, self._average, self._uncertainty, strict=True
-        ):
-            gradient = weight.grad if weight.grad is not None else torch.zeros_like(weight)
-            importance = (weight * gradient).abs()
-            average.mul_(self.beta1).add_(importance, alpha=1 - self.beta1)
-            uncertainty.mul_(self.beta2).add_((importance - average).abs(), alpha=1 - self.beta2)
-        return [a * u for a, u in zip(self._average, self._uncertainty, strict=True)]
-
-
-class InputImportance:
-    """|BA| * ||X||_2, attributed to the factors (Sec. 3.2).
-
-    X are the projection's real inputs, before LoRA's dropout, seen by forward hooks, so any architecture
-    will do; padding does not count. For an adapted embedding X are the tokens as unit vectors, so ||X_j|| is
-    the root of how often token j occurs; for an adapted output embedding, what it sees: in "train_batch" the
-    positions before a target alone. With S = sum_ij |(BA)_ij| ||X_j||_2 of one adapter at one site, an entry
-    of A scores |dS/dA| and an entry of B |dS/dB|. PEFT's scaling is left out: it is one constant per adapter.
-    Where modules are pruned as a whole, all entries of one score the mean of |(BA)_ij| ||X_j|| over its W.
-
-    Args:
-        model: The PEFT model.
-        parameters: Its LoRA factors by PEFT name.
-        validation: The batched validation set; not used with "train_batch".
-        parts: As for `StepPruner`.
-        rescore: Where X comes from. "validation": one batched pass over the validation set per call, as in
-            the paper. "train_batch": the training forward passes since the call before, which cost nothing
-            more; the upstream layers then have their dropout on. Call `close` when training ends.
-        unit: As for `StepPruner`.
+    Attributes:
+        scores: The importance that the last step pruned by, one tensor per factor.
     """
 
     def __init__(
         self,
-        model: nn.Module,
-        parameters: Mapping[str, nn.Parameter],
+        p: float,
+        *,
         validation: TargetLoss | None = None,
-        parts: Mapping[str, Sequence[AdapterPart]] | None = None,
-        rescore: Rescore = "validation",
+        parts: PartsOrFolder = None,
+        importance: Literal["input", "gradient"] = "input",
         unit: Literal["parameter", "module"] = "parameter",
+        value: Literal["zero", "init"] = "zero",
+        threshold: float = 0.0,
+        rescore_every: int = 1,
+        rescore: Rescore = "validation",
     ) -> None:
-        if rescore == "validation" and validation is None:
+        if importance == "input" and rescore == "validation" and validation is None:
             raise GraspError("importance from inputs needs a validation set, or rescore='train_batch'")
-        self.model, self.validation, self.unit = model, validation, unit
-        self.parameters = list(parameters.values())
-        self._sites = list(dict.fromkeys(name.split(".lora_")[0] for name in parameters))
-        self._units = {(u.name, u.dim): u for u in prune_units(parameters, parts)}
-        self._index = list(parameters)
-        self._training = _ProjectionInputs(model, self._sites) if rescore == "train_batch" else None
-        if self._training is not None:
-            weakref.finalize(self, self._training.close)  # where training raised and nobody called `close`
+        self.p, self.validation, self.importance = p, validation, importance
+        self.rescore_every, self.rescore = rescore_every, rescore
+        self._parts = find_parts(parts)
+        self._options: dict[str, Any] = {"p": p, "unit": unit, "value": value, "threshold": threshold}
+        self._score: InputImportance | GradientImportance | None = None
+        self._pruner: StepPruner | None = None
+        self.scores: list[Tensor] = []
 
-    def close(self) -> None:
-        """Take the hooks off the model."""
-        if self._training is not None:
-            self._training.close()
-
-    @torch.no_grad()
-    def __call__(self) -> list[Tensor]:
-        """One score tensor per factor, of its shape."""
-        norms = self.input_norms()
-        scores = [torch.zeros_like(w) for w in self.parameters]
-        for (name, dim), unit_a in self._units.items():
-            if dim != 0:
-                continue
-            unit_b = self._units[name.replace(".lora_A", ".lora_B"), 1]
-            x = norms[self._index[unit_a.factor].split(".lora_")[0]]
-            a, b = unit_a.of(self.parameters).float(), unit_b.of(self.parameters).float()  # (r, in), (out, r)
-            if self.unit == "module":
-                mean = (b @ a).abs_().mul_(x).mean()
-                unit_a.of(scores).copy_(mean.expand_as(a))
-                unit_b.of(scores).copy_(mean.expand_as(b))
-                continue
-            signs = (b @ a).sign_()  # (out, in): by far the largest, so it is neither copied nor scaled
-            unit_a.of(scores).copy_((b.T @ signs).abs_() * x)
-            unit_b.of(scores).copy_((signs @ (a * x).T).abs_())
-        return scores
-
-    def input_norms(self) -> dict[str, Tensor]:
-        """||X_j||_2 over all tokens, (in,) in float32, by the adapted module's name.
-
-        Raises:
-            GraspError: With "train_batch", where there was no training pass since the last call.
-        """
-        squares = self._of_validation() if self._training is None else self._training.take()
-        if unseen := [site for site in self._sites if site not in squares]:
-            raise GraspError(f"no forward pass went through {unseen[0]} since importance was last asked for")
-        return {name: total.sqrt() for name, total in squares.items()}
-
-    def _of_validation(self) -> dict[str, Tensor]:
-        assert self.validation is not None
-        device = self.parameters[0].device
-        inputs: dict[str, Any]
-        with (
-            evaluation_mode(self.model),
-            closing(_ProjectionInputs(self.model, self._sites, training=False)) as seen,
-            _one_position_for_the_head(self.model),  # after: an adapted head's inputs count as they come
-        ):
-            for rows, batch in zip(self.validation.rows, self.validation.batches, strict=True):
-                inputs = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
-                del inputs["labels"]
-                inputs.pop("logits_to_keep", None)  # the head sees every position, and computes one
-                self.model(**inputs, use_cache=False)
-                count_passes(forward=len(rows))
-            return seen.squares
-
-
-@contextmanager
-def _one_position_for_the_head(model: Any) -> Iterator[None]:
-    """Let the output embedding compute the batch's very last position alone: nobody reads the logits.
-
-    One for each text costs a CPU a product with the whole vocabulary each: a fifth of the pass for Gemma 3
-        270M.
-    """
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    handle = (
-        head.register_forward_pre_hook(lambda _, arguments: (arguments[0][:1, -1:], *arguments[1:]))
-        if isinstance(head, nn.Module)
-        else None
-    )
-    try:
-        yield
-    finally:
-        if handle is not None:
-            handle.remove()
-
-
-class _ProjectionInputs:
-    """Sums over tokens of the squared inputs of modules, for as long as its hooks are on the model.
-
-    Only what runs within the model's own forward pass counts, so what gradient checkpointing computes again
-    in the backward pass does not.
-
-    Args:
-        model: Called with its `attention_mask` by keyword; without one, every token counts.
-        names: The modules.
-        training: Whether to count training passes only (training mode, with gradients), or all.
-    """
-
-    def __init__(self, model: nn.Module, names: Iterable[str], *, training: bool = True) -> None:
-        self.squares: dict[str, Tensor] = {}
-        self._only_training = training
-        self._active = False
-        self._kept: Tensor | None = None  # (batch, length), False where a token is padding; None: all count
-        self._rows: dict[int, Tensor] = {}  # the same for the last so many positions, as indices of rows
-        self._handles = [
-            model.register_forward_pre_hook(self._begin, with_kwargs=True),
-            model.register_forward_hook(self._end, always_call=True),
-            *(model.get_submodule(n).register_forward_pre_hook(self._adder(n)) for n in names),
-        ]
-
-    def take(self) -> dict[str, Tensor]:
-        """(in,) in float32 by name, over all passes since the last `take` and over all ranks."""
-        taken, self.squares = self.squares, {}
-        if torch.distributed.is_initialized():  # each rank had its own part of the batch
-            for total in taken.values():
-                torch.distributed.all_reduce(total)
-        return taken
-
-    def close(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-    def _begin(self, model: nn.Module, _: Any, inputs: Mapping[str, Any]) -> None:
-        self._active = not self._only_training or (model.training and torch.is_grad_enabled())
-        mask = inputs.get("attention_mask")
-        self._kept, self._rows = None if mask is None else mask.bool(), {}
-
-    def _end(self, *_: Any) -> None:
-        self._active = False
-
-    def _adder(self, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        @torch.no_grad()
-        def add(module: Any, arguments: tuple[Any, ...]) -> None:
-            if not self._active:
-                return
-            seen: Tensor = arguments[0].detach()
-            if seen.is_floating_point():
-                squares = self._real(seen, name).float().square().sum(0)
-            else:  # an embedding's token ids (batch, length)
-                ids = seen.reshape(-1) if self._kept is None else seen[self._kept]
-                squares = torch.bincount(ids, minlength=module.in_features).float()
-            self.squares[name] = self.squares.get(name, 0) + squares
-
-        return add
-
-    def _real(self, hidden: Tensor, name: str) -> Tensor:
-        """The rows of a module's input that are no padding: (tokens, in)."""
-        rows = hidden.reshape(-1, hidden.shape[-1])  # some models flatten tokens first
-        if self._kept is None:
-            return rows
-        batch, length = self._kept.shape
-        if hidden.dim() == 3 and len(hidden) == batch:  # the head may be given the last positions alone
-            length = min(length, hidden.shape[1])
-        if len(rows) != batch * length:
-            raise GraspError(
-                f"{name} sees {len(rows)} of {batch * length} tokens: cannot tell which are padding"
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: nn.Module, **_: Any) -> None:
+        self._close()
+        parameters = adapter_parameters(model)
+        self._pruner = StepPruner(parameters, self._parts, **self._options)
+        if self.importance == "input":
+            self._score = InputImportance(
+                model, parameters, self.validation, self._parts, self.rescore, self._options["unit"]
             )
-        if length not in self._rows:
-            self._rows[length] = self._kept[:, -length:].reshape(-1).nonzero().squeeze(1)
-        return rows.index_select(0, self._rows[length])
+        else:
+            self._score = GradientImportance(list(parameters.values()))
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        # The gradients are still there. `global_step` counts the steps before this one.
+        assert self._score is not None
+        assert self._pruner is not None
+        if self.importance == "gradient" or state.global_step % self.rescore_every == 0:
+            self.scores = self._score()
+        self._pruner.prune(self.scores)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if isinstance(self._score, InputImportance):
+            self._score.close()

@@ -1,21 +1,25 @@
-"""Run a plan here, one job after the other."""
+"""Run stages here, one after the other."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
-from grasp_lora.plan import Job
+from grasp_lora.workspace.directory import RunDirectory
+from grasp_lora.workspace.stage import Stage
 
 __all__ = ["execute"]
 
 
-def execute(jobs: Sequence[Job]) -> None:
-    """Run every job once, in the order given.
+def execute(plans: Sequence[tuple[RunDirectory, Sequence[Stage]]]) -> None:
+    """Make every stage of every run, in the order given; stages that would be equal are made once.
 
     Raises:
-        ValueError: A job needs one that does not come before it.
+        ValueError: A stage needs one that does not come before it.
     """
-    done: set[str] = set()
-    for job in jobs:
-        if missing := set(job.needs) - done:
-            raise ValueError(f"job {job.name} needs {sorted(missing)}, which do not come before it")
-        job.run()
-        done.add(job.name)
+    twins: dict[str, Path] = {}
+    for run, stages in plans:
+        made: set[str] = set()
+        for stage in stages:
+            if missing := {need.name for need in stage.needs} - made:
+                raise ValueError(f"{stage.name} needs {sorted(missing)}, which do not come before it")
+            run.make(stage, twins)
+            made.add(stage.name)

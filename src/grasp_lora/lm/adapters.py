@@ -1,39 +1,45 @@
 """LoRA adapters on a backbone, through PEFT."""
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from grasp_lora.errors import GraspError
+from grasp_lora.merging.reading import WEIGHTS_FILE
+from grasp_lora.settings import Count, Settings
 
-__all__ = ["adapter_weights", "load_adapter", "new_adapter", "save_adapter"]
-
-_WEIGHTS = "adapter_model.safetensors"
+__all__ = ["Lora", "adapter_weights", "load_adapter", "new_adapter", "save_adapter"]
 
 
-def new_adapter(
-    model: nn.Module,
-    *,
-    r: int = 8,
-    alpha: float = 32,
-    dropout: float = 0.05,
-    target_modules: Sequence[str] | str = ("q_proj", "v_proj"),
-) -> Any:
-    """A fresh trainable LoRA adapter on a frozen model; the defaults are the paper's (Table 7).
+class Lora(Settings):
+    """Shape of a new adapter (GRASP Table 7)."""
+
+    r: Count = 8
+    alpha: float = 32
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
+    target_modules: tuple[str, ...] | Literal["all-linear"] = ("q_proj", "v_proj")
+
+
+def new_adapter(model: nn.Module, lora: Lora) -> Any:
+    """A fresh trainable LoRA adapter on a frozen model.
 
     PEFT keeps adapter weights in float32 whatever the model's type. Its initialisation draws from the
     global generator: seed that (`transformers.set_seed`) for a repeatable adapter.
     """
     from peft import LoraConfig, get_peft_model
 
-    modules = target_modules if isinstance(target_modules, str) else list(target_modules)
+    modules = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
     config = LoraConfig(
-        r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=modules, task_type="CAUSAL_LM"
+        r=lora.r,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type, unused-ignore]  # PEFT divides it, a float is fine
+        lora_dropout=lora.dropout,
+        target_modules=modules,
+        task_type="CAUSAL_LM",
     )
     try:
         return get_peft_model(model, config)
@@ -45,8 +51,8 @@ def load_adapter(model: nn.Module, folder: Path, *, trainable: bool) -> Any:
     """An adapter from a PEFT folder (safetensors), on a frozen model."""
     from peft import PeftModel
 
-    if not (folder / _WEIGHTS).is_file():
-        raise GraspError(f"{folder} holds no adapter: {_WEIGHTS} is missing")
+    if not (folder / WEIGHTS_FILE).is_file():
+        raise GraspError(f"{folder} holds no adapter: {WEIGHTS_FILE} is missing")
     return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
 
 
@@ -62,9 +68,9 @@ def save_adapter(model: Any, folder: Path, start: Path | None = None) -> None:
             raise GraspError(f"{name} holds values that are not finite; nothing was saved")
     # Embeddings are never trained here, and looking for resized ones would ask the hub.
     model.save_pretrained(str(folder), save_embedding_layers=False)
-    beside = {} if start is None else _beside_factors(start / _WEIGHTS)
+    beside = {} if start is None else _beside_factors(start / WEIGHTS_FILE)
     if beside:
-        save_file(load_file(folder / _WEIGHTS) | beside, folder / _WEIGHTS, metadata={"format": "pt"})
+        save_file(load_file(folder / WEIGHTS_FILE) | beside, folder / WEIGHTS_FILE, metadata={"format": "pt"})
 
 
 def _beside_factors(file: Path) -> dict[str, Any]:

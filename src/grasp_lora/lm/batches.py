@@ -1,4 +1,4 @@
-"""Examples to tensors: encoding, cutting to length, left padding, batches by token budget.
+"""Token ids to batches: left padding, logits at targets only, batches by token budget.
 
 Batches are padded on the left so that targets end together; then only the last k positions need
 logits. With a vocabulary of 262k that is half of the work of a training step.
@@ -6,107 +6,16 @@ logits. With a vocabulary of 262k that is half of the work of a training step.
 
 import inspect
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from grasp_lora.errors import GraspError
-from grasp_lora.tasks.example import Example
+from grasp_lora.lm.encoding import Encoded
 
-__all__ = ["Encoded", "TargetCollator", "batches_by_tokens", "encode", "encode_prompt", "lost_targets"]
+__all__ = ["IGNORED", "TargetCollator", "batches_by_tokens"]
 
 IGNORED = -100  # the label that transformers and torch.nn.functional.cross_entropy leave out
-MAX_CUTS = 8  # tokenizations that look for the longest body that fits
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """Token ids of prompt and target: the last `targets` are to be predicted, and `lost` more were cut."""
-
-    input_ids: tuple[int, ...]
-    targets: int
-    lost: int = 0
-
-    def __len__(self) -> int:
-        return len(self.input_ids)
-
-
-def encode_prompt(example: Example, tokenizer: Any, limit: int) -> list[int]:
-    """Token ids of the prompt, with the tokenizer's own start token.
-
-    A prompt longer than `limit` tokens loses the end of its body (the article, the context), never the
-    words around it that say what to do.
-
-    Raises:
-        GraspError: The prompt does not fit without any body, or it has none to cut.
-    """
-    start, stop = example.body or (len(example.prompt), len(example.prompt))
-
-    def with_body(characters: int) -> list[int]:
-        kept = example.prompt[: start + characters]
-        if characters < stop - start:
-            kept = kept[:start] + kept[start:].rstrip()
-        ids: list[int] = tokenizer(kept + example.prompt[stop:])["input_ids"]
-        if ids and ids[-1] == tokenizer.eos_token_id:
-            ids.pop()  # some tokenizers end every text; the answer is still to come
-        return ids
-
-    whole = with_body(stop - start)
-    if len(whole) <= limit:
-        return whole
-    best = with_body(0)
-    if len(best) > limit:
-        raise GraspError(
-            f"example {example.id}: its prompt has {len(best)} tokens without the body that may be cut, "
-            f"where {limit} fit; raise max_length or shorten the prompt template"
-        )
-    # The longest body that fits, by interpolation: characters are nearly proportional to tokens.
-    low, high = (0, len(best)), (stop - start, len(whole))  # (characters, tokens): fits, does not
-    for _ in range(MAX_CUTS):
-        room = (limit + 0.5 - low[1]) / (high[1] - low[1])
-        middle = low[0] + round(room * (high[0] - low[0]))
-        middle = min(max(middle, low[0] + 1), high[0] - 1)
-        if low[1] == limit or not low[0] < middle < high[0]:
-            break
-        ids = with_body(middle)
-        if len(ids) <= limit:
-            low, best = (middle, len(ids)), ids
-        else:
-            high = (middle, len(ids))
-    return best
-
-
-def encode(
-    example: Example, tokenizer: Any, *, max_length: int, max_new_tokens: int | None = None
-) -> Encoded:
-    """Prompt, target and end-of-text as token ids.
-
-    Args:
-        max_length: Most tokens of prompt and target together (GRASP: 2200, new tokens included).
-        max_new_tokens: Most tokens of the target, end-of-text included; a longer one loses its end. The
-            prompt gets what then remains of `max_length`. None: the target is kept whole, whatever it takes.
-
-    Raises:
-        GraspError: Prompt and target do not fit together.
-    """
-    target = [*tokenizer(example.target, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-    room = max_length - (len(target) if max_new_tokens is None else max_new_tokens)
-    kept = target if max_new_tokens is None else target[:max_new_tokens]
-    return Encoded((*encode_prompt(example, tokenizer, room), *kept), len(kept), len(target) - len(kept))
-
-
-def lost_targets(encoded: Sequence[Encoded]) -> str:
-    """What cutting the targets to `max_new_tokens` cost, in a sentence; empty where it cost nothing."""
-    cut = [e for e in encoded if e.lost]
-    if not cut:
-        return ""
-    limit, longest = cut[0].targets, max(e.targets + e.lost for e in cut)
-    return (
-        f"{len(cut)} of {len(encoded)} answers are longer than max_new_tokens = {limit} (the longest has "
-        f"{longest}) and lose their end, end-of-text included"
-    )
 
 
 class TargetCollator:

@@ -19,9 +19,10 @@ from grasp_lora.cost import Cost, measure
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.adapters import load_adapter
 from grasp_lora.lm.backbone import Backbone
-from grasp_lora.lm.batches import encode_prompt
+from grasp_lora.lm.encoding import Limits, encode_prompt
 from grasp_lora.lm.generation import generate_ids
 from grasp_lora.lm.loss import evaluation_mode
+from grasp_lora.merging.reading import WEIGHTS_FILE
 from grasp_lora.tasks.example import Example
 
 __all__ = ["AdapterSize", "Deployment", "Variant", "adapter_size", "measure_deployment"]
@@ -83,21 +84,19 @@ def measure_deployment(
     load: Callable[[], Backbone],
     adapter: Path | None,
     examples: Sequence[Example],
+    limits: Limits,
     *,
-    max_length: int,
-    max_new_tokens: int,
     warmup: int = 1,
     repeats: int = 3,
 ) -> Deployment:
     """Load and run the model with the adapter beside the base, then merged into it (PEFT's merge_and_unload).
 
     One prompt at a time, greedy, and with end-of-text suppressed, so that every method decodes
-    `max_new_tokens`. The forms share nothing: each load starts from a new backbone, once the one before
-    is gone; a first load of all is not timed, as it fills the disk cache and imports modules.
+    `limits.max_new_tokens`. The forms share nothing: each load starts from a new backbone, once the one
+    before is gone; a first load of all is not timed, as it fills the disk cache and imports modules.
 
     Args:
         load: Gives a new backbone; called once, and `repeats` times for each form.
-        max_length: Most tokens of prompt and answer together.
         warmup: Answers to the first example that are not timed, for each form.
         repeats: Loads of each form, and answers to each example.
 
@@ -107,12 +106,13 @@ def measure_deployment(
     if not examples:
         raise GraspError("deployment is measured while answering test examples, and there are none")
     first, _ = _load(load, adapter, merge=False)
-    prompts = [encode_prompt(e, first.tokenizer, max_length - max_new_tokens) for e in examples]
+    new = limits.answer
+    prompts = [encode_prompt(e, first.tokenizer, limits.max_length - new) for e in examples]
     weight = next(first.model.parameters())
     device, dtype = weight.device.type, str(weight.dtype).removeprefix("torch.")
     del first, weight
 
-    run = partial(_variant, load, adapter, prompts, max_new_tokens, warmup, repeats)
+    run = partial(_variant, load, adapter, prompts, new, warmup, repeats)
     unmerged, answers = run(merge=False)
     merged, same = None, None
     if adapter is not None:
@@ -125,7 +125,7 @@ def measure_deployment(
         same_answers=same,
         examples=len(examples),
         prompt_tokens=median(map(len, prompts)),
-        new_tokens=max_new_tokens,
+        new_tokens=new,
         repeats=repeats,
         device=device,
         dtype=dtype,
@@ -134,7 +134,7 @@ def measure_deployment(
 
 def adapter_size(folder: Path) -> AdapterSize:
     """The size of a PEFT folder's `adapter_model.safetensors`; its config of a few hundred bytes aside."""
-    file = folder / "adapter_model.safetensors"
+    file = folder / WEIGHTS_FILE
     entries = nonzero = nonzero_bytes = 0
     with safe_open(file, framework="pt") as tensors:
         for name in list(tensors.keys()):

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from grasp_lora.lm.batches import batches_by_tokens, encode_prompt
+from grasp_lora.lm.batches import batches_by_tokens
+from grasp_lora.lm.encoding import Limits, encode_prompt
 from grasp_lora.lm.loss import evaluation_mode
 from grasp_lora.tasks.example import Example
 
@@ -20,27 +21,21 @@ def generate(
     model: Any,
     tokenizer: Any,
     examples: Sequence[Example],
-    *,
-    max_length: int = 2200,
-    max_new_tokens: int = 128,
-    token_budget: int = 4096,
+    limits: Limits,
 ) -> list[str]:
     """Greedy answers to the examples' prompts, in their order; never the prompt, stripped of outer space.
 
     Prompts are padded on the left and batched longest first; a KV cache is used. An answer ends before the
     first stop token (end-of-text, or what else the model's generation config names), or after
-    `max_new_tokens`.
-
-    Args:
-        max_length: Most tokens of prompt and answer together.
-        token_budget: Most tokens of one batch, prompt padding and new tokens included.
+    `limits.max_new_tokens`. The token budget counts prompt padding and new tokens.
     """
-    prompts = [encode_prompt(example, tokenizer, max_length - max_new_tokens) for example in examples]
+    new = limits.answer
+    prompts = [encode_prompt(example, tokenizer, limits.max_length - new) for example in examples]
     answers = [""] * len(prompts)
     stops = _stop_tokens(model, tokenizer)
     with evaluation_mode(model):
-        for rows in batches_by_tokens([len(p) + max_new_tokens for p in prompts], token_budget):
-            output = generate_ids(model, tokenizer, [prompts[i] for i in rows], max_new_tokens)
+        for rows in batches_by_tokens([len(p) + new for p in prompts], limits.token_budget):
+            output = generate_ids(model, tokenizer, [prompts[i] for i in rows], new)
             # stop tokens need not be special ones, which decoding would skip
             kept = [list(takewhile(lambda token: token not in stops, row)) for row in output.tolist()]
             texts = tokenizer.batch_decode(kept, skip_special_tokens=True)

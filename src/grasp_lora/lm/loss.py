@@ -10,14 +10,8 @@ from torch import Tensor, nn
 
 from grasp_lora.cost import count_passes
 from grasp_lora.errors import GraspError
-from grasp_lora.lm.batches import (
-    IGNORED,
-    Encoded,
-    TargetCollator,
-    batches_by_tokens,
-    encode,
-    lost_targets,
-)
+from grasp_lora.lm.batches import IGNORED, TargetCollator, batches_by_tokens
+from grasp_lora.lm.encoding import Encoded, Limits, encode, lost_targets
 from grasp_lora.tasks.example import Example
 
 __all__ = ["TargetLoss", "evaluation_mode", "target_nll"]
@@ -85,8 +79,7 @@ class TargetLoss:
         examples: At least one.
         tokenizer: A Hugging Face tokenizer with a padding token.
         model: To see what its forward takes; it is not kept.
-        max_length, max_new_tokens: See `grasp_lora.lm.batches.encode`.
-        token_budget: Most tokens of one batch, padding included.
+        max_length, max_new_tokens, token_budget: See `grasp_lora.lm.encoding.Limits`.
     """
 
     def __init__(
@@ -95,14 +88,12 @@ class TargetLoss:
         tokenizer: Any,
         model: nn.Module,
         *,
-        max_length: int = 2200,
-        max_new_tokens: int | None = None,
-        token_budget: int = 4096,
+        max_length: int = Limits.max_length,
+        max_new_tokens: int | None = Limits.max_new_tokens,
+        token_budget: int = Limits.token_budget,
     ) -> None:
-        encoded = [
-            encode(example, tokenizer, max_length=max_length, max_new_tokens=max_new_tokens)
-            for example in examples
-        ]
+        limits = Limits(max_length, max_new_tokens)
+        encoded = [encode(example, tokenizer, limits) for example in examples]
         if lost := lost_targets(encoded):
             logger.warning("%s", lost)
         self._batch(encoded, TargetCollator(tokenizer, model), token_budget)

@@ -3,43 +3,41 @@
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
+from pydantic import Field
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from grasp_lora.cost import count_passes
 from grasp_lora.errors import GraspError
-from grasp_lora.lm.batches import Encoded, TargetCollator
+from grasp_lora.lm.batches import TargetCollator
+from grasp_lora.lm.encoding import Encoded
+from grasp_lora.settings import Count, NotNegative, Settings
 
-__all__ = ["BestEpoch", "TrainSettings", "build_trainer"]
+__all__ = ["TENSORBOARD_FOLDER", "TRAIN_LOG_FILE", "BestEpoch", "Training", "build_trainer"]
+
+TRAIN_LOG_FILE = "train_log.jsonl"
+TENSORBOARD_FOLDER = "tensorboard"
 
 
-@dataclass(frozen=True, slots=True)
-class TrainSettings:
-    """How an adapter is fine-tuned. Defaults: GRASP Table 7, and the authors' learning-rate decay.
+class Training(Settings):
+    """How an adapter is trained (GRASP Table 7; the decay is the authors' code's)."""
 
-    Attributes:
-        max_steps: Optimizer steps; where given, it decides instead of `epochs`.
-        lr_decay_per_epoch: Factor on the learning rate after each epoch; 1.0 keeps it constant.
-        seed: Order of the examples and dropout.
-    """
-
-    epochs: int = 10
-    max_steps: int | None = None
-    batch_size: int = 1
-    gradient_accumulation: int = 1
-    learning_rate: float = 1e-4
-    lr_decay_per_epoch: float = 0.85
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    seed: int = 42
+    epochs: Count = 10
+    max_steps: Count | None = None  # optimizer steps; where given, it decides instead of epochs
+    batch_size: Count = 1
+    gradient_accumulation: Count = 1
+    learning_rate: Annotated[float, Field(gt=0.0)] = 1e-4
+    lr_decay_per_epoch: Annotated[float, Field(gt=0.0, le=1.0)] = 0.85  # 1.0 keeps the rate constant
+    weight_decay: NotNegative = 0.0
+    max_grad_norm: NotNegative = 1.0  # 0 does not clip
+    patience: Count = 3  # epochs without a better dev loss
 
     def steps_per_epoch(self, examples: int, processes: int = 1) -> int:
         """Optimizer steps that it takes to see every example once."""
@@ -54,28 +52,30 @@ def build_trainer(
     model: nn.Module,
     tokenizer: Any,
     examples: Sequence[Encoded],
-    settings: TrainSettings,
+    training: Training,
+    seed: int,
     folder: Path,
     title: str,
 ) -> Trainer:
-    """A Trainer with a progress bar, `train_log.jsonl` and TensorBoard events in `folder`.
+    """A Trainer with a progress bar, a log and TensorBoard events in `folder`.
 
     It neither evaluates nor saves: add `BestEpoch` to keep the best epoch, and save the adapter after.
 
     Args:
         model: A PEFT model with a trainable adapter.
         examples: The encoded training set.
+        seed: Of the examples' order and of dropout.
         title: What the progress bar calls the run.
     """
     device = next(model.parameters()).device
     arguments = TrainingArguments(
         output_dir=str(folder),
-        num_train_epochs=settings.epochs,
-        max_steps=settings.max_steps or -1,
-        per_device_train_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.gradient_accumulation,
-        max_grad_norm=settings.max_grad_norm,
-        seed=settings.seed,
+        num_train_epochs=training.epochs,
+        max_steps=training.max_steps or -1,
+        per_device_train_batch_size=training.batch_size,
+        gradient_accumulation_steps=training.gradient_accumulation,
+        max_grad_norm=training.max_grad_norm,
+        seed=seed,
         logging_steps=10,
         logging_nan_inf_filter=False,  # a loss that is not finite must be seen, not averaged away
         save_strategy="no",
@@ -91,11 +91,11 @@ def build_trainer(
     arguments._n_gpu = min(arguments.n_gpu, 1)
     optimizer = torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad],
-        lr=settings.learning_rate,
-        weight_decay=settings.weight_decay,
+        lr=training.learning_rate,
+        weight_decay=training.weight_decay,
     )
-    epoch = settings.steps_per_epoch(len(examples), arguments.world_size)
-    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, epoch, gamma=settings.lr_decay_per_epoch)
+    epoch = training.steps_per_epoch(len(examples), arguments.world_size)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, epoch, gamma=training.lr_decay_per_epoch)
     trainer = Trainer(
         model=model,
         args=arguments,
@@ -103,7 +103,7 @@ def build_trainer(
         train_dataset=list(examples),
         processing_class=tokenizer,
         optimizers=(optimizer, scheduler),
-        callbacks=[_Log(folder / "train_log.jsonl"), _Progress(title)],
+        callbacks=[_Log(folder / TRAIN_LOG_FILE), _Progress(title)],
     )
     model.register_forward_pre_hook(_count_training_passes, with_kwargs=True)
     for default in (PrinterCallback, ProgressCallback):
@@ -112,7 +112,7 @@ def build_trainer(
         from torch.utils.tensorboard import SummaryWriter
         from transformers.integrations import TensorBoardCallback
 
-        trainer.add_callback(TensorBoardCallback(SummaryWriter(str(folder / "tensorboard"))))
+        trainer.add_callback(TensorBoardCallback(SummaryWriter(str(folder / TENSORBOARD_FOLDER))))
     return trainer
 
 
@@ -157,23 +157,17 @@ class BestEpoch(TrainerCallback):
             range(min(self._first, len(self.losses) - 1), len(self.losses)), key=self.losses.__getitem__
         )
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.losses = []
         self._evaluate()
 
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._evaluate()
         if len(self.losses) - 1 - self.epoch >= self.patience:
             control.should_training_stop = True
 
     @torch.no_grad()
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         for name, parameter in self._trainable().items():
             parameter.copy_(self._best[name])
 
@@ -202,12 +196,7 @@ class _Log(TrainerCallback):
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Mapping[str, Any] | None = None,
-        **_: Any,
+        self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any
     ) -> None:
         logs = logs or {}
         for loss in (
@@ -238,25 +227,16 @@ class _Progress(TrainerCallback):
         self.values: dict[str, str] = {}
         self.bar: Any = None
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.bar = tqdm(
             total=state.max_steps, desc=self.title, unit="step", disable=not state.is_world_process_zero
         )
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.bar.update()
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Mapping[str, Any] | None = None,
-        **_: Any,
+        self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any
     ) -> None:
         self.values |= {
             short: f"{logs[key]:.3f}" for key, short in self.shown.items() if logs and key in logs
@@ -264,7 +244,5 @@ class _Progress(TrainerCallback):
         if self.bar is not None:
             self.bar.set_postfix(self.values)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.bar.close()

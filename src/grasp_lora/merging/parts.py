@@ -4,10 +4,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from grasp_lora.errors import GraspError
 
-__all__ = ["PARTS_FILE", "Part", "read_parts", "write_parts"]
+__all__ = ["PARTS_FILE", "Part", "PartsOrFolder", "find_parts", "read_parts", "write_parts"]
 
 PARTS_FILE = "parts.json"
 
@@ -44,3 +45,22 @@ def read_parts(folder: Path) -> dict[str, tuple[Part, ...]] | None:
         raise GraspError(
             f"{path} does not describe the parts of a merged adapter ({error}); merge the adapters again"
         ) from error
+
+
+PartsOrFolder = Mapping[str, Sequence[Any]] | str | Path | None
+
+
+def find_parts(parts: PartsOrFolder) -> Mapping[str, Sequence[Any]] | None:
+    """Parts as they are, or those of a merged adapter's folder.
+
+    Raises:
+        GraspError: A folder was given, and has none.
+    """
+    if not isinstance(parts, str | Path):
+        return parts
+    if (found := read_parts(Path(parts))) is None:
+        raise GraspError(
+            f"parts='{parts}': there is no {PARTS_FILE}. Give the folder that merge_adapters wrote, or leave "
+            "parts out for an adapter that was not merged"
+        )
+    return found

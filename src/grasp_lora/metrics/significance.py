@@ -15,9 +15,9 @@ import numpy as np
 
 from grasp_lora.errors import GraspError
 from grasp_lora.metrics.libraries import library
-from grasp_lora.metrics.overlap import bleu_metric, chrf_metric, reference_streams
+from grasp_lora.metrics.overlap import reference_streams
 from grasp_lora.metrics.score import Score, check_lengths
-from grasp_lora.metrics.tokenizers import bleu_tokenizer
+from grasp_lora.metrics.scoring import of_corpus
 
 __all__ = [
     "Comparison",
@@ -148,9 +148,9 @@ def compare_corpora(
     Raises:
         GraspError: Another metric, fewer than 2 examples, or predictions that do not fit the references.
     """
-    if metric not in ("bleu", "chrf"):
-        raise GraspError(f"significance: {metric!r} is neither bleu nor chrf. Use compare_scores for it.")
-    measure = bleu_metric(tokenizer or bleu_tokenizer(language)) if metric == "bleu" else chrf_metric()
+    if (corpus := of_corpus(metric)) is None:
+        raise GraspError(f"significance: {metric!r} is no corpus metric. Use compare_scores for it.")
+    measure = corpus(language, tokenizer)
     counts = [_counts(measure, predictions, references) for predictions in (first, second)]
     runs = math.lcm(*map(len, counts))
     # (runs, 2 * examples, counts): the first method's examples, then the second's; trials draw row numbers

@@ -3,34 +3,26 @@
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from grasp_lora.stages.run_directory import RunDirectory, write_json
-from grasp_lora.stages.tuning import best_dev_loss
+from grasp_lora.workspace.records import ADAPTER_FILES, MASK_FILE, DevLosses, LearnedRatio, Pruned
+from grasp_lora.workspace.stage import Work
 
-__all__ = ["choose"]
+__all__ = ["CHOOSE"]
 
 
-def choose(run: RunDirectory, candidates: Mapping[float, str], name: str) -> Path:
-    """Copy the best of several `finetune` stages into the stage `name`.
-
-    Leaves the adapter and `ratio.json` with the best dev loss by ratio; of equal losses the smaller ratio
-    wins.
+def choose(resources: Any, folder: Path, *, points: Mapping[float, Path]) -> None:
+    """Leaves the best adapter of several and `LearnedRatio`; of equal losses the smaller ratio wins.
 
     Args:
-        candidates: Ratio -> stage.
+        points: Ratio -> the folder of the training at it.
     """
+    losses = {p: DevLosses.read(made).best for p, made in sorted(points.items())}
+    best = min(losses, key=lambda p: losses[p])
+    for file in (*ADAPTER_FILES, MASK_FILE, Pruned.FILE):
+        if (points[best] / file).exists():  # pruning at every step leaves no mask
+            shutil.copyfile(points[best] / file, folder / file)
+    LearnedRatio(best, dev_loss={str(p): loss for p, loss in losses.items()}).write(folder)
 
-    def work(folder: Path) -> None:
-        losses = {p: best_dev_loss(run.path(stage)) for p, stage in sorted(candidates.items())}
-        best = min(losses, key=lambda p: losses[p])
-        for file in ("adapter_config.json", "adapter_model.safetensors", "mask.safetensors", "pruned.json"):
-            if (run.path(candidates[best]) / file).exists():  # pruning at every step leaves no mask
-                shutil.copyfile(run.path(candidates[best]) / file, folder / file)
-        write_json(folder / "ratio.json", {"p": best, "dev_loss": {str(p): x for p, x in losses.items()}})
 
-    inputs = {
-        f"p{p}.{file}": run.output(stage, file)
-        for p, stage in candidates.items()
-        for file in ("adapter_model.safetensors", "dev_losses.json")
-    }
-    return run.stage(name, inputs, work)
+CHOOSE = Work(choose)

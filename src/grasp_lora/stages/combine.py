@@ -1,31 +1,44 @@
-"""Baselines without training: PEFT's own combinations of the two adapters."""
+"""Baselines without training: PEFT's own combinations of adapters."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from grasp_lora.merging import combine_with_peft
-from grasp_lora.stages.inputs import Inputs, adapter_digest, adapter_folder, flat
-from grasp_lora.stages.run_directory import RunDirectory
+from grasp_lora.settings import Count, Settings
+from grasp_lora.workspace.stage import Work
 
-__all__ = ["combine"]
+__all__ = ["COMBINE", "Combine"]
 
 
-def combine(inputs: Inputs, run: RunDirectory, method: str) -> Path:
-    """Combine source and target adapter by a PEFT method into `combined/METHOD`: a PEFT adapter."""
-    config = inputs.config
-    sides = {side.language: adapter_folder(run, side) for side in (config.source, config.target)}
-    settings = config.combine.model_dump()
-    if not method.startswith(("ties", "dare", "magnitude")):
-        del settings["density"]  # these prune nothing
-    if not method.endswith("svd"):
-        del settings["rank"]
+class Combine(Settings):
+    """How PEFT's combinations weigh and prune the adapters."""
 
-    def work(folder: Path) -> None:
-        combine_with_peft(sides, folder, method, seed=config.seed, **settings)
+    density: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5  # share of entries that ties, dare, ... keep
+    weights: dict[str, float] | None = None  # by language; None: 1 each
+    rank: Count | None = None  # of the svd forms; None: the largest adapter's
 
-    dependencies = {
-        "method": method,
-        **flat("combine", settings),
-        "seed": config.seed,
-        **{f"adapter.{name}": adapter_digest(path) for name, path in sides.items()},
-    }
-    return run.stage(f"combined/{method}", dependencies, work)
+    def of(self, method: str) -> dict[str, Any]:
+        """The part that a method looks at."""
+        prunes, svd = method.startswith(("ties", "dare", "magnitude")), method.endswith("svd")
+        return self.model_dump(
+            include={"weights", *(["density"] if prunes else []), *(["rank"] if svd else [])}
+        )
+
+
+def combine(
+    resources: Any,
+    folder: Path,
+    *,
+    adapters: Mapping[str, Path],
+    method: str,
+    seed: int,
+    how: Mapping[str, Any],
+) -> None:
+    """Leaves a PEFT adapter; see `combine_with_peft`."""
+    combine_with_peft(adapters, folder, method, seed=seed, **how)
+
+
+COMBINE = Work(combine)

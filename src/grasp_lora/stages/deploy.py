@@ -1,41 +1,36 @@
-"""Stage: what a method's model costs to deploy, with its adapter beside the backbone and merged into it."""
+"""What a method's model costs to deploy, with its adapter beside the backbone and merged into it."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from grasp_lora.lm.deployment import measure_deployment
-from grasp_lora.stages.inputs import Inputs, adapter_digest, fingerprint
-from grasp_lora.stages.run_directory import RunDirectory, write_json
+from grasp_lora.lm.encoding import Limits
+from grasp_lora.tasks.example import Example
+from grasp_lora.workspace.records import MeasuredDeployment
+from grasp_lora.workspace.resources import Model, Resources
+from grasp_lora.workspace.stage import Work
 
-__all__ = ["deploy"]
-
-_EXAMPLES = 4  # the rates hardly differ between prompts; each is answered several times, in two forms
+__all__ = ["DEPLOY"]
 
 
-def deploy(inputs: Inputs, run: RunDirectory, method: str, adapter: Path | None, seed: int) -> Path:
-    """Measure one adapter (None: the bare backbone) into `deployment/METHOD/seedN`.
+def deploy(
+    resources: Resources,
+    folder: Path,
+    *,
+    model: Model,
+    adapter: Path | None,
+    examples: Sequence[Example],
+    limits: Limits,
+    **_: Any,
+) -> None:
+    """Measure one adapter (None: the bare backbone) on a few examples.
 
-    Leaves `deployment.json`: the fields of `grasp_lora.lm.deployment.Deployment`, measured on the first test
-    examples, 4 at most. Timings are this machine's at that moment: see `env.json`.
+    Leaves `MeasuredDeployment`. Timings are this machine's at that moment.
     """
-    config = inputs.config
-    shown = inputs.examples(config.target, "test", config.evaluation.test_examples)
-    shown = shown[: min(config.evaluation.generate or _EXAMPLES, _EXAMPLES)]
+    measured = measure_deployment(lambda: resources.backbone(model), adapter, examples, limits)
+    MeasuredDeployment(**asdict(measured)).write(folder)
 
-    def work(folder: Path) -> None:
-        measured = measure_deployment(
-            inputs.backbone,
-            adapter,
-            shown,
-            max_length=config.max_length,
-            max_new_tokens=inputs.max_new_tokens,
-        )
-        write_json(folder / "deployment.json", asdict(measured))
 
-    dependencies = {
-        **inputs.model_inputs(),
-        "device": config.device,
-        "adapter": adapter and adapter_digest(adapter),
-        "data.test": fingerprint(shown),
-    }
-    return run.stage(f"deployment/{method}/seed{seed}", dependencies, work)
+DEPLOY = Work(deploy)

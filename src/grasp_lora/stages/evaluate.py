@@ -1,119 +1,147 @@
-"""Stage 5: dev and test loss of a method's adapter, and greedy answers to a few test examples."""
+"""Dev and test loss of a method's adapter, greedy answers to test examples, and their scores."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from grasp_lora.cost import PEAKS, SUMMED
+from pydantic import Field, model_validator
+
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.adapters import load_adapter
+from grasp_lora.lm.encoding import Limits
 from grasp_lora.lm.generation import generate
 from grasp_lora.lm.loss import evaluation_mode
 from grasp_lora.lm.packaged.encoders import packaged_encoder
 from grasp_lora.metrics.bertscore import BertScorer
-from grasp_lora.metrics.scoring import score_predictions
-from grasp_lora.stages.inputs import Inputs, adapter_digest, fingerprint, flat, folder_digest
-from grasp_lora.stages.run_directory import RunDirectory, write_json
-from grasp_lora.tasks.example import prompt_hash
+from grasp_lora.metrics.scoring import METRICS, needs_encoder, score_predictions
+from grasp_lora.settings import Count, Settings
+from grasp_lora.tasks.example import Example, prompt_hash
+from grasp_lora.workspace.records import Answer, Pruned, Row
+from grasp_lora.workspace.resources import Encoder, Model, Resources
+from grasp_lora.workspace.stage import Work
 
-__all__ = ["evaluate", "score_answers"]
+__all__ = ["EVALUATE", "BertScore", "Evaluation"]
+
+
+class BertScore(Settings):
+    """The encoder of BERTScore: a hub name, a folder or packaged:multilingual-e5-small (layer 9)."""
+
+    encoder: str
+    layer: Count
+
+
+class Evaluation(Settings):
+    """What is measured on the target's test set."""
+
+    test_examples: Count | None = None  # None takes all
+    generate: Annotated[int, Field(ge=0)] | None  # test examples to answer, 4; None is all, so with metrics
+    metrics: tuple[str, ...] | Literal["task"] = ()  # of the answers: grasp_lora.metrics.scoring.METRICS
+    bertscore: BertScore | None = None  # the encoder that the three bertscore metrics need
+    deployment: bool = False  # size, load time and speed of each method's adapter, merged and unmerged
+
+    @model_validator(mode="before")
+    @classmethod
+    def _answers_to_score(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and "generate" not in data:
+            return {**data, "generate": None if data.get("metrics") else 4}
+        return data
+
+    @model_validator(mode="after")
+    def _known_metrics(self) -> "Evaluation":
+        named = () if self.metrics == "task" else self.metrics
+        if unknown := [name for name in named if name not in METRICS]:
+            raise ValueError(f"unknown metrics {unknown}; known are {', '.join(METRICS)}")
+        if self.metrics and self.generate == 0:
+            raise ValueError("metrics need answers: raise evaluation.generate, or set it to null for all")
+        if self.bertscore is None and needs_encoder(named):
+            raise ValueError("BERTScore needs an encoder: set evaluation.bertscore.encoder and .layer")
+        return self
 
 
 def evaluate(
-    inputs: Inputs,
-    run: RunDirectory,
-    method: str,
+    resources: Resources,
+    folder: Path,
+    *,
+    model: Model,
     adapter: Path | None,
-    seed: int,
-    made_by: Sequence[str] = (),
-) -> Path:
-    """Score one adapter (None: the bare backbone) into `eval/METHOD/seedN`.
+    dev: Sequence[Example],
+    test: Sequence[Example],
+    limits: Limits,
+    answers: int | None,
+    metrics: Sequence[str],
+    encoder: Encoder | None,
+    bill: Mapping[str, Mapping[str, Any]],
+    target: str,
+    **about: Any,
+) -> None:
+    """Score one adapter (None: the bare backbone) as a `Row`.
 
-    Leaves `scores.json` (dev and test loss: mean over examples of the mean NLL per target token, in nats,
-    and each test example's; the metrics of the answers, 0 to 100, each with its signature),
-    `predictions.jsonl`, and `cost.json`: what the stages `made_by` took, and what they took together.
-    """
-    config, bert = inputs.config, inputs.config.evaluation.bertscore
-    dev = inputs.examples(config.target, "dev", config.target.dev_examples)
-    test = inputs.examples(config.target, "test", config.evaluation.test_examples)
-
-    def work(folder: Path) -> None:
-        backbone = inputs.backbone()
-        dev_loss, test_loss = inputs.loss(dev, backbone), inputs.loss(test, backbone)
-        model = backbone.model if adapter is None else load_adapter(backbone.model, adapter, trainable=False)
-        with evaluation_mode(model):
-            by_example = test_loss.per_example(model).double()
-        if not (finite := by_example.isfinite()).all():
-            raise GraspError(
-                f"{method}: the loss of test example '{test[int(finite.long().argmin())].id}' is not finite; "
-                "another dtype than float16, or another method, may do"
-            )
-        scores: dict[str, Any] = {
-            "dev_loss": dev_loss(model),
-            "test_loss": by_example.mean().item(),
-            "test_losses": by_example.tolist(),
-        }
-        shown = test[: config.evaluation.generate]
-        answers = generate(
-            model,
-            backbone.tokenizer,
-            shown,
-            max_length=config.max_length,
-            max_new_tokens=inputs.max_new_tokens,
-            token_budget=config.token_budget,
-        )
-        with (folder / "predictions.jsonl").open("w", encoding="utf-8") as file:
-            for example, answer in zip(shown, answers, strict=True):
-                row = {
-                    "id": example.id,
-                    "prompt_hash": prompt_hash(example.prompt),
-                    "prediction": answer,
-                    "references": example.references or [example.target],
-                }
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        if inputs.metrics:
-            references = [example.references or (example.target,) for example in shown]
-            scores["metrics"] = score_answers(inputs, answers, references)
-        write_json(folder / "scores.json", scores)
-        write_json(folder / "cost.json", _costs(run, made_by))
-
-    dependencies = {
-        **inputs.model_inputs(),
-        "adapter": adapter and adapter_digest(adapter),
-        **{f"made_by.{stage}": run.made(stage) for stage in made_by},
-        **flat("evaluation", config.evaluation.model_dump(exclude={"test_examples", "deployment"})),
-        "evaluation.metrics": inputs.metrics,
-        "evaluation.bertscore.files": bert and folder_digest(bert.encoder),
-        "language": config.target.language,
-        "data.dev": fingerprint(dev),
-        "data.test": fingerprint(test),
-    }
-    return run.stage(f"eval/{method}/seed{seed}", dependencies, work)
-
-
-def _costs(run: RunDirectory, stages: Sequence[str]) -> dict[str, Any]:
-    """Seconds and passes add up over stages that run one after the other; memory peaks do not."""
-    by_stage = {stage: run.cost(stage) for stage in stages}
-    totals = {key: sum(cost[key] for cost in by_stage.values()) for key in SUMMED}
-    peaks = {key: max((cost[key] for cost in by_stage.values()), default=0) for key in PEAKS}
-    return {"total": {**totals, **peaks}, "stages": by_stage}
-
-
-def score_answers(
-    inputs: Inputs, answers: Sequence[str], references: Sequence[Sequence[str]]
-) -> dict[str, Any]:
-    """The config's metrics of some answers: name -> the fields of `Score`.
+    Args:
+        answers: Test examples to answer; None is all.
+        metrics: Of the answers.
+        encoder: BERTScore's, if a metric needs it.
+        bill: What the stages cost that are this method's own.
+        target: The language.
+        about: What else a row says of itself: method, seed, title, task, source.
 
     Raises:
-        GraspError: A metric's library or encoder is missing.
+        GraspError: A loss is not finite, or a metric's library is missing.
     """
-    wanted = inputs.config.evaluation
-    bert = None
-    if wanted.bertscore is not None:
-        encoder, layer = wanted.bertscore.encoder, wanted.bertscore.layer
-        bert = BertScorer(packaged_encoder(encoder), layer, name=encoder)
-    language = inputs.config.target.language
-    scores = score_predictions(answers, references, language, inputs.metrics, bert=bert)
+    backbone = resources.backbone(model)
+    dev_loss, test_loss = (resources.loss(rows, backbone, limits) for rows in (dev, test))
+    adapted = backbone.model if adapter is None else load_adapter(backbone.model, adapter, trainable=False)
+    with evaluation_mode(adapted):
+        by_example = test_loss.per_example(adapted).double()
+    if not (finite := by_example.isfinite()).all():
+        raise GraspError(
+            f"{about['method']}: the loss of test example '{test[int(finite.long().argmin())].id}' is not "
+            "finite; another dtype than float16, or another method, may do"
+        )
+    shown = test[:answers]
+    texts = generate(adapted, backbone.tokenizer, shown, limits)
+    references = [example.references or (example.target,) for example in shown]
+    Row(
+        **about,
+        target=target,
+        adapter=None if adapter is None else _below(folder.parents[2], adapter),
+        p=None if adapter is None else Pruned.of(adapter),
+        dev_loss=dev_loss(adapted),
+        test_losses=by_example.tolist(),
+        scores=_scores(texts, references, target, metrics, encoder) if metrics else {},
+        answers=[
+            Answer(example.id, prompt_hash(example.prompt), text, right)
+            for example, text, right in zip(shown, texts, references, strict=True)
+        ],
+        costs=bill,
+    ).write(folder)
+
+
+def _below(root: Path, path: Path) -> str:
+    return str(path.relative_to(root) if path.is_relative_to(root) else path)
+
+
+def _scores(
+    answers: Sequence[str],
+    references: Sequence[Sequence[str]],
+    language: str,
+    metrics: Sequence[str],
+    encoder: Encoder | None,
+) -> dict[str, Any]:
+    """Metric -> the fields of `Score`."""
+    bert = encoder and BertScorer(packaged_encoder(encoder.name), encoder.layer, name=encoder.name)
+    scores = score_predictions(answers, references, language, metrics, bert=bert)
     return {name: asdict(score) for name, score in scores.items()}
+
+
+def _can_score(
+    resources: Resources, *, metrics: Sequence[str], encoder: Encoder | None, target: str, **_: Any
+) -> None:
+    """Try the metrics on one answer: a missing library or encoder is said before any training."""
+    key = f"metrics {metrics} {encoder} {target}"
+    if metrics and key not in resources.checked:
+        _scores(["a"], [["a"]], target, metrics, encoder)
+        resources.checked.add(key)
+
+
+EVALUATE = Work(evaluate, ready=_can_score)

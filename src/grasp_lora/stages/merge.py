@@ -1,21 +1,18 @@
-"""Stage 2: one adapter from two (GRASP Sec. 3.2, Eq. 1)."""
+"""One adapter from several (GRASP Sec. 3.2, Eq. 1)."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from grasp_lora.merging import merge_adapters
-from grasp_lora.stages.inputs import Inputs, adapter_digest, adapter_folder
-from grasp_lora.stages.run_directory import RunDirectory
+from grasp_lora.workspace.stage import Work
 
-__all__ = ["merge"]
+__all__ = ["MERGE"]
 
 
-def merge(inputs: Inputs, run: RunDirectory) -> Path:
-    """Merge source and target adapter into `merged`: a PEFT adapter and parts.json."""
-    config = inputs.config
-    sides = {side.language: adapter_folder(run, side) for side in (config.source, config.target)}
+def merge(resources: Any, folder: Path, *, adapters: Mapping[str, Path], method: str) -> None:
+    """Leaves a PEFT adapter with `parts.json`."""
+    merge_adapters(adapters, folder, method=method)
 
-    def work(folder: Path) -> None:
-        merge_adapters(sides, folder, method=config.merge)
 
-    dependencies = {"merge": config.merge, **{f"adapter.{n}": adapter_digest(f) for n, f in sides.items()}}
-    return run.stage("merged", dependencies, work)
+MERGE = Work(merge)

@@ -9,50 +9,39 @@ from pathlib import Path
 from typing import Any
 
 from scipy.stats import spearmanr
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback
 
 from grasp_lora.control.callback import GraspCallback
-from grasp_lora.lm.loss import evaluation_mode
-from grasp_lora.stages.inputs import Inputs
-from grasp_lora.stages.learning import LearningRun
-from grasp_lora.stages.run_directory import RunDirectory, write_json
-from grasp_lora.stages.tuning import best_dev_loss
+from grasp_lora.workspace.records import DevLosses, RankCheck
+from grasp_lora.workspace.resources import Resources
+from grasp_lora.workspace.stage import Work
+from grasp_lora.workspace.training import enough_steps, learn
 
-__all__ = ["rank_check"]
+__all__ = ["RANK_CHECK"]
 
 
-def rank_check(inputs: Inputs, run: RunDirectory, grid: Mapping[float, str]) -> Path:
+def rank_check(resources: Resources, folder: Path, *, points: Mapping[float, Path], **given: Any) -> None:
     """Repeat the learning run, and at its start and each round also see the reward of the grid's ratios.
 
-    Leaves `rank_check.json`: the grid's dev losses after fine-tuning, and by optimizer step the rewards and
-    Spearman's rho between reward and minus dev loss (null where one of them is the same everywhere).
+    Leaves the learning run's files and `RankCheck`: Spearman's rho between reward and minus dev loss.
 
     Args:
-        grid: Ratio -> the `finetune` stage that trained it to the end.
+        points: Ratio -> the folder of the training at it.
+        given: Those of `workspace.training.learn`.
     """
-    learning = LearningRun(inputs, run, "grasp")
-    final = {p: best_dev_loss(run.path(stage)) for p, stage in sorted(grid.items())}
+    final = {p: DevLosses.read(made).best for p, made in sorted(points.items())}
+    watched: list[_GridRewards] = []
 
-    def work(folder: Path) -> None:
-        watched: list[_GridRewards] = []
+    def watcher(grasp: GraspCallback) -> TrainerCallback:
+        watched.append(_GridRewards(grasp, list(final)))
+        return watched[0]
 
-        def watcher(grasp: GraspCallback) -> TrainerCallback:
-            watched.append(_GridRewards(grasp, list(final)))
-            return watched[0]
-
-        learning.train(folder, "rank check", [watcher])
-        rounds = [
-            {"step": step, "rho": _rho(rewards, final), "rewards": {str(p): r for p, r in rewards.items()}}
-            for step, rewards in watched[0].rewards.items()
-        ]
-        shown = {str(p): loss for p, loss in final.items()}
-        write_json(folder / "rank_check.json", {"dev_loss": shown, "rounds": rounds})
-
-    dependencies = {
-        **learning.dependencies(),
-        **{f"grid.p{p}": run.output(stage, "dev_losses.json") for p, stage in grid.items()},
-    }
-    return run.stage(inputs.learn_stage("rank_check"), dependencies, work)
+    learn(resources, folder, watcher=watcher, **given)
+    rounds = [
+        {"step": step, "rho": _rho(rewards, final), "rewards": {str(p): r for p, r in rewards.items()}}
+        for step, rewards in watched[0].rewards.items()
+    ]
+    RankCheck({str(p): loss for p, loss in final.items()}, rounds).write(folder)
 
 
 class _GridRewards(TrainerCallback):
@@ -62,14 +51,10 @@ class _GridRewards(TrainerCallback):
         self.grasp, self.ratios = grasp, ratios
         self.rewards: dict[int, dict[float, float]] = {}
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._probe(0)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         controller = self.grasp.controller
         if controller is not None and controller.step % controller.every == 0:
             self._probe(controller.step)
@@ -77,12 +62,7 @@ class _GridRewards(TrainerCallback):
     def _probe(self, step: int) -> None:
         controller = self.grasp.controller
         assert controller is not None, "the controller's callback comes first"
-        with evaluation_mode(controller.model), controller.masked.probing(self.ratios) as apply:
-            found = {}
-            for i, p in enumerate(self.ratios):
-                apply(i)
-                found[p] = float(controller.reward(controller.model))
-        self.rewards[step] = found
+        self.rewards[step] = dict(zip(self.ratios, controller.prober.at(self.ratios), strict=True))
 
 
 def _rho(rewards: Mapping[float, float], losses: Mapping[float, float]) -> float | None:
@@ -90,3 +70,6 @@ def _rho(rewards: Mapping[float, float], losses: Mapping[float, float]) -> float
         return None
     rho = float(spearmanr([rewards[p] for p in losses], [-loss for loss in losses.values()]).statistic)
     return rho if math.isfinite(rho) else None
+
+
+RANK_CHECK = Work(rank_check, ready=enough_steps)

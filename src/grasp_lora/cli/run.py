@@ -1,0 +1,157 @@
+"""The verbs that make stages of a run, or look at them."""
+
+import argparse
+import os
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from grasp_lora.errors import GraspError
+
+if TYPE_CHECKING:
+    from grasp_lora.methods.start import Start
+
+__all__ = ["add_run_verbs"]
+
+DEMOS = {"ar": "demo.yaml", "zh": "demo_zh.yaml", "ja": "demo_ja.yaml"}
+
+
+def add_run_verbs(verbs: Any, common: argparse.ArgumentParser) -> None:
+    """Add the verbs to the parser of `grasp`; `common` has the options that every verb has."""
+
+    def add(name: str, verb: object, help: str) -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = verbs.add_parser(
+            name, parents=[common], help=help, description=help
+        )
+        parser.set_defaults(verb=verb)
+        return parser
+
+    def configured(name: str, verb: object, help: str) -> argparse.ArgumentParser:
+        parser = add(name, verb, help)
+        parser.add_argument("config", type=Path, help="YAML file")
+        return overridable(parser)
+
+    def overridable(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. control.every=5")
+        parser.add_argument("--force", action="store_true", help="make stages again whose settings changed")
+        return parser
+
+    configured("run", _run, "Run a whole experiment: adapters, merge, learn, final run, evaluation, report.")
+    adapter = configured("adapter", _adapter, "Train the source's or the target's adapter.")
+    adapter.add_argument("--side", choices=["source", "target"], required=True)
+    configured("merge", _merge, "Merge the two adapters.")
+    configured("learn", _learn, "Learn the prune ratio of the merged adapter.")
+    final = configured("finetune", _finetune, "Prune the merged adapter once and fine-tune it.")
+    final.add_argument("--p", type=float, help="prune ratio in [0, 1]; default: the learned one")
+    configured("config", _config, "Print the resolved config.")
+    compare = add("compare", _compare, "Is one method of a finished run better, or is it luck?")
+    compare.add_argument("config", type=Path, help="the run's YAML file")
+    compare.add_argument("methods", nargs=2, metavar="METHOD", help="as in the folder eval/ of the run")
+    compare.add_argument("overrides", nargs="*", metavar="key=value", help="those of the run")
+    compare.add_argument("--test", choices=("randomisation", "bootstrap"), default="randomisation")
+    demo = add("demo", _demo, "Learn a ratio on a small real model and real text, in minutes.")
+    demo.add_argument("language", nargs="?", choices=list(DEMOS), default="ar", help="target language")
+    overridable(demo)
+
+
+def _start(arguments: argparse.Namespace) -> "Start":
+    from grasp_lora.experiment import start
+
+    if (processes := os.environ.get("WORLD_SIZE", "1")) != "1":
+        raise GraspError(
+            f"a launcher started {processes} processes, which would all write the same run directory. "
+            "Start grasp once, without it; a launcher is for GraspCallback in your own Trainer"
+        )
+    return start(arguments.config, arguments.overrides)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from grasp_lora.experiment import run
+    from grasp_lora.workspace.records import SUMMARY_FILE
+
+    x = _start(arguments)
+    result = run(x.config, force=arguments.force)
+    report = result.folder / "report"
+    print((report / SUMMARY_FILE).read_text(encoding="utf-8"))
+    print(f"Everything is in {result.folder}/; the report in {report}/")
+    if result.adapter is not None and (picture := report / "trajectory.png").exists():
+        print(_HOW_TO_LOAD.format(backbone=x.model.path, picture=picture, adapter=result.adapter))
+        _note_loaders(result.adapter)
+
+
+_HOW_TO_LOAD = """The trajectory: {picture}
+The sparse adapter: {adapter}. To load it with PEFT alone:
+
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    tokenizer = AutoTokenizer.from_pretrained("{backbone}")
+    model = AutoModelForCausalLM.from_pretrained("{backbone}")
+    model = PeftModel.from_pretrained(model, "{adapter}")
+"""
+
+
+def _adapter(arguments: argparse.Namespace) -> None:
+    from grasp_lora.experiment import make
+    from grasp_lora.methods.steps import adapter_of
+
+    x = _start(arguments)
+    side = x.config.source if arguments.side == "source" else x.config.target
+    trained = adapter_of(x, side)
+    print(side.adapter if trained is None else make(x, [trained], force=arguments.force)[0])
+
+
+def _merge(arguments: argparse.Namespace) -> None:
+    from grasp_lora.experiment import make
+
+    x = _start(arguments)
+    (merged,) = make(x, [x.merged], force=arguments.force)
+    print(merged)
+    _note_loaders(merged)
+
+
+def _learn(arguments: argparse.Namespace) -> None:
+    from grasp_lora.control.rounds import ROUNDS_FILE
+    from grasp_lora.experiment import make
+    from grasp_lora.methods.steps import learning_run
+    from grasp_lora.workspace.records import LearnedRatio
+
+    x = _start(arguments)
+    (folder,) = make(x, [learning_run(x)], force=arguments.force)
+    print(f"p* = {LearnedRatio.read(folder).p:.4f}, from {folder / ROUNDS_FILE}")
+
+
+def _finetune(arguments: argparse.Namespace) -> None:
+    from grasp_lora.experiment import make
+    from grasp_lora.methods.steps import final_runs, fixed_runs
+
+    x, p = _start(arguments), arguments.p
+    if p is not None and not 0.0 <= p <= 1.0:
+        raise GraspError(f"--p is a ratio between 0 and 1, got {p}")
+    stages = final_runs(x) if p is None else fixed_runs(x, p)
+    print(*make(x, stages, force=arguments.force), sep="\n")
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from grasp_lora.experiment import compare, read_config
+
+    config = read_config(arguments.config, arguments.overrides)
+    print(compare(config, tuple(arguments.methods), arguments.test))
+
+
+def _config(arguments: argparse.Namespace) -> None:
+    from grasp_lora.experiment import read_config
+
+    print(read_config(arguments.config, arguments.overrides).dump(), end="")
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    with as_file(files("grasp_lora") / "configs") as folder:
+        arguments.config = folder / DEMOS[arguments.language]
+        _run(arguments)
+
+
+def _note_loaders(adapter: Path) -> None:
+    from grasp_lora.merging.writing import other_loaders
+
+    if note := other_loaders(adapter):
+        print(f"Note: {note}")

@@ -1,0 +1,150 @@
+"""Reading a config: a YAML file, the one it extends, `key=value` overrides, one message for all faults."""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from grasp_lora.config.tree import Config, MethodNames
+from grasp_lora.errors import GraspError
+from grasp_lora.tasks.task import Task
+
+__all__ = ["is_config", "load_config"]
+
+
+def is_config(path: Path) -> bool:
+    """Whether a file is a run's config: it has a key that a task never has, and none that only a task has."""
+    try:
+        values = _parse(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError, GraspError):
+        return False
+    if not isinstance(values, dict):
+        return False
+    of_config, of_task = {"extends", *Config.model_fields}, set(Task.model_fields)
+    return bool(values.keys() & of_config - of_task) and not values.keys() & of_task - of_config
+
+
+def load_config(
+    path: Path, overrides: Iterable[str] | Mapping[str, Any] = (), methods: MethodNames | None = None
+) -> Config:
+    """Read a YAML file, apply overrides, validate.
+
+    A file may start from another: `extends: other.yaml`, relative to itself. Relative paths inside an
+    inline task are relative to the file, like those of a task.yaml.
+
+    Args:
+        overrides: `dotted.key=value` with the value in YAML, or dotted keys and values.
+        methods: Which methods there are; None takes any name.
+
+    Raises:
+        GraspError: One message that lists every fault.
+    """
+    data = _read(path)
+    for key, value in overrides.items() if isinstance(overrides, Mapping) else map(_pair, overrides):
+        data = _merge(data, _nested(key.split("."), value))
+    try:
+        return Config.model_validate(data, context=methods)
+    except ValidationError as error:
+        faults = [f"  {place}: {reason}" for place, reason in _faults(error)]
+        raise GraspError("\n".join([f"{path} is not a valid config:", *faults])) from error
+
+
+def _pair(override: str) -> tuple[str, Any]:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise GraspError(f"override '{override}' is not of the form key=value")
+    return key, _parse(value, f"override {key}")
+
+
+def _faults(error: ValidationError) -> list[tuple[str, str]]:
+    """Key and reason of each fault. Of several kinds that a value may be of, the one that fits best."""
+    found: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for fault in error.errors():
+        keys = tuple(str(key) for key in fault["loc"] if not _KIND.fullmatch(str(key)))
+        found.setdefault(keys, []).append(fault)
+    deepest = [keys for keys in found if not any(k != keys and k[: len(keys)] == keys for k in found)]
+    faults = []
+    for keys in deepest:
+        if keys[1:2] == ("training",) and keys[1:] in found:
+            continue  # inherited: said once
+        of_values = [fault for fault in found[keys] if fault["type"] == "value_error"]
+        reasons = dict.fromkeys(map(_reason, of_values or found[keys]))
+        faults.append((".".join(keys) or "config", ", or: ".join(reasons)))
+    return faults
+
+
+# How pydantic names one of the kinds that a value may be of, as if it were a key below it.
+_KIND = re.compile(r"str|Task|.+\[.*", re.DOTALL)
+
+
+def _reason(fault: Mapping[str, Any]) -> str:
+    if fault["type"] == "extra_forbidden":
+        return "unknown key"
+    if fault["type"] == "missing":
+        return "missing"
+    whole = isinstance(fault["input"], Mapping)  # the message of a node says what of it is wrong
+    message = fault["msg"].removeprefix("Value error, ")
+    return message if whole else f"{message} (got {fault['input']!r})"
+
+
+def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    if path.resolve() in seen:
+        raise GraspError(f"{path} extends itself")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise GraspError(f"cannot read the config {path}: {error}") from error
+    parsed = _parse(text, str(path))
+    if not isinstance(parsed, dict):
+        raise GraspError(f"{path} holds no mapping of keys to values")
+    data: dict[str, Any] = parsed
+    if isinstance(task := data.get("task"), dict) and isinstance(task.get("languages"), dict):
+        data["task"] = {**task, "languages": _absolute(task["languages"], path.parent)}
+    if (base := data.pop("extends", None)) is not None:
+        data = _merge(_read(path.parent / str(base), (*seen, path.resolve())), data)
+    return data
+
+
+def _absolute(languages: dict[str, Any], folder: Path) -> dict[str, Any]:
+    def absolute(splits: Any) -> Any:
+        if not isinstance(splits, dict):
+            return splits  # the schema will say what is wrong with it
+        return {split: str(folder.resolve() / str(path)) for split, path in splits.items()}
+
+    return {language: absolute(splits) for language, splits in languages.items()}
+
+
+def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """The base with what `over` names in its place, key by key; an empty mapping replaces a full one."""
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        if isinstance(old, dict) and isinstance(value, Mapping) and value:
+            value = _merge(old, value)
+        merged[key] = value
+    return merged
+
+
+def _nested(keys: list[str], value: Any) -> dict[str, Any]:
+    return {keys[0]: value if len(keys) == 1 else _nested(keys[1:], value)}
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """PyYAML takes the last of two equal keys without a word; here it is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"the key '{key}' stands twice before line {node.end_mark.line + 1}")
+        return super().construct_mapping(node, deep)
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, _UniqueKeys)
+    except yaml.YAMLError as error:
+        raise GraspError(f"{where} is not valid YAML: {error}") from error

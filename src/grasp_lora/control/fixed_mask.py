@@ -1,0 +1,70 @@
+"""A fixed mask in a `transformers.Trainer`: the final run."""
+
+from typing import Any
+
+from torch import nn
+from transformers import TrainerCallback
+
+from grasp_lora.control.masked import MaskedAdapter
+from grasp_lora.control.pruning import entries_to_prune
+from grasp_lora.control.units import Pruning, UnitKind, adapter_parameters
+from grasp_lora.errors import GraspError
+from grasp_lora.merging.parts import PartsOrFolder, find_parts
+
+__all__ = ["FixedMaskCallback"]
+
+
+class FixedMaskCallback(TrainerCallback):
+    """Keeps one mask through a training run: the final run of Sec. 3.4.
+
+    The mask is built once at `p`, from the adapter's own magnitudes before the first step.
+
+    Args:
+        p: Prune ratio in [0, 1].
+        parts, unit: As for `GraspCallback`.
+        after_steps: Optimizer steps to train before the mask is built; a new adapter, whose magnitudes say
+            nothing, needs some.
+
+    Raises:
+        GraspError: The ratio is out of its range. And as training begins: the adapter was not trained yet, or
+            training ends before the mask would be built.
+    """
+
+    def __init__(
+        self, p: float, *, parts: PartsOrFolder = None, unit: UnitKind = "adapter", after_steps: int = 0
+    ) -> None:
+        entries_to_prune(p, 0)  # checks it
+        if after_steps < 0:
+            raise GraspError(f"after_steps must be at least 0, got {after_steps}")
+        self.p, self.after_steps = p, after_steps
+        self._pruning = Pruning(find_parts(parts), unit)
+        self.masked: MaskedAdapter | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: nn.Module, **_: Any) -> None:
+        self.masked = MaskedAdapter(adapter_parameters(model), self._pruning)
+        if self.after_steps and self.after_steps >= state.max_steps:
+            raise GraspError(
+                f"the mask would be built after {self.after_steps} steps, and training takes "
+                f"{state.max_steps}: lower after_steps"
+            )
+        if not self.after_steps:
+            self._build()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        assert self.masked is not None
+        if self.after_steps and state.global_step == self.after_steps:
+            self._build()
+        self.masked.zero_pruned()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        assert self.masked is not None
+        self.masked.close()
+
+    def _build(self) -> None:
+        assert self.masked is not None
+        if self.p > 0 and self.masked.nothing_to_prune_by():
+            raise GraspError(
+                "the adapter does nothing yet (its B, or its A, is all zeros), so its magnitudes do not "
+                "say what to prune: load a trained adapter, or give after_steps, the steps to train it before"
+            )
+        self.masked.commit(self.p)  # nothing comes back, so no moments need clearing

@@ -1,0 +1,64 @@
+"""What a controller round leaves: one line of `rounds.jsonl`, and its seconds in `timings.jsonl`."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["ROUNDS_FILE", "TIMINGS_FILE", "Probe", "Round", "read_rounds"]
+
+ROUNDS_FILE = "rounds.jsonl"
+TIMINGS_FILE = "timings.jsonl"  # apart, so that two equal runs write the same rounds byte for byte
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One candidate: the draw `z`, the ratio `p` and its relative reward R = R~(p) - R~(p_curr)."""
+
+    z: float
+    p: float
+    reward: float
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One line of `rounds.jsonl`: the policy that drew, what it saw, and what follows from it."""
+
+    round: int
+    step: int  # optimizer steps so far
+    p_curr: float
+    mu: float
+    sigma: float
+    base_reward: float  # R~(p_curr), absolute
+    probes: tuple[Probe, ...]
+    committed: bool
+    p_next: float
+    mu_next: float
+    sigma_next: float
+
+    def log_values(self) -> dict[str, float]:
+        """What a training log shows of a round."""
+        clamped = sum(probe.z != probe.p for probe in self.probes) / len(self.probes)
+        return {
+            "grasp/p_curr": self.p_next,
+            "grasp/mu": self.mu_next,
+            "grasp/sigma": self.sigma_next,
+            "grasp/base_reward": self.base_reward,
+            "grasp/best_reward": max(probe.reward for probe in self.probes),
+            "grasp/mean_reward": sum(probe.reward for probe in self.probes) / len(self.probes),
+            "grasp/clamped_share": clamped,
+        }
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, line: str) -> "Round":
+        fields: dict[str, Any] = json.loads(line)
+        return cls(**fields | {"probes": tuple(Probe(**probe) for probe in fields["probes"])})
+
+
+def read_rounds(folder: Path) -> tuple[Round, ...]:
+    """The rounds that a controller wrote into `folder`."""
+    lines = (folder / ROUNDS_FILE).read_text(encoding="utf-8").splitlines()
+    return tuple(Round.from_json(line) for line in lines)

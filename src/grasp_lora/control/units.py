@@ -1,0 +1,118 @@
+"""Which entries of a LoRA adapter compete with one another when it is pruned."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+from torch import Tensor, nn
+
+from grasp_lora.errors import GraspError
+
+__all__ = [
+    "AdapterPart",
+    "ImportanceRefresh",
+    "Parts",
+    "PruneUnit",
+    "Pruning",
+    "UnitKind",
+    "adapter_parameters",
+    "prune_units",
+]
+
+UnitKind = Literal["adapter", "tensor"]
+ImportanceRefresh = Literal["round", "start"]
+
+# PEFT's names: `base_model.model.SITE.lora_A.ADAPTER.weight`, and `lora_embedding_A.ADAPTER` for embeddings.
+_LORA_NAME = re.compile(r"^(?:base_model\.model\.)?(?P<site>.+)\.lora_(?:embedding_)?(?P<factor>[AB])\.")
+
+
+class AdapterPart(Protocol):
+    """Rows `start:stop` of A and columns `start:stop` of B that came from adapter `name`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def start(self) -> int: ...
+    @property
+    def stop(self) -> int: ...
+
+
+Parts = Mapping[str, Sequence[AdapterPart]]
+"""Of a merged adapter, by site (the module's path in the base model)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pruning:
+    """How an adapter is cut into units and scored.
+
+    Attributes:
+        parts: For a merged adapter, which rows of A and columns of B came from which adapter. None: each
+            factor is one unit.
+        unit: "adapter" compares entries within one adapter's own A or B at one site; "tensor" within the
+            whole
+            merged factor.
+        importance_refresh: "round" scores the present dense values, "start" those at the start.
+    """
+
+    parts: Parts | None = None
+    unit: UnitKind = "adapter"
+    importance_refresh: ImportanceRefresh = "round"
+
+
+class PruneUnit(NamedTuple):
+    """A block of one LoRA factor whose entries compete with one another, and with no others.
+
+    The block is `tensor.narrow(dim, start, length)`: rows of A (dim 0) or columns of B (dim 1).
+    """
+
+    name: str
+    factor: int  # its index in the list of adapter parameters
+    dim: int
+    start: int
+    length: int
+
+    def of(self, tensors: Sequence[Tensor]) -> Tensor:
+        """This unit's view into the list of tensors."""
+        return tensors[self.factor].narrow(self.dim, self.start, self.length)
+
+
+def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The trainable LoRA factors A and B of a PEFT model, by parameter name.
+
+    Raises:
+        GraspError: There are none.
+    """
+    found = {n: p for n, p in model.named_parameters() if p.requires_grad and _LORA_NAME.match(n)}
+    if not found:
+        raise GraspError("the model has no trainable LoRA parameters; load it by PEFT with is_trainable=True")
+    return found
+
+
+def prune_units(
+    parameters: Mapping[str, Tensor], parts: Parts | None = None, unit: UnitKind = "adapter"
+) -> list[PruneUnit]:
+    """Cut LoRA factors into prune units.
+
+    Args:
+        parameters: LoRA factors by PEFT name; A is (r, in), B is (out, r).
+        parts, unit: See `Pruning`.
+
+    Raises:
+        GraspError: A name is not that of a LoRA factor, or the parts do not cover its rank.
+    """
+    units = []
+    for index, (name, tensor) in enumerate(parameters.items()):
+        if (match := _LORA_NAME.match(name)) is None:
+            raise GraspError(f"{name} is not a LoRA factor")
+        dim = 0 if match["factor"] == "A" else 1
+        rank = tensor.shape[dim]
+        label = f"{match['site']}.lora_{match['factor']}"
+        if parts is None or unit == "tensor":
+            units.append(PruneUnit(label, index, dim, 0, rank))
+            continue
+        site_parts = parts.get(match["site"])
+        if site_parts is None or [0, *(p.stop for p in site_parts)] != [*(p.start for p in site_parts), rank]:
+            raise GraspError(f"the adapter's parts do not cover {name} of rank {rank}: {site_parts}")
+        units += [PruneUnit(f"{label}[{p.name}]", index, dim, p.start, p.stop - p.start) for p in site_parts]
+    return units

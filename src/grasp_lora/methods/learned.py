@@ -1,0 +1,38 @@
+"""A ratio that is learned while training goes on: GRASP, variants of its settings, and even draws."""
+
+from grasp_lora.control.settings import Control
+from grasp_lora.methods.method import Method
+from grasp_lora.methods.start import Start
+from grasp_lora.workspace.stage import Stage
+from grasp_lora.workspace.training import Fixed
+
+__all__ = ["LEARNED", "variant"]
+
+
+def _learned(x: Start, seed: int, learn: str, final: str, policy: str, control: Control) -> Stage:
+    """The ratio with the config's seed, and a final run at it with this one (GRASP Secs. 3.3, 3.4)."""
+    ratio = x.learn(f"learn/{learn}seed{x.config.seed}", policy, control)
+    return x.train(f"{final}/seed{seed}", seed, start=x.merged, mask=Fixed(ratio, control.unit))
+
+
+def _grasp(x: Start, seed: int) -> Stage:
+    return _learned(x, seed, "", "final", "gaussian", x.config.control)
+
+
+def _random(x: Start, seed: int) -> Stage:
+    return _learned(x, seed, "random-", "random", "uniform", x.config.control)
+
+
+def variant(name: str, control: Control) -> Method:
+    """GRASP with other settings of the controller."""
+
+    def adapter(x: Start, seed: int) -> Stage:
+        return _learned(x, seed, f"{name}-", f"variants/{name}", "gaussian", control)
+
+    return Method(name, name, adapter)
+
+
+LEARNED = (
+    Method("random", "random ratios", _random),
+    Method("grasp", "GRASP", _grasp, reference=True, default=True),
+)

@@ -1,0 +1,62 @@
+"""What a method is."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from grasp_lora.methods.start import Start
+from grasp_lora.workspace.stage import Stage, behind
+
+__all__ = ["Adapter", "Method", "Study"]
+
+Adapter = Stage | Path | None
+"""What makes an adapter, or where one is that the user gave; None is the bare backbone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A way to get an adapter for the target language.
+
+    Attributes:
+        name: In configs and folders.
+        title: Where people read.
+        adapter: From the experiment and a seed to what makes the adapter.
+        seeded: Whether it trains with each of the config's seeds; otherwise it is evaluated once.
+        whole: Its cost is the stage that makes its adapter, though others share it.
+        exhaustive: It finds its ratio by training at every one: what cheaper searches are measured against.
+        reference: What the other methods are compared with, where it is among them.
+        in_all: `methods: all` has it.
+        default: A config that names no methods has it.
+    """
+
+    name: str
+    title: str
+    adapter: Callable[[Start, int], Adapter]
+    seeded: bool = True
+    whole: bool = False
+    exhaustive: bool = False
+    reference: bool = False
+    in_all: bool = True
+    default: bool = False
+
+    def paid(self, made: Adapter) -> tuple[Stage, ...]:
+        """The stages that are its own cost; what all methods share is not."""
+        if self.whole:
+            return (made,) if isinstance(made, Stage) else ()
+        return tuple(stage for stage in behind(made) if stage.counted)
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """A question about the methods rather than one of them: it leaves a stage for the report to show.
+
+    Attributes:
+        name, in_all: As of a method, which it is listed with.
+        stage: From the experiment to the stage.
+        shown: As what the report stage is given it.
+    """
+
+    name: str
+    stage: Callable[[Start], Stage]
+    shown: str
+    in_all: bool = True

@@ -1,0 +1,153 @@
+"""What a run found, method by method: the numbers behind its tables."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from statistics import fmean
+
+from grasp_lora.control.rounds import Round
+from grasp_lora.cost import Cost
+from grasp_lora.metrics.score import Score, Spread, over_seeds
+from grasp_lora.metrics.significance import Comparison, Test, compare_corpora, compare_scores
+from grasp_lora.workspace.records import MeasuredDeployment, RankCheck, Row
+
+__all__ = ["LOSSES", "Found", "Learned", "MethodResult", "compare_methods", "together"]
+
+LOSSES = ("dev_loss", "test_loss")  # nats per target token
+
+
+@dataclass(frozen=True, slots=True)
+class MethodResult:
+    """One method of a run: its rows, one per seed; one for a method without any training of its own."""
+
+    rows: tuple[Row, ...]
+
+    @property
+    def method(self) -> str:
+        """Its name in the config."""
+        return self.rows[0].method
+
+    @property
+    def title(self) -> str:
+        """What it is called where people read."""
+        return self.rows[0].title or self.method
+
+    @property
+    def p(self) -> float | None:
+        """The prune ratio of the first seed's adapter, where it has one."""
+        return self.rows[0].p
+
+    @property
+    def cost(self) -> Cost:
+        """What the search, if any, and the first seed's training took together."""
+        return self.rows[0].cost
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What its answers were scored with."""
+        return tuple(self.rows[0].scores)
+
+    def value(self, row: Row, metric: str) -> float:
+        """One seed's."""
+        return float(getattr(row, metric) if metric in LOSSES else row.scores[metric]["value"])
+
+    def spread(self, metric: str) -> Spread:
+        """Mean and standard deviation over the seeds of a loss or a metric."""
+        return over_seeds([self.value(row, metric) for row in self.rows])
+
+    def by_example(self, metric: str) -> Score | None:
+        """Each example's mean over the seeds; None for corpus metrics, which have no value per example.
+
+        Runs with other seeds on the same example are no independent examples, so a test must see them as one.
+        """
+        if metric == "test_loss":
+            values, signature = [row.test_losses for row in self.rows], "nats per target token"
+        else:
+            found = [row.scores[metric] for row in self.rows]
+            if found[0]["examples"] is None:
+                return None
+            values, signature = [score["examples"] for score in found], found[0]["signature"]
+        means = tuple(fmean(column) for column in zip(*values, strict=True))
+        return Score(metric, math.fsum(means) / len(means), signature, means)
+
+
+def together(rows: Sequence[Row]) -> tuple[MethodResult, ...]:
+    """Rows of one method as one result, in the order of the methods' first rows."""
+    by_method: dict[str, list[Row]] = {}
+    for row in rows:
+        by_method.setdefault(row.method, []).append(row)
+    return tuple(MethodResult(tuple(found)) for found in by_method.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """A learning run: p* and its rounds."""
+
+    p: float
+    rounds: tuple[Round, ...]
+
+
+@dataclass(frozen=True)
+class Found:
+    """All that a report shows."""
+
+    results: tuple[MethodResult, ...]
+    reference: str
+    """The method that the others are compared with."""
+    learned: Learned | None = None
+    rank_check: RankCheck | None = None
+    deployed: Mapping[str, MeasuredDeployment] = field(default_factory=dict)
+    """By the methods' titles."""
+
+    @property
+    def compared(self) -> MethodResult:
+        """The reference's result."""
+        return next(result for result in self.results if result.method == self.reference)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return self.compared.metrics
+
+    @cached_property
+    def comparisons(self) -> Mapping[str, Sequence[Comparison]]:
+        """Method -> the reference compared with it, where there are examples enough for a test."""
+        reference = self.compared
+        tested = ["test_loss"] if len(reference.rows[0].test_losses) > 1 else []
+        if len(reference.rows[0].answers) > 1:
+            tested += reference.metrics
+        return {
+            result.method: [compare_methods(reference, result, metric) for metric in tested]
+            for result in self.results
+            if result is not reference
+        }
+
+
+def compare_methods(
+    first: MethodResult,
+    second: MethodResult,
+    metric: str,
+    *,
+    test: Test = "randomisation",
+    resamples: int = 10_000,
+) -> Comparison:
+    """Is the difference of two methods more than luck? Over examples, each with its mean over the seeds.
+
+    BLEU and chrF have no value per example: there an example's answers of all seeds are swapped together.
+
+    Args:
+        metric: "test_loss" or a metric that both were scored with.
+        resamples: Trials.
+    """
+    one, other = first.by_example(metric), second.by_example(metric)
+    if one is not None and other is not None:
+        return compare_scores(one, other, test=test, resamples=resamples)
+    return compare_corpora(
+        metric,
+        [[answer.prediction for answer in row.answers] for row in first.rows],
+        [[answer.prediction for answer in row.answers] for row in second.rows],
+        [answer.references for answer in first.rows[0].answers],
+        first.rows[0].target,
+        test=test,
+        resamples=resamples,
+    )

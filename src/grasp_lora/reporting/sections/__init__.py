@@ -1,0 +1,19 @@
+"""What a report shows, in its order: one file each, with `blocks(found)`."""
+
+from collections.abc import Callable, Iterator
+
+from grasp_lora.reporting.blocks import Block
+from grasp_lora.reporting.found import Found
+from grasp_lora.reporting.sections import answers, costs, deployment, learned, losses, metrics, rank_check
+
+__all__ = ["SECTIONS"]
+
+SECTIONS: tuple[Callable[[Found], Iterator[Block]], ...] = (
+    learned.blocks,
+    losses.blocks,
+    metrics.blocks,
+    costs.blocks,
+    rank_check.blocks,
+    deployment.blocks,
+    answers.blocks,
+)

@@ -1,0 +1,61 @@
+"""Where the ratio went in the learning run, and what the probes saw."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from grasp_lora.reporting.blocks import Block, Figure, Text
+from grasp_lora.reporting.found import Found, Learned
+
+
+def blocks(found: Found) -> Iterator[Block]:
+    if found.learned is None:
+        return
+    learned, row = found.learned, found.compared.rows[0]
+    title = f"{row.task}: {row.source} → {row.target}"
+    yield Figure("trajectory", lambda path: draw(path, learned, title), ("png", "svg"))
+    probes = sum(len(one.probes) for one in learned.rounds)
+    yield Text(
+        f"Learned prune ratio p* = {learned.p:.4f}, from {len(learned.rounds)} rounds with {probes} probes."
+    )
+
+
+def draw(path: Path, learned: Learned, title: str) -> None:
+    """p_curr, the policy's mean and spread, every probe and p* over optimizer steps."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rounds = learned.rounds
+    steps, committed, mu = [r.step for r in rounds], [r.p_curr for r in rounds], [r.mu for r in rounds]
+    probes = [(r.step, x.p, x.reward) for r in rounds for x in r.probes]
+    figure, axes = pyplot.subplots(figsize=(8, 4.2), layout="constrained")
+    low, high = [r.mu - r.sigma for r in rounds], [r.mu + r.sigma for r in rounds]
+    axes.fill_between(steps, low, high, color="tab:blue", alpha=0.15, linewidth=0, label="policy μ ± σ")
+    axes.plot(steps, mu, color="tab:blue", linewidth=1, linestyle="--")
+    # A round ends the stretch that was trained under the ratio it began with.
+    axes.step(
+        [0, *steps], [committed[0], *committed], where="pre", color="black", linewidth=1.8, label="committed"
+    )
+    limit = max((abs(reward) for _, _, reward in probes), default=0.0) or 1.0
+    dots = axes.scatter(
+        [step for step, _, _ in probes],
+        [p for _, p, _ in probes],
+        c=[reward for _, _, reward in probes],
+        cmap="RdYlGn",
+        vmin=-limit,
+        vmax=limit,
+        edgecolors="0.4",
+        linewidths=0.5,
+        s=36,
+        zorder=3,
+        label="probed ratios",
+    )
+    figure.colorbar(dots, label="relative reward (nats per target token)")
+    axes.axhline(learned.p, color="tab:red", linewidth=1.2, linestyle=":", label=f"p* = {learned.p:.3f}")
+    axes.set(xlabel="optimizer step", ylabel="prune ratio p", title=title)
+    seen = [learned.p, *low, *high, *(p for _, p, _ in probes)]
+    axes.set_ylim(max(-0.03, min(seen) - 0.05), min(1.03, max(seen) + 0.05))
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)

@@ -1,0 +1,32 @@
+"""Metrics of the answers; a star where the difference to the reference is hardly luck."""
+
+from collections.abc import Iterator
+
+from grasp_lora.reporting.blocks import Block, Data, Table, show_spread
+from grasp_lora.reporting.found import LOSSES, Found
+
+SIGNIFICANT = 0.05
+
+
+def blocks(found: Found) -> Iterator[Block]:
+    yield Data(
+        "scores",
+        ("method", "seed", "metric", "value"),
+        [
+            (result.method, row.seed, metric, result.value(row, metric))
+            for result in found.results
+            for row in result.rows
+            for metric in (*LOSSES, *found.metrics)
+        ],
+    )
+    if not found.metrics:
+        return
+    rows = []
+    for result in found.results:
+        against = found.comparisons.get(result.method, ())
+        stars = {c.metric for c in against if c.p_value < SIGNIFICANT}
+        shown = [show_spread(result.spread(m), 2) + ("*" if m in stars else "") for m in found.metrics]
+        rows.append([result.title, *shown])
+    count, mark = len(found.compared.rows[0].answers), f"* differs from {found.compared.title} with p < 0.05"
+    title = f"Answers to {count} test examples (0 to 100; {mark}):"
+    yield Table(title, ["method", *found.metrics], rows)

@@ -1,1 +1,0 @@
-"""A run: its stages, its folder, and what is in it."""

@@ -1,0 +1,32 @@
+"""What a config is made of: frozen nodes that refuse unknown keys, and the kinds of values in them.
+
+Each group of settings is declared beside the code that it sets; `config.tree` puts the groups together.
+"""
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+__all__ = ["Count", "FolderName", "NotNegative", "Positive", "Ratio", "Seed", "Settings"]
+
+Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+
+
+def _folder_name(value: str) -> str:
+    if not re.fullmatch(r"[\w-][\w.-]*", value):
+        raise ValueError("it names a folder: letters, digits, _, - and . may be in it, and no . at its start")
+    return value
+
+
+FolderName = Annotated[str, AfterValidator(_folder_name)]
+
+
+class Settings(BaseModel):
+    """A group of settings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())

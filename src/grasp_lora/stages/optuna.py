@@ -1,0 +1,137 @@
+"""What a user would take instead of a grid today: Optuna's TPE over the ratio, with a pruner."""
+
+import importlib
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import model_validator
+
+from grasp_lora.errors import GraspError
+from grasp_lora.lm.training import Training
+from grasp_lora.settings import Count, Ratio, Settings
+from grasp_lora.workspace.files import append_line
+from grasp_lora.workspace.records import LearnedRatio, Trial
+from grasp_lora.workspace.resources import Resources
+from grasp_lora.workspace.stage import Work
+from grasp_lora.workspace.training import Fixed, fine_tune
+
+__all__ = ["SEARCH", "Optuna", "new_study", "random_trials"]
+
+
+class Optuna(Settings):
+    """TPE over the ratio, and a pruner of hopeless trials."""
+
+    trials: Count | None = None  # None: with the final run as many trainings as the grid has
+    pruner: Literal["median", "asha"] = "median"  # sees dev after each epoch, so it needs two or more
+    p_min: Ratio = 0.1  # the grid's range
+    p_max: Ratio = 0.8
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Optuna":
+        if self.p_min > self.p_max:
+            raise ValueError(f"need p_min <= p_max, got {self.p_min}, {self.p_max}")
+        return self
+
+
+def search(
+    resources: Resources,
+    folder: Path,
+    *,
+    how: Optuna,
+    trials: int,
+    random_trials: int,
+    train: Sequence[Any],
+    training: Training,
+    mask: Fixed,
+    seed: int,
+    **given: Any,
+) -> None:
+    """Search the ratio with the lowest dev loss after fine-tuning.
+
+    A trial is a training run at one ratio; the pruner sees dev after each epoch and may stop it. Leaves
+    `Trial` lines and `LearnedRatio`; like a learned ratio's, the final run is another.
+
+    Args:
+        random_trials: How many of them are drawn evenly.
+        given: The rest of `workspace.training.fine_tune`'s arguments.
+    """
+    optuna = _optuna()
+    study = new_study(how, random_trials, seed)
+    last = math.ceil(training.steps(len(train)) / training.steps_per_epoch(len(train)))  # epoch
+
+    def objective(trial: Any) -> float:
+        p = trial.suggest_float("p", how.p_min, how.p_max)
+        losses: list[float] = []
+
+        def report(epoch: int, loss: float) -> None:
+            losses.append(loss)
+            if 0 < epoch < last:  # after the last there is nothing to save
+                trial.report(loss, epoch)
+                if trial.should_prune():
+                    raise optuna.TrialPruned
+
+        scratch = folder / "trial"
+        try:
+            fine_tune(
+                resources,
+                scratch,
+                train=train,
+                training=training,
+                mask=replace(mask, ratio=p),
+                seed=seed,
+                on_epoch=report,
+                **given,
+            )
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+            append_line(folder / Trial.FILE, asdict(Trial(p, losses)))
+        return min(losses)
+
+    study.optimize(objective, n_trials=trials)
+    best = study.best_trial
+    LearnedRatio(
+        best.params["p"],
+        dev_loss=best.value,
+        trials=trials,
+        pruned=sum(trial.state.name == "PRUNED" for trial in study.trials),
+        optuna=optuna.__version__,
+    ).write(folder)
+
+
+def random_trials(trials: int) -> int:
+    """How many trials are drawn evenly before TPE models the rest; Optuna's own 10 would be all of a few."""
+    return min(10, max(1, trials // 3))
+
+
+def new_study(how: Optuna, random_trials: int, seed: int) -> Any:
+    """A study with TPE and the pruner that the settings name."""
+    optuna = _optuna()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # The untouched start is epoch 0 and says nothing about the training: the pruners begin after it.
+    if how.pruner == "median":
+        pruner = optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=1)
+    else:
+        pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2)
+    sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=random_trials)
+    return optuna.create_study(sampler=sampler, pruner=pruner)
+
+
+def _installed(resources: Resources, **_: Any) -> None:
+    _optuna()
+
+
+def _optuna() -> Any:
+    """The package, or a GraspError that says how to install it."""
+    try:
+        return importlib.import_module("optuna")
+    except ModuleNotFoundError as error:
+        raise GraspError(
+            "the method optuna needs the package optuna. Install it: pip install 'grasp-lora[search]'"
+        ) from error
+
+
+SEARCH = Work(search, ready=_installed)

@@ -1,0 +1,40 @@
+"""JSON and JSON Lines."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["append_line", "read_lines", "write_json", "write_lines"]
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that the file is either whole or absent."""
+    sibling = path.with_name(path.name + ".partial")
+    with sibling.open("w", encoding="utf-8") as file:
+        json.dump(value, file, ensure_ascii=False, indent=1)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    sibling.replace(path)
+
+
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """JSON Lines: one object each."""
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def append_line(path: Path, row: Mapping[str, Any]) -> None:
+    """One more object of a JSON Lines file."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def read_lines(path: Path) -> Iterator[Any]:
+    """The objects of a JSON Lines file."""
+    with path.open(encoding="utf-8") as lines:  # by line feeds alone: texts may hold U+2028
+        for line in lines:
+            yield json.loads(line)

@@ -1,0 +1,168 @@
+"""A stage of a run: the name of its folder, its work, and all that the work may read.
+
+What a stage is given says everything else about it: which stages it needs, in what order they run, what has
+changed since it was done, which rows lie behind a result.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+if TYPE_CHECKING:
+    from grasp_lora.workspace.directory import RunDirectory
+
+__all__ = ["Input", "Stage", "Work", "behind", "fingerprint", "flat", "inside", "resolve"]
+
+
+def _nothing(resources: Any, **given: Any) -> None:
+    """Nothing to check before a run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What makes a stage's files.
+
+    Attributes:
+        run: `run(resources, folder, **given)` writes them into `folder`. Whatever is given arrives resolved:
+            a
+            stage as its folder, rows as examples.
+        ready: `ready(resources, **given)` raises, before anything is trained, what would stop `run` later.
+            Stages arrive as folders that need not be there yet.
+    """
+
+    run: Callable[..., None]
+    ready: Callable[..., None] = _nothing
+
+    @property
+    def name(self) -> str:
+        """Its own name, which two stages that do the same thing share."""
+        return f"{self.run.__module__}.{self.run.__qualname__}"
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """One folder of the run directory.
+
+    Attributes:
+        name: Its path below the run's folder, such as "final/seed42".
+        given: The work's arguments: numbers, texts, settings, paths of adapters, `Input`s, other stages, and
+            mappings, tuples and dataclasses of these. The work reads nothing else.
+        counted: Whether it is part of a method's own cost, or shared by all.
+        derived: It only shows what others found, so it is made again without being asked twice.
+    """
+
+    name: str
+    work: Work
+    given: Mapping[str, Any]
+    counted: bool = True
+    derived: bool = False
+
+    @property
+    def needs(self) -> tuple["Stage", ...]:
+        """The stages that it was given, each once."""
+        found = {value.name: value for value in inside(self.given) if isinstance(value, Stage)}
+        return tuple(found.values())
+
+
+class Input:
+    """Something given that stands for more than itself, such as rows of a file."""
+
+    def fingerprint(self, run: "RunDirectory") -> Any:
+        """What of it a result depends on, as JSON."""
+        raise NotImplementedError
+
+    def resolve(self, run: "RunDirectory") -> Any:
+        """What the work gets in its place."""
+        raise NotImplementedError
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages that it reads."""
+        return ()
+
+
+def inside(value: Any) -> Iterator[Any]:
+    """Everything that a stage's `given` holds; a stage is not entered."""
+    yield value
+    if isinstance(value, Stage):
+        return
+    for part in _parts(value).values():
+        yield from inside(part)
+
+
+def behind(*values: Any) -> list[Stage]:
+    """The stages in the values and all that they need, each once and after those it needs."""
+    found: dict[str, Stage] = {}
+
+    def visit(value: Any) -> None:
+        for stage in inside(value):
+            if isinstance(stage, Stage) and stage.name not in found:
+                for need in stage.needs:
+                    visit(need)
+                found[stage.name] = stage
+
+    for value in values:
+        visit(value)
+    return list(found.values())
+
+
+def resolve(value: Any, run: "RunDirectory") -> Any:
+    """The value with stages as their folders and inputs as what they stand for."""
+    if isinstance(value, Stage):
+        return run.path(value.name)
+    if isinstance(value, Input):
+        return value.resolve(run)
+    if isinstance(value, Mapping):
+        return {key: resolve(part, run) for key, part in value.items()}
+    if isinstance(value, tuple):
+        return tuple(resolve(part, run) for part in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type) and _parts(value):
+        return dataclasses.replace(
+            value, **{name: resolve(part, run) for name, part in _parts(value).items()}
+        )
+    return value
+
+
+def fingerprint(value: Any, run: "RunDirectory") -> Any:
+    """What of the value a result depends on, as JSON; an adapter's folder counts by what is in it."""
+    if isinstance(value, Stage):
+        return run.results(value.name)
+    if isinstance(value, Input):
+        return value.fingerprint(run)
+    if isinstance(value, Path):
+        return run.resources.adapter_digest(value)
+    if isinstance(value, tuple):
+        return [fingerprint(part, run) for part in value]
+    if isinstance(value, BaseModel) and not _parts(value):
+        return value.model_dump(mode="json")
+    if parts := _parts(value):
+        return {str(key): fingerprint(part, run) for key, part in parts.items()}
+    return {} if isinstance(value, Mapping) else value
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """One level of dotted keys, as a message names them: `{"training.epochs": 1}`."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= (
+            flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+        )
+    return found
+
+
+def _parts(value: Any) -> Mapping[Any, Any]:
+    if isinstance(value, Input):
+        return dict(enumerate(value.stages))
+    if isinstance(value, Mapping):
+        return value
+    if isinstance(value, tuple):
+        return dict(enumerate(value))
+    if isinstance(value, BaseModel):
+        return {name: getattr(value, name) for name in type(value).model_fields}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return {}

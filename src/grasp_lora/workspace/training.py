@@ -1,0 +1,202 @@
+"""The one training of an adapter, whatever it starts from, its rows, its mask, and when it stops."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from transformers import Trainer, TrainerCallback, set_seed
+
+from grasp_lora.control.callback import GraspCallback
+from grasp_lora.control.fixed_mask import FixedMaskCallback
+from grasp_lora.control.merge_prune import MergePruneCallback
+from grasp_lora.control.policy import RatioPolicy, UniformPolicy
+from grasp_lora.control.settings import Control, MergePrune
+from grasp_lora.control.units import UnitKind
+from grasp_lora.errors import GraspError
+from grasp_lora.lm.adapters import Lora, load_adapter, new_adapter, save_adapter
+from grasp_lora.lm.backbone import Backbone
+from grasp_lora.lm.encoding import Limits
+from grasp_lora.lm.training import BestEpoch, Training, build_trainer
+from grasp_lora.merging.parts import read_parts
+from grasp_lora.tasks.example import Example
+from grasp_lora.workspace.records import MASK_FILE, DevLosses, LearnedRatio, Pruned
+from grasp_lora.workspace.resources import Model, Resources
+from grasp_lora.workspace.stage import Stage
+
+__all__ = ["POLICIES", "EveryStep", "Fixed", "enough_steps", "fine_tune", "learn"]
+
+POLICIES = {"gaussian": RatioPolicy, "uniform": UniformPolicy}
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """One mask through the whole run, built before the first step (GRASP Sec. 3.4).
+
+    Attributes:
+        ratio: A number, or the stage that finds one.
+        unit: See `control.units.Pruning`.
+    """
+
+    ratio: float | Stage | Path
+    unit: UnitKind = "adapter"
+
+
+@dataclass(frozen=True)
+class EveryStep:
+    """No mask, but pruning anew after every step (Miyano & Arase)."""
+
+    ratio: float | Stage | Path
+    how: MergePrune
+
+
+def fine_tune(
+    resources: Resources,
+    folder: Path,
+    *,
+    model: Model,
+    start: Lora | Path,
+    train: Sequence[Example],
+    dev: Sequence[Example],
+    training: Training,
+    limits: Limits,
+    seed: int,
+    mask: Fixed | EveryStep | None = None,
+    on_epoch: Callable[[int, float], None] | None = None,
+) -> None:
+    """Train an adapter into `folder`, the best epoch on dev kept, the untouched start included.
+
+    Leaves a PEFT adapter, `DevLosses`, and where it was pruned `Pruned` and under a fixed mask the mask.
+
+    Args:
+        start: The adapter's folder, or the shape of a new one.
+        on_epoch: Sees each epoch's dev loss, and may raise to end the run.
+    """
+    found: list[Any] = []
+
+    def callbacks(trainer: Trainer, backbone: Backbone) -> list[TrainerCallback]:
+        loss = resources.loss(dev, backbone, limits)
+        # Where training itself prunes, the start is not pruned yet and does not count.
+        keep_start = not isinstance(mask, EveryStep)
+        best = BestEpoch(trainer, loss, training.patience, on_epoch, keep_start=keep_start)
+        if isinstance(mask, Fixed):
+            found.append(FixedMaskCallback(ratio_of(mask.ratio), parts=_parts(start), unit=mask.unit))
+        elif isinstance(mask, EveryStep):
+            how = mask.how.model_dump(exclude_none=True)
+            found.append(
+                MergePruneCallback(ratio_of(mask.ratio), validation=loss, parts=_parts(start), **how)
+            )
+        return [*found, best]
+
+    title = f"{folder.parent.name}/{folder.name.removesuffix('.partial')}"
+    trainer, added = _train(resources, folder, model, start, train, training, limits, seed, title, callbacks)
+    save_adapter(trainer.model, folder, start if isinstance(start, Path) else None)
+    for callback in found:
+        shares = {}
+        if isinstance(callback, FixedMaskCallback) and callback.masked is not None:
+            save_file(callback.masked.masks(), folder / MASK_FILE)
+            shares = callback.masked.pruned_shares()
+        if not (isinstance(mask, EveryStep) and mask.how.unit == "module"):  # whose threshold is no ratio
+            Pruned(callback.p, shares).write(folder)
+    best = added[-1]
+    DevLosses(best.losses, best.epoch).write(folder)
+
+
+def learn(
+    resources: Resources,
+    folder: Path,
+    *,
+    model: Model,
+    start: Path,
+    train: Sequence[Example],
+    micro_dev: Sequence[Example],
+    policy: str,
+    control: Control,
+    training: Training,
+    limits: Limits,
+    seed: int,
+    watcher: Callable[[GraspCallback], TrainerCallback] | None = None,
+) -> GraspCallback:
+    """Fine-tune the merged adapter with controller rounds in between (GRASP Sec. 3.3).
+
+    Leaves the rounds' logs and `LearnedRatio`. The weights are not kept: the final run starts from the merged
+    adapter (Sec. 3.4).
+
+    Args:
+        policy: Which of `POLICIES` draws the ratios.
+        watcher: Makes a callback that is added after the controller's.
+    """
+
+    def callbacks(trainer: Trainer, backbone: Backbone) -> list[TrainerCallback]:
+        loss = resources.loss(micro_dev, backbone, limits)
+        grasp = GraspCallback(
+            trainer,
+            reward=lambda model: -loss(model),
+            policy=POLICIES[policy](**control.policy, seed=seed),
+            every=control.every,
+            parts=_parts(start),
+            unit=control.unit,
+            importance_refresh=control.importance_refresh,
+            select=control.select,
+            folder=folder,
+        )
+        return [grasp, *([] if watcher is None else [watcher(grasp)])]
+
+    title = f"{folder.parent.name}/{folder.name.removesuffix('.partial')}"
+    _, added = _train(resources, folder, model, start, train, training, limits, seed, title, callbacks)
+    grasp: GraspCallback = added[0]
+    result = grasp.result
+    LearnedRatio(result.best_ratio, result.best_reward, result.rule, len(result.rounds)).write(folder)
+    return grasp
+
+
+def enough_steps(
+    resources: Resources, *, train: Sequence[Example], control: Control, training: Training, **_: Any
+) -> None:
+    """A learning run must be long enough for a round.
+
+    Raises:
+        GraspError: It is not.
+    """
+    if control.every > (steps := training.steps(len(train))):
+        raise GraspError(f"it would make no round: every {control.every} steps, training takes {steps}")
+
+
+def ratio_of(ratio: float | Stage | Path) -> float:
+    """The ratio, or what the stage in the folder found."""
+    assert not isinstance(ratio, Stage), "stages arrive as folders"
+    return LearnedRatio.read(ratio).p if isinstance(ratio, Path) else ratio
+
+
+def _train(
+    resources: Resources,
+    folder: Path,
+    model: Model,
+    start: Lora | Path,
+    train: Sequence[Example],
+    training: Training,
+    limits: Limits,
+    seed: int,
+    title: str,
+    callbacks: Callable[[Trainer, Backbone], list[TrainerCallback]],
+) -> tuple[Trainer, list[Any]]:
+    """Load, train to the end, and return the trainer and the callbacks that were added, in their order."""
+    backbone = resources.backbone(model)
+    if isinstance(start, Lora):
+        set_seed(seed)  # A is drawn from the global generator
+        adapted = new_adapter(backbone.model, start)
+    else:
+        adapted = load_adapter(backbone.model, start, trainable=True)
+    encoded = resources.encode(train, backbone, limits)
+    trainer = build_trainer(adapted, backbone.tokenizer, encoded, training, seed, folder, title)
+    added = callbacks(trainer, backbone)
+    for callback in added:
+        trainer.add_callback(callback)
+    trainer.train()
+    return trainer, added
+
+
+def _parts(start: Lora | Path) -> Path | None:
+    """The folder whose parts the prune units follow, where there are any."""
+    return start if isinstance(start, Path) and read_parts(start) is not None else None

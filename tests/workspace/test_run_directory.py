@@ -1,0 +1,181 @@
+"""Stages are whole or absent, skipped when done, and never delete what a user has."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from grasp_lora.errors import GraspError
+from grasp_lora.lm.training import Training
+from grasp_lora.workspace.directory import RunDirectory, digest
+from grasp_lora.workspace.resources import Resources
+from grasp_lora.workspace.stage import Stage, Work, behind
+
+CALLS = []
+
+
+def write(resources, folder, *, text="x", fail=False, **given):
+    CALLS.append(text)
+    (folder / "out.txt").write_text(text)
+    if fail:
+        raise RuntimeError("killed")
+
+
+WRITE = Work(write)
+
+
+@pytest.fixture(autouse=True)
+def no_calls():
+    CALLS.clear()
+
+
+def directory(path, **options):
+    return RunDirectory(path, Resources(), **options)
+
+
+def test_a_done_stage_is_skipped(tmp_path):
+    run = directory(tmp_path)
+    for _ in range(2):
+        folder = run.make(Stage("a/b", WRITE, {"text": "one", "y": (2, 3), "training": Training(epochs=3)}))
+    assert CALLS == ["one"]
+    done = json.loads((folder / "done.json").read_text())
+    inputs = done["inputs"]
+    assert (inputs["text"], inputs["y"], inputs["training.epochs"]) == ("one", [2, 3], 3)
+    assert done["outputs"] == {"out.txt": digest(folder / "out.txt")}
+    assert done["seconds"] >= 0
+    assert done["peak_memory_bytes"] > 1e6
+
+
+def test_other_inputs_are_an_error_that_names_them(tmp_path):
+    run = directory(tmp_path)
+    run.make(Stage("a", WRITE, {"training": Training(epochs=1), "same": 0, "gone": 2}))
+    with pytest.raises(GraspError, match=r"training\.epochs: was 1, now 2") as error:
+        run.make(Stage("a", WRITE, {"training": Training(epochs=2), "same": 0, "new": None}))
+    assert "gone: was 2, now absent" in str(error.value)
+    assert "new: was absent, now None" in str(error.value)
+    assert "same" not in str(error.value)
+    assert "--force" in str(error.value)
+
+
+def test_force_moves_the_old_one_aside(tmp_path):
+    for number in (1, 2, 3):
+        directory(tmp_path, force=True).make(Stage("a", WRITE, {"text": str(number)}))
+    texts = {p.name: (p / "out.txt").read_text() for p in tmp_path.iterdir()}
+    assert texts == {"a": "3", "a.replaced-1": "1", "a.replaced-2": "2"}
+
+
+def test_force_keeps_a_stage_whose_inputs_are_the_same(tmp_path):
+    for _ in range(2):
+        directory(tmp_path, force=True).make(Stage("a", WRITE, {"text": "one"}))
+    assert CALLS == ["one"]
+
+
+def test_a_derived_stage_is_made_again_without_force(tmp_path):
+    for text in ("one", "two"):
+        directory(tmp_path).make(Stage("a", WRITE, {"text": text}, derived=True))
+    assert (tmp_path / "a/out.txt").read_text() == "two"
+
+
+def test_a_failed_stage_leaves_no_folder_and_the_next_try_starts_clean(tmp_path):
+    run = directory(tmp_path)
+    with pytest.raises(RuntimeError, match="killed"):
+        run.make(Stage("a", WRITE, {"text": "half", "fail": True}))
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "a.partial" / "left.txt").write_text("left")
+    folder = run.make(Stage("a", WRITE, {"text": "whole"}))
+    assert {p.name for p in folder.iterdir()} == {"out.txt", "done.json"}
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_folder_of_the_users_is_not_deleted(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "mine.txt").write_text("mine")
+    directory(tmp_path).make(Stage("a", WRITE, {}))
+    assert (tmp_path / "a.replaced-1" / "mine.txt").read_text() == "mine"
+
+
+def test_missing_and_damaged_stages_say_what_to_do(tmp_path):
+    run, stage = directory(tmp_path), Stage("a", WRITE, {})
+    with pytest.raises(GraspError, match="run that stage first"):
+        run.make(Stage("b", WRITE, {"before": stage}))
+    run.make(stage)
+    (tmp_path / "a" / "done.json").write_text("{")
+    with pytest.raises(GraspError, match="damaged"):
+        run.make(stage)
+
+
+def test_a_stage_depends_on_what_the_ones_before_found_and_not_on_their_logs(tmp_path):
+    first = Stage("a", WRITE, {"text": "one"})
+    second = Stage("b", WRITE, {"text": "two", "before": first})
+    run = directory(tmp_path)
+    for stage in behind(second):
+        run.make(stage)
+    assert CALLS == ["one", "two"]
+    done = json.loads((tmp_path / "a/done.json").read_text())
+    done["outputs"] |= {"train_log.jsonl": "other", "tensorboard/events": "other"}
+    (tmp_path / "a/done.json").write_text(json.dumps(done))
+    run.make(second)
+    assert CALLS == ["one", "two"]
+    done["outputs"] |= {"out.txt": "other"}
+    (tmp_path / "a/done.json").write_text(json.dumps(done))
+    with pytest.raises(GraspError, match="before: was"):
+        run.make(second)
+
+
+def test_only_some_stages_may_be_made(tmp_path):
+    first = Stage("a", WRITE, {"text": "one"})
+    second = Stage("b", WRITE, {"before": first})
+    run = directory(tmp_path, only={"b"})
+    with pytest.raises(GraspError, match="a is missing: run that stage first"):
+        run.make(first)
+    directory(tmp_path).make(first)
+    run.make(first)
+    run.make(second)
+    with pytest.raises(GraspError, match="make that stage again first"):
+        directory(tmp_path, only={"b"}, force=True).make(Stage("a", WRITE, {"text": "two"}))
+
+
+def test_an_equal_stage_of_another_run_is_copied(tmp_path):
+    twins: dict[str, Path] = {}
+    one, other = (directory(tmp_path / name) for name in ("one", "other"))
+    one.make(Stage("a", WRITE, {"text": "same"}), twins)
+    other.make(Stage("b", WRITE, {"text": "same"}), twins)
+    other.make(Stage("c", WRITE, {"text": "different"}), twins)
+    other.make(Stage("d", Work(other_write), {"text": "same"}), twins)  # what it does is another thing
+    assert CALLS == ["same", "different", "same"]
+    assert (tmp_path / "other/b/out.txt").read_text() == "same"
+    done = [json.loads((tmp_path / name / "done.json").read_text()) for name in ("one/a", "other/b")]
+    assert done[0] == done[1]
+    shutil.rmtree(tmp_path / "one")
+    other.make(Stage("b", WRITE, {"text": "same"}))
+    assert len(CALLS) == 3
+
+
+def other_write(resources, folder, **given):
+    write(resources, folder, **given)
+
+
+def test_a_stage_of_an_earlier_version_is_refused_in_one_message(tmp_path):
+    folder = directory(tmp_path).make(Stage("a", WRITE, {"text": "one"}))
+    done = json.loads((folder / "done.json").read_text())
+    del done["format"]
+    (folder / "done.json").write_text(json.dumps(done))
+    with pytest.raises(GraspError, match="by an earlier version") as error:
+        directory(tmp_path).make(Stage("a", WRITE, {"text": "one"}))
+    assert "text: was" not in str(error.value)
+
+
+@dataclass(frozen=True)
+class Holder:
+    inner: object
+    number: int = 1
+
+
+def test_stages_are_found_wherever_they_are_given():
+    a, b, c = (Stage(name, WRITE, {}) for name in "abc")
+    d = Stage("d", WRITE, {"one": {"x": (a, 2)}, "two": Holder(Holder(b)), "three": c})
+    last = Stage("e", WRITE, {"d": d, "a": a})
+    assert [stage.name for stage in d.needs] == ["a", "b", "c"]
+    assert [stage.name for stage in behind(last)] == ["a", "b", "c", "d", "e"]
