@@ -12,6 +12,7 @@ from tests.helpers.tokenizer import tiny_tokenizer
 
 from grasp_lora import GraspController, merge_adapters
 from grasp_lora.experiment import read_config as load_config
+from grasp_lora.methods.plan import NAMES
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 MODULES = ["q_proj", "v_proj"]
@@ -19,6 +20,11 @@ MODULES = ["q_proj", "v_proj"]
 
 def block(language, number=0):
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.S)[number]
+
+
+def test_the_table_of_methods_names_all():
+    rows = re.findall(r"^\| (`.*?) \|", README, flags=re.M)
+    assert set(re.findall(r"`(\w+)`", " ".join(rows))) == set(NAMES.all)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The backbone, each adapter, their sum: what pruning is compared with."""
+"""The backbone, each adapter, the source's trained on, their sum: what pruning is compared with."""
 
 from grasp_lora.methods.method import Method
 from grasp_lora.workspace.training import Fixed
@@ -15,6 +15,11 @@ SINGLE = (
         seeded=False,
         whole=True,
         default=True,
+    ),
+    Method(
+        "sequential",
+        "source adapter, trained on",
+        lambda x, seed: x.train(f"sequential/seed{seed}", seed, start=x.source),
     ),
 )
 MERGED = (
