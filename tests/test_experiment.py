@@ -1,7 +1,9 @@
 """`grasp_lora.run` from a script or a notebook."""
 
 import json
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 from tests.helpers.run import write_setting
@@ -83,3 +85,13 @@ def test_several_experiments_share_what_is_equal(result, setting, caplog):
 def test_a_config_object_takes_no_overrides(setting):
     with pytest.raises(GraspError, match="takes no overrides"):
         grasp_lora.run(read_config(setting / "run.yaml"), name="other")
+
+
+def test_the_readme_example(setting, monkeypatch, capsys):
+    monkeypatch.chdir(setting)
+    (setting / "titles.yaml").write_text("extends: run.yaml\nmethods: [merge_untrained]\n")
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    exec(re.findall(r"```python\n(.*?)```", readme, flags=re.S)[2], {})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "None runs/titles-k5/merged"
+    assert lines[1].startswith("merge_untrained 42 None ")

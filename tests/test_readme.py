@@ -70,3 +70,16 @@ def test_the_yaml_example_is_valid(tmp_path):
     (tmp_path / "titles.yaml").write_text(block("yaml"), encoding="utf-8")
     config = load_config(tmp_path / "titles.yaml", ["control.every=5", "name=titles-k5"])
     assert config.task.languages["ar"]["micro_dev"] == tmp_path / "ar/micro.jsonl"
+
+
+@pytest.mark.parametrize("page", ["PAPER.md", "CONTRIBUTING.md", "docs/architecture.md"])
+def test_pages_name_files_that_are_there(page):
+    root = Path(__file__).parents[1]
+    named = re.findall(r"`([\w/.]+/(?:\w+\.\w+)?)`", (root / page).read_text(encoding="utf-8"))
+    missing = [
+        name
+        for name in named
+        if not any((root / base / name).exists() for base in (".", "src/grasp_lora", "docs"))
+    ]
+    assert named
+    assert not missing

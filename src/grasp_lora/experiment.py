@@ -35,8 +35,7 @@ class Result:
         folder: The run directory; the report is in `report/`.
         rows: The evaluated adapters, one per method and seed: losses, scores, cost.
         adapter: The folder of the adapter to use: the reference method's (GRASP's, where it is among them)
-            with
-            the first seed; None where that is the bare backbone.
+            with the first seed; None where that is the bare backbone.
         ratio: p*, the ratio that this adapter was pruned at; None where it was not.
     """
 

@@ -28,8 +28,7 @@ class Work:
 
     Attributes:
         run: `run(resources, folder, **given)` writes them into `folder`. Whatever is given arrives resolved:
-            a
-            stage as its folder, rows as examples.
+            a stage as its folder, rows as examples.
         ready: `ready(resources, **given)` raises, before anything is trained, what would stop `run` later.
             Stages arrive as folders that need not be there yet.
     """
