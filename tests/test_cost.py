@@ -3,7 +3,7 @@
 import mmap
 import time
 
-from grasp_lora.cost import count_passes, measure
+from grasp_lora.cost import Cost, count_passes, measure
 
 MIB = 2**20
 
@@ -18,11 +18,13 @@ def take_and_give_back(size: int) -> None:
 def test_passes_count_for_every_open_block() -> None:
     count_passes(forward=99)  # nobody measures
     with measure() as outer:
-        count_passes(forward=2, backward=1)
+        count_passes(forward=2, backward=1, steps=1)
         with measure() as inner:
             count_passes(forward=3)
     assert (inner.forward_examples, inner.backward_examples) == (3, 0)
     assert (outer.forward_examples, outer.backward_examples) == (5, 1)
+    assert (outer.steps, inner.steps) == (1, 0)
+    assert Cost.together([outer, outer]).steps == 2
 
 
 def test_an_inner_block_does_not_hide_the_outer_peak() -> None:

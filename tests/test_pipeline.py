@@ -208,6 +208,25 @@ def test_costs_count_every_pass_of_a_method(finished):
     assert set(grid["stages"]) == {*(f"grid/p{p}-seed42" for p in ("0.20", "0.40", "0.60")), "grid/seed42"}
 
 
+def test_a_row_says_what_target_data_lies_behind_it(finished):
+    def row(method):
+        scores = read(finished / f"eval/{method}/seed42/scores.json")
+        return scores["steps"], scores["labels"]
+
+    def steps(stage):  # batches of one, eight rows; the start is no epoch
+        return 8 * (len(read(finished / stage / "dev_losses.json")["by_epoch"]) - 1)
+
+    target, trained = steps("adapters/ar"), {"train": 8, "dev": 4}
+    assert row("zero_shot") == row("lora_source") == (0, {})
+    assert row("lora_target") == row("merge_untrained") == (target, trained)
+    assert row("sequential") == (steps("sequential/seed42"), trained)  # no target adapter
+    assert row("merge") == (target + steps("merge/seed42"), trained)
+    grid = sum(steps(f"grid/p{p}-seed42") for p in ("0.20", "0.40", "0.60"))
+    assert row("grid") == (target + grid, trained)
+    # 16 steps while the ratio is learned, and the rows that probes are scored on.
+    assert row("grasp") == (target + 16 + steps("final/seed42"), {**trained, "micro_dev": 4})
+
+
 def test_the_report_has_seeds_significance_costs_and_deployment(finished):
     text = (finished / "report/summary.md").read_text()
     for part in ("± ", "p-value", "speedup, passes", "Spearman's ρ", "tokens/s", "no_anchor"):

@@ -1,4 +1,4 @@
-"""Wall time, peak memory and example passes of a piece of work."""
+"""Wall time, peak memory, example passes and optimizer steps of a piece of work."""
 
 import gc
 import resource
@@ -18,6 +18,7 @@ class Cost:
 
     Passes count examples, so that methods can be compared across machines: a training step on one example
     is one forward and one backward pass, a loss on 16 examples 16 forward passes. Generation is not counted.
+    `steps` are the optimizer's.
     """
 
     seconds: float = 0.0
@@ -25,6 +26,7 @@ class Cost:
     peak_gpu_memory_bytes: int = 0
     forward_examples: int = 0
     backward_examples: int = 0
+    steps: int = 0
 
     @property
     def passes(self) -> int:
@@ -39,16 +41,17 @@ class Cost:
         return cls(**summed, **peaks)
 
 
-SUMMED = ("seconds", "forward_examples", "backward_examples")  # add up over pieces of work
+SUMMED = ("seconds", "forward_examples", "backward_examples", "steps")  # add up over pieces of work
 PEAKS = ("peak_memory_bytes", "peak_gpu_memory_bytes")  # do not
 _open: list[Cost] = []
 
 
-def count_passes(forward: int = 0, backward: int = 0) -> None:
-    """Add example passes to every `measure` block that is open."""
+def count_passes(forward: int = 0, backward: int = 0, steps: int = 0) -> None:
+    """Add example passes, and optimizer steps, to every `measure` block that is open."""
     for cost in _open:
         cost.forward_examples += forward
         cost.backward_examples += backward
+        cost.steps += steps
 
 
 @contextmanager

@@ -32,6 +32,7 @@ methods:
   - zero_shot
   - lora_source
   - lora_target
+  - sequential
   - merge_untrained
   - merge
   - ties

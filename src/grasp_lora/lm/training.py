@@ -212,7 +212,7 @@ class _Log(TrainerCallback):
 
 
 class _Progress(TrainerCallback):
-    """A bar with the latest losses and, while learning, p_curr, mu and sigma."""
+    """Counts the steps, and shows a bar with the latest losses and, while learning, p_curr, mu and sigma."""
 
     shown: ClassVar = {
         "loss": "loss",
@@ -233,6 +233,7 @@ class _Progress(TrainerCallback):
         )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        count_passes(steps=1)
         self.bar.update()
 
     def on_log(

@@ -18,7 +18,7 @@ from grasp_lora.stages.deploy import DEPLOY
 from grasp_lora.stages.evaluate import EVALUATE
 from grasp_lora.stages.learn import LEARN
 from grasp_lora.stages.report import REPORT
-from grasp_lora.workspace.resources import Bill, Encoder
+from grasp_lora.workspace.resources import Behind, Bill, Encoder
 from grasp_lora.workspace.stage import Stage, behind
 
 __all__ = ["METHODS", "NAMES", "chosen", "plan"]
@@ -84,6 +84,7 @@ def _evaluated(x: Start, method: Method, seed: int, made: Adapter) -> Stage:
         "metrics": metrics,
         "encoder": Encoder(bert.encoder, bert.layer) if bert and needs_encoder(metrics) else None,
         "bill": Bill(method.paid(made)),
+        "behind": Behind(made, config.target.language),
         "method": method.name,
         "title": method.title,
         "exhaustive": method.exhaustive,

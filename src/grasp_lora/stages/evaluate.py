@@ -72,6 +72,7 @@ def evaluate(
     metrics: Sequence[str],
     encoder: Encoder | None,
     bill: Mapping[str, Mapping[str, Any]],
+    behind: Mapping[str, Any],
     target: str,
     **about: Any,
 ) -> None:
@@ -82,6 +83,7 @@ def evaluate(
         metrics: Of the answers.
         encoder: BERTScore's, if a metric needs it.
         bill: What the stages cost that are this method's own.
+        behind: What the adapter was made with, see `workspace.resources.Behind`.
         target: The language.
         about: What else a row says of itself: method, seed, title, task, source.
 
@@ -114,6 +116,7 @@ def evaluate(
             for example, text, right in zip(shown, texts, references, strict=True)
         ],
         costs=bill,
+        **behind,
     ).write(folder)
 
 

@@ -231,6 +231,10 @@ class Row:
     adapter: str | None = None
     """Its folder, below the run's where it was made there; None: the bare backbone."""
     p: float | None = None
+    steps: int | None = None
+    """Optimizer steps on target rows behind the adapter, those of a search for its ratio included."""
+    labels: Mapping[str, int] = field(default_factory=dict)
+    """Labelled target rows that anything behind the adapter looked at, by split."""
     exhaustive: bool = False
     """Its ratio was found by training at every one: what a cheaper search is measured against."""
 
@@ -280,4 +284,4 @@ class Row:
             ) from None
 
 
-_ABOUT = ("title", "task", "source", "target", "adapter", "p", "exhaustive")
+_ABOUT = ("title", "task", "source", "target", "adapter", "p", "steps", "labels", "exhaustive")

@@ -19,9 +19,9 @@ from grasp_lora.tasks.example import Example
 from grasp_lora.tasks.task import Task
 from grasp_lora.workspace.directory import RunDirectory, digest
 from grasp_lora.workspace.records import ADAPTER_FILES
-from grasp_lora.workspace.stage import Input, Stage
+from grasp_lora.workspace.stage import Input, Stage, behind, inside
 
-__all__ = ["Bill", "Encoder", "Model", "Resources", "Rows"]
+__all__ = ["Behind", "Bill", "Encoder", "Model", "Resources", "Rows"]
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +109,35 @@ class Bill(Input):
 
     def resolve(self, run: RunDirectory) -> dict[str, dict[str, Any]]:
         return {stage.name: run.done(stage.name).cost for stage in self.paid}
+
+
+@dataclass(frozen=True)
+class Behind(Input):
+    """What an adapter was made with, of one language: whatever any stage behind it was given.
+
+    Resolved: `steps`, the optimizer steps on the language's rows, whether they trained the adapter or a
+    search that chose it; and `labels`, how many labelled rows of each split were looked at.
+    """
+
+    adapter: Stage | Path | None
+    language: str
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        return (self.adapter,) if isinstance(self.adapter, Stage) else ()
+
+    def fingerprint(self, run: RunDirectory) -> dict[str, Any]:
+        return self.resolve(run)
+
+    def resolve(self, run: RunDirectory) -> dict[str, Any]:
+        steps, labels = 0, dict[str, int]()
+        for stage in behind(*self.stages):
+            rows = [v for v in inside(stage.given) if isinstance(v, Rows) and v.language == self.language]
+            for found in rows:  # a limit takes the first rows, so that the longest holds the others
+                labels[found.split] = max(labels.get(found.split, 0), len(found.resolve(run)))
+            if any(found.split == "train" for found in rows):
+                steps += run.done(stage.name).steps
+        return {"steps": steps, "labels": labels}
 
 
 @dataclass(slots=True)

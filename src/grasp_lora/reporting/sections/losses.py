@@ -1,4 +1,4 @@
-"""Dev and test loss of every method, and its test loss compared with the reference's."""
+"""Losses of every method, what it was made with, and its test loss compared with the reference's."""
 
 from collections.abc import Iterator
 
@@ -13,10 +13,17 @@ def blocks(found: Found) -> Iterator[Block]:
         on_loss = [c for c in found.comparisons.get(result.method, ()) if c.metric == "test_loss"]
         tested = tested or bool(on_loss)
         difference = [f"{on_loss[0].difference:+.4f}", show_p_value(on_loss[0])] if on_loss else ["", ""]
-        rows.append([result.title, "" if result.p is None else f"{result.p:.3f}", *losses, *difference])
-    headers = ["method", "p", "dev", "test", f"test − {found.compared.title}", "p-value"]
-    width = len(headers) if tested else 4
-    yield Table("Loss on target tokens (nats):", headers[:width], [row[:width] for row in rows])
+        row = result.rows[0]
+        made_with = ["" if row.steps is None else str(row.steps), str(sum(row.labels.values()) or "")]
+        p = "" if result.p is None else f"{result.p:.3f}"
+        rows.append([result.title, p, *made_with, *losses, *difference])
+    headers = ["method", "p", "steps", "labels", "dev", "test", f"test − {found.compared.title}", "p-value"]
+    width = len(headers) if tested else 6
+    title = (
+        "Loss on target tokens (nats; lower is better), with the optimizer steps on target rows and the "
+        "labelled target rows behind each adapter, search included:"
+    )
+    yield Table(title, headers[:width], [row[:width] for row in rows])
     values = ("metric", "first_value", "second_value", "difference", "p_value", "signature")
     yield Data(
         "comparisons",
