@@ -9,8 +9,7 @@ from tests.helpers.models import tiny_llama, tokens
 
 from grasp_lora.control.controller import GraspController
 from grasp_lora.control.policy import RatioPolicy
-from grasp_lora.control.rounds import Probe, Round
-from grasp_lora.control.selection import select_ratio
+from grasp_lora.control.rounds import Round
 from grasp_lora.control.units import adapter_parameters
 from grasp_lora.errors import GraspError
 
@@ -131,37 +130,6 @@ def test_needs_a_trainable_adapter():
     model = tiny_llama().requires_grad_(False)
     with pytest.raises(ValueError, match="no trainable LoRA"):
         GraspController(model, torch.optim.SGD([torch.zeros(1)]), lambda _: 0.0)
-
-
-def made(number, p, base, *probes):
-    return Round(
-        number,
-        number * 10,
-        p,
-        0.4,
-        0.1,
-        base,
-        tuple(Probe(q, q, r) for q, r in probes),
-        True,
-        0.33,
-        0.44,
-        0.1,
-    )
-
-
-def test_selection_compares_absolute_rewards():
-    rounds = [
-        made(1, 0.4, -3.0, (0.5, 0.9), (0.3, -0.5)),  # -2.1 at 0.5: the largest relative reward
-        made(2, 0.5, -2.0, (0.6, 0.1), (0.7, 0.1)),  # -1.9 at 0.6: the largest absolute one; 0.7 ties later
-        made(3, 0.6, -2.5, (0.2, 0.2)),
-    ]
-    best = select_ratio(rounds)
-    assert (best.best_ratio, best.best_reward) == (0.6, pytest.approx(-1.9))
-    assert select_ratio([made(1, 0.4, -1.0, (0.5, -0.1))]).best_ratio == 0.4  # p_curr itself counts
-    assert select_ratio(rounds, "last").best_ratio == 0.33
-    assert select_ratio(rounds, "policy_mean").best_ratio == 0.44
-    with pytest.raises(GraspError, match="no controller round"):
-        select_ratio([])
 
 
 def test_a_commit_clears_the_moments_of_what_it_changes():

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grasp_lora.control.policy import Candidate, RatioPolicy
+from grasp_lora.control.policy import Candidate, RatioPolicy, UniformPolicy
 from grasp_lora.errors import GraspError
 
 FINITE = st.floats(-10, 10)
@@ -173,3 +173,20 @@ def test_bad_rewards(rewards, base):
     policy = RatioPolicy()
     with pytest.raises(ValueError, match="reward"):
         policy.tell(policy.ask(), rewards, base)
+
+
+def test_even_draws_learn_nothing_but_commit_as_ever():
+    policy = UniformPolicy(p_init=0.4, p_min=0.2, p_max=0.7, candidates=500, d_max=0.1, seed=3)
+    asked = policy.ask()
+    assert all(one.z == one.p for one in asked)
+    ratios = sorted(one.p for one in asked)
+    assert 0.2 <= ratios[0] < 0.21
+    assert 0.69 < ratios[-1] <= 0.7
+    assert sum(ratios) / 500 == pytest.approx(0.45, abs=0.02)
+    assert [one.p for one in UniformPolicy(p_min=0.2, p_max=0.7, candidates=500, seed=3).ask()] == [
+        one.p for one in asked
+    ]
+    update = policy.tell(asked[:2], [1.0, 2.0], base_reward=0.0)
+    assert policy.mu == update.mu == pytest.approx(0.45)
+    assert policy.sigma == update.sigma == pytest.approx(0.5 / 12**0.5)  # the even distribution's own
+    assert policy.p_curr == pytest.approx(0.4 + max(-0.1, min(0.1, asked[1].p - 0.4)))

@@ -1,5 +1,6 @@
 """LoRAHub: weighted factors against torch and PEFT, the search, and the stage on a tiny model."""
 
+import inspect
 import json
 from pathlib import Path
 
@@ -194,6 +195,23 @@ def test_a_search_that_cannot_be_made_is_refused():
             search_weights(loss, names, **options)
     with pytest.raises(GraspError, match="loss is nan"):
         search_weights(lambda weights: float("nan"), ["a"])
+
+
+def test_the_search_has_lorahubs_numbers():
+    defaults = {name: p.default for name, p in inspect.signature(search_weights).parameters.items()}
+    assert (defaults["budget"], defaults["bound"], defaults["penalty"]) == (40, 1.5, 0.05)
+
+
+def test_the_first_steps_are_a_third_of_the_bound():
+    loss, names = bowl(0.1, 0.1)
+    seen = search_weights(loss, names, bound=0.9).history
+    steps = [max(abs(w) for w in one.weights.values()) for one in seen[:3]]
+    assert steps == pytest.approx([0.0, 0.3, 0.3])
+
+
+def test_a_search_ends_when_it_moves_less_than_a_thousandth_of_the_bound():
+    loss, names = bowl(0.1, 0.1)
+    assert 20 < len(search_weights(loss, names, budget=500).history) < 100
 
 
 TASK = """
