@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from grasp_lora.errors import GraspError
-from grasp_lora.metrics.bertscore import BERTSCORE, BertScorer
+from grasp_lora.metrics.bertscore import BERTSCORE, BertScorer, _baseline
 
 bert_score = pytest.importorskip("bert_score")
 
@@ -197,3 +197,34 @@ def test_missing_weights_are_refused_but_a_pooler_is_not_needed(folder: Path, tm
     model.save_pretrained(tmp_path, state_dict=state)
     with pytest.raises(GraspError, match=r"lacks the weights.*layer\.1\.output"):
         BertScorer(str(tmp_path), 3)
+
+
+def test_rescaled_equals_the_official_scorer(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer = BertScorer(str(folder), 2, name="google-bert/bert-base-multilingual-cased", baseline="zh")
+    monkeypatch.chdir(folder)
+    path = Path(bert_score.__file__).parent / "rescale_baseline/zh/bert-base-multilingual-cased.tsv"
+    official = bert_score.BERTScorer(
+        model_type=".", num_layers=2, device="cpu", lang="zh", rescale_with_baseline=True
+    )
+    official.baseline_path = str(path)
+    wanted = torch.stack(official.score(TEXTS, REFERENCES), dim=1) * 100
+    found = torch.tensor(values(scorer, TEXTS, [[text] for text in REFERENCES]))
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
+    assert "|rescaled:zh|" in scorer.signature
+
+
+def test_a_baseline_by_hand(folder: Path) -> None:
+    # Layer 9 of the file: F is 0.62803453, so that 0.727 raw is (0.727 - 0.628) / (1 - 0.628) = 0.266.
+    assert _baseline("bert-base-multilingual-cased", "zh", 9) == (0.62840384, 0.62833464, 0.62803453)
+    scorer = BertScorer(str(folder), 1, name="bert-base-multilingual-cased", baseline="zh")
+    nothing = values(scorer, [""], [["a"]])[0]
+    assert nothing == pytest.approx([100 * -b / (1 - b) for b in (0.3425565, 0.34244964, 0.3399823)])
+
+
+def test_a_baseline_that_is_not_there_is_refused(folder: Path) -> None:
+    with pytest.raises(
+        GraspError, match=r"no baseline .* for the language 'ar' .*knows .*en.*zh.*rescale: false"
+    ):
+        BertScorer(str(folder), 1, name="bert-base-multilingual-cased", baseline="ar")
+    with pytest.raises(GraspError, match=r"'tiny', layer 1, .*it knows none"):
+        BertScorer(str(folder), 1, name="tiny", baseline="zh")

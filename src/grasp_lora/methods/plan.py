@@ -82,7 +82,9 @@ def _evaluated(x: Start, method: Method, seed: int, made: Adapter) -> Stage:
         "limits": x.limits,
         "answers": config.evaluation.generate,
         "metrics": metrics,
-        "encoder": Encoder(bert.encoder, bert.layer) if bert and needs_encoder(metrics) else None,
+        "encoder": Encoder(bert.encoder, bert.layer, bert.rescale)
+        if bert and needs_encoder(metrics)
+        else None,
         "bill": Bill(method.paid(made)),
         "behind": Behind(made, config.target.language),
         "method": method.name,

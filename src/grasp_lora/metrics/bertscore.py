@@ -5,10 +5,12 @@ and fail on empty texts and on tokenizers without a length limit. So the encoder
 computation is theirs.
 """
 
+import csv
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from grasp_lora.errors import GraspError
@@ -25,8 +27,9 @@ _NO_LIMIT = 1_000_000  # an encoder without positions, and a tokenizer whose lim
 class BertScorer:
     """An encoder, loaded once, that scores any number of prediction sets.
 
-    No idf weights and no rescaling with a baseline: values are raw similarities, and good ones lie close
-    together near the top of the scale. Compare them only under one signature.
+    No idf weights. Without a baseline, values are raw similarities, and good ones lie close together near
+    the top of the scale; with one, what unrelated texts score becomes 0. Compare them only under one
+    signature.
     """
 
     def __init__(
@@ -35,6 +38,7 @@ class BertScorer:
         num_layers: int,
         *,
         name: str | None = None,
+        baseline: str | None = None,
         max_length: int | None = None,
         batch_size: int = 64,
         device: str = "cpu",
@@ -45,15 +49,20 @@ class BertScorer:
             encoder: A folder or hub name with a configuration, a tokenizer and safetensors.
             num_layers: The layer whose output is compared, counted from 1.
             name: What the signature calls the encoder; by default `encoder`.
+            baseline: The language whose baseline in bert-score rescales values: (x - b) / (1 - b), which may
+                be below 0. Few encoders and languages have one; it is found by `name`.
             max_length: Longer texts are cut to so many tokens, special ones included; and never to more than
                 the tokenizer allows or the encoder has positions for.
             batch_size: Texts per batch.
             device: Where the encoder runs.
 
         Raises:
-            GraspError: No such encoder, not that many layers, or an encoder-decoder.
+            GraspError: No such encoder, not that many layers, an encoder-decoder, or no such baseline.
         """
         self._utils = library("bert_score.utils")
+        self._baseline = (0.0, 0.0, 0.0)
+        if baseline is not None:
+            self._baseline = _baseline(name or encoder, baseline, num_layers)
         self._name = name or encoder
         self._layers = num_layers
         self._batch_size = batch_size
@@ -64,14 +73,16 @@ class BertScorer:
         self._tokenizer.model_max_length = limit
         self.signature = (
             f"refs:best|agg:mean|encoder:{self._name}|layer:{num_layers}|max-tokens:{limit}|idf:no|"
-            f"rescaled:no|bert-score:{version('bert-score')}|transformers:{version('transformers')}"
+            f"rescaled:{baseline or 'no'}|bert-score:{version('bert-score')}|"
+            f"transformers:{version('transformers')}"
         )
 
     def score(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[Score]:
         """`bertscore_precision`, `bertscore_recall` and `bertscore_f1`.
 
         Of several references the best counts, for each of the three by itself, as in bert-score. A text
-        without tokens scores 0 against anything. Values are kept within 0..100, which rounding can leave.
+        without tokens has no similarity to anything. Similarities are kept within 0..1, which rounding can
+        leave.
         """
         check_lengths(predictions, references)
         pairs = [
@@ -84,8 +95,11 @@ class BertScorer:
         best = [[0.0, 0.0, 0.0] for _ in predictions]
         for (index, _, _), values in zip(pairs, self._similarities(pairs), strict=True):
             best[index] = [max(old, min(new, 1.0)) for old, new in zip(best[index], values, strict=True)]
-        columns = zip(BERTSCORE, zip(*best, strict=True), strict=True)
-        return [mean_score(name, shares, self.signature) for name, shares in columns]
+        columns = zip(BERTSCORE, self._baseline, zip(*best, strict=True), strict=True)
+        return [
+            mean_score(name, [(share - b) / (1 - b) for share in shares], self.signature)
+            for name, b, shares in columns
+        ]
 
     def _has_tokens(self, text: str) -> bool:
         return bool(text.strip() and self._tokenizer.encode(text.strip(), add_special_tokens=False))
@@ -107,6 +121,22 @@ class BertScorer:
         )
         found: list[list[float]] = values.tolist()
         return found
+
+
+def _baseline(encoder: str, language: str, layer: int) -> tuple[float, float, float]:
+    """Mean precision, recall and F1 of random pairs of sentences, from the files of bert-score."""
+    files = Path(library("bert_score").__file__).parent / "rescale_baseline"
+    for name in (encoder, encoder.rsplit("/")[-1]):
+        if (path := files / language / f"{name}.tsv").is_file():
+            with path.open(encoding="utf-8", newline="") as file:
+                rows = {int(row["LAYER"]): row for row in csv.DictReader(file)}
+            if layer in rows:
+                return float(rows[layer]["P"]), float(rows[layer]["R"]), float(rows[layer]["F"])
+    known = sorted(p.parent.name for p in files.glob(f"*/{encoder.rsplit('/')[-1]}.tsv"))
+    raise GraspError(
+        f"bert-score has no baseline of {encoder!r}, layer {layer}, for the language '{language}' (for that "
+        f"encoder it knows {', '.join(known) or 'none'}): set evaluation.bertscore.rescale: false"
+    )
 
 
 def _load(encoder: str, num_layers: int) -> tuple[Any, Any]:

@@ -17,7 +17,7 @@ class Score:
 
     Attributes:
         name: The metric, such as `rougeL`.
-        value: 0..100.
+        value: 0..100; a rescaled BERTScore may be below 0.
         signature: All that is needed to get the same number again: tokenization, library and version.
         examples: 0..100 each, in the order of the predictions, where `value` is their mean; None for corpus
             metrics (BLEU, chrF), which are no mean of anything.

@@ -29,6 +29,7 @@ class BertScore(Settings):
 
     encoder: str
     layer: Count
+    rescale: bool = False  # by the baseline that bert-score has of the encoder in the target's language
 
 
 class Evaluation(Settings):
@@ -132,7 +133,12 @@ def _scores(
     encoder: Encoder | None,
 ) -> dict[str, Any]:
     """Metric -> the fields of `Score`."""
-    bert = encoder and BertScorer(packaged_encoder(encoder.name), encoder.layer, name=encoder.name)
+    bert = encoder and BertScorer(
+        packaged_encoder(encoder.name),
+        encoder.layer,
+        name=encoder.name,
+        baseline=language.split("-")[0] if encoder.rescale else None,
+    )
     scores = score_predictions(answers, references, language, metrics, bert=bert)
     return {name: asdict(score) for name, score in scores.items()}
 

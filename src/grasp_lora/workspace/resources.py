@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -82,13 +82,14 @@ class Model(Input):
 
 @dataclass(frozen=True)
 class Encoder(Input):
-    """BERTScore's encoder and the layer that is compared. Resolved: itself."""
+    """BERTScore's encoder, the layer that is compared, and whether values are rescaled. Resolved: itself."""
 
     name: str
     layer: int
+    rescale: bool = False
 
     def fingerprint(self, run: RunDirectory) -> dict[str, Any]:
-        return {"name": self.name, "layer": self.layer, "files": folder_digest(self.name)}
+        return {**asdict(self), "files": folder_digest(self.name)}
 
     def resolve(self, run: RunDirectory) -> "Encoder":
         return self
