@@ -229,8 +229,24 @@ def test_a_row_says_what_target_data_lies_behind_it(finished):
 
 def test_the_report_has_seeds_significance_costs_and_deployment(finished):
     text = (finished / "report/summary.md").read_text()
-    for part in ("± ", "p-value", "speedup, passes", "Spearman's ρ", "tokens/s", "no_anchor"):
+    for part in ("± ", "p-value", "Spearman's ρ", "tokens/s", "no_anchor"):
         assert part in text
+    header = next(line for line in text.splitlines() if "peak MiB" in line and "runs" in line)
+    assert [cell.strip() for cell in header.split("|")[6:-1]] == [
+        "peak MiB",
+        *(f"speedup over {grid}, {unit}" for grid in ("merge_prune", "grid") for unit in ("time", "passes")),
+    ]
+    costs = {
+        method: read(finished / f"eval/{method}/seed42/cost.json")["total"]
+        for method in ("merge_prune", "grid", "grasp")
+    }
+    passes = {m: c["forward_examples"] + c["backward_examples"] for m, c in costs.items()}
+    row = next(line for line in text.splitlines() if line.startswith("| GRASP") and line.count("|") == 11)
+    cells = [cell.strip() for cell in row.split("|")[1:-1]]
+    assert cells[1] == "2"  # the learning run and the final run
+    assert [cells[7], cells[9]] == [
+        f"{passes[grid] / passes['grasp']:.2f}" for grid in ("merge_prune", "grid")
+    ]
     scores = (finished / "report/scores.csv").read_text().splitlines()
     value = read(finished / "eval/grasp/seed7/scores.json")["test_loss"]
     assert f"grasp,7,test_loss,{value}" in scores

@@ -23,7 +23,6 @@ class Method:
         adapter: From the experiment and a seed to what makes the adapter.
         seeded: Whether it trains with each of the config's seeds; otherwise it is evaluated once.
         whole: Its cost is the stage that makes its adapter, though others share it.
-        exhaustive: It finds its ratio by training at every one: what cheaper searches are measured against.
         reference: What the other methods are compared with, where it is among them.
         in_all: `methods: all` has it.
         default: A config that names no methods has it.
@@ -34,7 +33,6 @@ class Method:
     adapter: Callable[[Start, int], Adapter]
     seeded: bool = True
     whole: bool = False
-    exhaustive: bool = False
     reference: bool = False
     in_all: bool = True
     default: bool = False

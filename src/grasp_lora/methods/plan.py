@@ -14,6 +14,7 @@ from grasp_lora.methods.start import Start
 from grasp_lora.methods.studies import STUDIES
 from grasp_lora.metrics.scoring import METRICS as SCORES
 from grasp_lora.metrics.scoring import needs_encoder
+from grasp_lora.stages.choose import CHOOSE
 from grasp_lora.stages.deploy import DEPLOY
 from grasp_lora.stages.evaluate import EVALUATE
 from grasp_lora.stages.learn import LEARN
@@ -89,7 +90,7 @@ def _evaluated(x: Start, method: Method, seed: int, made: Adapter) -> Stage:
         "behind": Behind(made, config.target.language),
         "method": method.name,
         "title": method.title,
-        "exhaustive": method.exhaustive,
+        "exhaustive": any(stage.work is CHOOSE for stage in behind(made)),
         "seed": seed,
         "task": x.task.name,
         "source": config.source.language,

@@ -54,6 +54,6 @@ def _optuna(x: Start, seed: int) -> Stage:
 
 SEARCHED = (
     Method("merge_prune", "pruned at every step", _merge_prune),
-    Method("grid", "fixed mask, best of the grid", _grid, exhaustive=True),
+    Method("grid", "fixed mask, best of the grid", _grid),
     Method("optuna", "Optuna", _optuna),
 )
