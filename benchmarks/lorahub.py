@@ -34,8 +34,7 @@ from grasp_lora import TargetLoss
 from grasp_lora.data.find import find_task
 from grasp_lora.lm.adapters import Lora, load_adapter, new_adapter, save_adapter
 from grasp_lora.lm.backbone import Backbone, load_backbone
-from grasp_lora.lm.batches import encode
-from grasp_lora.lm.encoding import Limits
+from grasp_lora.lm.encoding import Limits, encode
 from grasp_lora.lm.training import Training, build_trainer
 from grasp_lora.merging.lorahub import merge_weighted, place_factors, weigh_adapters
 from grasp_lora.merging.reading import read_adapters

@@ -18,25 +18,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from grasp_lora.stages.inputs import Inputs, settings
-from grasp_lora.stages.run_directory import RunDirectory
-from grasp_lora.stages.train_adapter import train_adapter
 from scipy.stats import spearmanr
 from torch import Tensor
 
 from grasp_lora import TargetLoss
-from grasp_lora.config import Config
-from grasp_lora.control.merge_prune import GradientImportance, InputImportance, MergePruneCallback, StepPruner
-from grasp_lora.control.pruning import PruneUnit, adapter_parameters, prune_units
+from grasp_lora.config.tree import Config
+from grasp_lora.control.importance import GradientImportance
+from grasp_lora.control.input_importance import InputImportance
+from grasp_lora.control.merge_prune import MergePruneCallback, StepPruner
+from grasp_lora.control.units import PruneUnit, adapter_parameters, prune_units
 from grasp_lora.cost import measure
 from grasp_lora.data.find import find_task
+from grasp_lora.experiment import run, start
 from grasp_lora.lm.adapters import Lora, load_adapter, new_adapter
 from grasp_lora.lm.backbone import load_backbone
-from grasp_lora.lm.batches import TargetCollator, encode
+from grasp_lora.lm.batches import TargetCollator
+from grasp_lora.lm.encoding import Limits, encode
 from grasp_lora.lm.training import build_trainer
 from grasp_lora.merging.parts import Part, read_parts
-from grasp_lora.stages.merge import merge
+from grasp_lora.methods.start import Start
 from grasp_lora.workspace.environment import environment
+from grasp_lora.workspace.resources import Resources
 
 DEMO: dict[str, int] = {"max_length": 80, "max_new_tokens": 16}
 SCHEDULES: dict[str, dict[str, Any]] = {
@@ -78,7 +80,7 @@ def step_cost(dev_examples: int, repeats: int, clock: Callable[[], float]) -> di
     validation = TargetLoss(
         task.examples("ar", "dev", dev_examples), tokenizer, model, **DEMO, token_budget=2048
     )
-    train = sorted((encode(e, tokenizer, **DEMO) for e in task.examples("ar", "train")), key=len)
+    train = sorted((encode(e, tokenizer, Limits(**DEMO)) for e in task.examples("ar", "train")), key=len)
     batch = TargetCollator(tokenizer, model)([train[len(train) // 2]])
     inputs = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
     optimizer = torch.optim.AdamW(list(parameters.values()), lr=1e-4)
@@ -143,19 +145,20 @@ def compare(
                     "dev_examples": 24,
                 },
                 "training": {"epochs": 1, "learning_rate": 1e-4},
+                "methods": ["merge_untrained"],
+                "evaluation": {"generate": 0, "test_examples": 1},
                 **DEMO,
             }
         )
-        inputs, run = Inputs(config), RunDirectory(config.folder)
-        for side in (config.source, config.target):
-            train_adapter(inputs, run, side)
-        merged = merge(inputs, run)
+        merged = run(config).adapter
+        assert merged is not None
+        x, resources = start(config), Resources()
         trained = {}
         for name, how in SCHEDULES.items():
             seed = config.seed + ("seed" in name)
-            trained[name] = train(inputs, merged, seed, validation_examples, how)
+            trained[name] = train(x, resources, merged, seed, validation_examples, how)
             print(f"{name}: {trained[name].seconds:.0f} s", flush=True)
-        model = load_adapter(inputs.backbone().model, merged, trainable=True)
+        model = load_adapter(resources.backbone(x.model).model, merged, trainable=True)
         units = prune_units(adapter_parameters(model), read_parts(merged))
     paper = trained["validation"]
     return {
@@ -170,22 +173,23 @@ def compare(
     }
 
 
-def train(inputs: Inputs, merged: Path, seed: int, validation_examples: int, how: dict[str, Any]) -> Trained:
+def train(
+    x: Start, resources: Resources, merged: Path, seed: int, validation_examples: int, how: dict[str, Any]
+) -> Trained:
     """One epoch on the merged adapter; the last step's pruning is still in its weights."""
-    target = inputs.config.target
-    backbone = inputs.backbone()
-    dev = inputs.examples(target, "dev", target.dev_examples)
-    examples = inputs.encode(inputs.examples(target, "train", target.train_examples), backbone)
+    backbone = resources.backbone(x.model)
+    dev, rows = (resources.examples(x.rows(x.config.target, split)) for split in ("dev", "train"))
+    examples = resources.encode(rows, backbone, x.limits)
     model = load_adapter(backbone.model, merged, trainable=True)
-    validation = inputs.loss(dev[:validation_examples], backbone)
+    validation = resources.loss(dev[:validation_examples], backbone, x.limits)
     callback = MergePruneCallback(0.5, validation=validation, parts=merged, **how)
-    options = settings(inputs.config.final.training, seed)
-    trainer = build_trainer(model, backbone.tokenizer, examples, options, merged / "log", "train")
+    training = x.config.final.training
+    trainer = build_trainer(model, backbone.tokenizer, examples, training, seed, merged / "log", "train")
     trainer.add_callback(callback)
     with measure() as cost:
         trainer.train()
     pruned = [p.detach() == 0 for p in adapter_parameters(model).values()]
-    loss = inputs.loss(dev, backbone)(model)
+    loss = resources.loss(dev, backbone, x.limits)(model)
     return Trained(loss, pruned, callback.scores, cost.seconds, cost.forward_examples)
 
 

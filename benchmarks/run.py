@@ -21,8 +21,8 @@ from grasp_lora.cost import measure
 from grasp_lora.data.find import find_task
 from grasp_lora.lm.adapters import Lora, new_adapter
 from grasp_lora.lm.backbone import Backbone, load_backbone, pick_device
-from grasp_lora.lm.batches import Encoded, TargetCollator, encode
-from grasp_lora.lm.encoding import Limits
+from grasp_lora.lm.batches import TargetCollator
+from grasp_lora.lm.encoding import Encoded, Limits, encode
 from grasp_lora.tasks.example import Example
 from grasp_lora.workspace.environment import environment
 
