@@ -53,7 +53,7 @@ def test_learns_a_ratio_and_says_so(finished):
     ratio = json.loads((run / "learn/seed42/ratio.json").read_text())
     assert f"p* = {ratio['p']:.4f}" in done.stdout
     assert "target adapter, not merged" in done.stdout
-    assert "learn ratio" in done.stderr  # the progress bar
+    assert "learn/seed42: 100%" in done.stderr  # the progress bar
     assert "p=" in done.stderr
     assert "sigma=" in done.stderr
 
