@@ -87,6 +87,13 @@ def test_a_config_object_takes_no_overrides(setting):
         grasp_lora.run(read_config(setting / "run.yaml"), name="other")
 
 
+def test_two_experiments_in_one_folder_are_refused(setting):
+    config = read_config(setting / "run.yaml")
+    other = config.model_copy(update={"seed": 7})
+    with pytest.raises(GraspError, match=r"would write to .*runs/one: give each another name"):
+        grasp_lora.run([config, other])
+
+
 def test_the_readme_example(setting, monkeypatch, capsys):
     monkeypatch.chdir(setting)
     (setting / "titles.yaml").write_text("extends: run.yaml\nmethods: [merge_untrained]\n")

@@ -71,6 +71,9 @@ def run(config: Named | Sequence[Named], *, force: bool = False, **overrides: An
     if isinstance(config, Config | str | Path):
         return run([config], force=force, **overrides)[0]
     starts = [start(one, overrides) for one in config]
+    folders = [x.config.folder.resolve() for x in starts]
+    if twice := sorted({str(folder) for folder in folders if folders.count(folder) > 1}):
+        raise GraspError(f"two experiments would write to {twice[0]}: give each another name")
     resources = Resources()
     plans = [(_directory(x, resources, force), plan(x)) for x in starts]
     for x, (directory, stages) in zip(starts, plans, strict=True):
@@ -86,8 +89,7 @@ def make(x: Start, stages: Sequence[Stage], *, force: bool = False) -> list[Path
         GraspError: As `run`, and where a stage that is needed is not done.
     """
     check_adapters(x)
-    directory = _directory(x, Resources(), force)
-    directory.only = {stage.name for stage in stages}
+    directory = _directory(x, Resources(), force, only={stage.name for stage in stages})
     execute([(directory, behind(*stages))])
     return [directory.path(stage.name) for stage in stages]
 
@@ -132,8 +134,8 @@ def start(config: Named, overrides: Iterable[str] | Mapping[str, Any] = ()) -> S
     return Start(read, read.task if isinstance(read.task, Task) else find_task(read.task))
 
 
-def _directory(x: Start, resources: Resources, force: bool) -> RunDirectory:
-    return RunDirectory(x.config.folder, resources, config=x.config.dump(), force=force)
+def _directory(x: Start, resources: Resources, force: bool, only: set[str] | None = None) -> RunDirectory:
+    return RunDirectory(x.config.folder, resources, config=x.config.dump(), force=force, only=only)
 
 
 def _result(directory: RunDirectory, stages: Sequence[Stage]) -> Result:

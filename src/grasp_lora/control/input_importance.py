@@ -118,8 +118,8 @@ class InputImportance:
 def _one_position_for_the_head(model: Any) -> Iterator[None]:
     """Let the output embedding compute the batch's very last position alone: nobody reads the logits.
 
-    One for each text costs a CPU a product with the whole vocabulary each: a fifth of the pass for Gemma 3
-        270M.
+    One for each text costs a CPU a product with the whole vocabulary each: a fifth of the pass for
+    Gemma 3 270M.
     """
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     handle = (

@@ -50,8 +50,7 @@ class Pruning:
         parts: For a merged adapter, which rows of A and columns of B came from which adapter. None: each
             factor is one unit.
         unit: "adapter" compares entries within one adapter's own A or B at one site; "tensor" within the
-            whole
-            merged factor.
+            whole merged factor.
         importance_refresh: "round" scores the present dense values, "start" those at the start.
     """
 

@@ -5,6 +5,7 @@ changed since it was done, which rows lie behind a result.
 """
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,16 +68,16 @@ class Stage:
         return tuple(found.values())
 
 
-class Input:
+class Input(ABC):
     """Something given that stands for more than itself, such as rows of a file."""
 
+    @abstractmethod
     def fingerprint(self, run: "RunDirectory") -> Any:
         """What of it a result depends on, as JSON."""
-        raise NotImplementedError
 
+    @abstractmethod
     def resolve(self, run: "RunDirectory") -> Any:
         """What the work gets in its place."""
-        raise NotImplementedError
 
     @property
     def stages(self) -> tuple[Stage, ...]:

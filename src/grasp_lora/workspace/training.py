@@ -89,8 +89,7 @@ def fine_tune(
             )
         return [*found, best]
 
-    title = f"{folder.parent.name}/{folder.name.removesuffix('.partial')}"
-    trainer, added = _train(resources, folder, model, start, train, training, limits, seed, title, callbacks)
+    trainer, added = _train(resources, folder, model, start, train, training, limits, seed, callbacks)
     save_adapter(trainer.model, folder, start if isinstance(start, Path) else None)
     for callback in found:
         shares = {}
@@ -143,8 +142,7 @@ def learn(
         )
         return [grasp, *([] if watcher is None else [watcher(grasp)])]
 
-    title = f"{folder.parent.name}/{folder.name.removesuffix('.partial')}"
-    _, added = _train(resources, folder, model, start, train, training, limits, seed, title, callbacks)
+    _, added = _train(resources, folder, model, start, train, training, limits, seed, callbacks)
     grasp: GraspCallback = added[0]
     result = grasp.result
     LearnedRatio(result.best_ratio, result.best_reward, result.rule, len(result.rounds)).write(folder)
@@ -178,7 +176,6 @@ def _train(
     training: Training,
     limits: Limits,
     seed: int,
-    title: str,
     callbacks: Callable[[Trainer, Backbone], list[TrainerCallback]],
 ) -> tuple[Trainer, list[Any]]:
     """Load, train to the end, and return the trainer and the callbacks that were added, in their order."""
@@ -189,6 +186,7 @@ def _train(
     else:
         adapted = load_adapter(backbone.model, start, trainable=True)
     encoded = resources.encode(train, backbone, limits)
+    title = f"{folder.parent.name}/{folder.name.removesuffix('.partial')}"
     trainer = build_trainer(adapted, backbone.tokenizer, encoded, training, seed, folder, title)
     added = callbacks(trainer, backbone)
     for callback in added:
