@@ -97,7 +97,8 @@ def test_reward_is_the_trainers_loss_on_the_micro_dev(tmp_path):
 
 @pytest.mark.parametrize("given", [{}, {"micro_dev": MICRO_DEV, "reward": lambda _: 0.0}])
 def test_needs_one_reward(tmp_path, given):
-    with pytest.raises(ValueError, match="either micro_dev examples or a reward"):
+    said = "^give GraspCallback either micro_dev examples or a reward function$"
+    with pytest.raises(GraspError, match=said):
         GraspCallback(trainer_for(tmp_path), **given)
 
 
@@ -117,7 +118,11 @@ def test_names_a_bad_micro_dev_row(tmp_path, row, has):
 def test_a_trainer_without_a_tokenizer_says_so(tmp_path):
     trainer = trainer_for(tmp_path)
     trainer.processing_class = None
-    with pytest.raises(GraspError, match="processing_class"):
+    said = (
+        "^the Trainer has no tokenizer to encode the micro-dev rows with: give it one as processing_class, "
+        "or give GraspCallback a reward function$"
+    )
+    with pytest.raises(GraspError, match=said):
         GraspCallback(trainer, MICRO_DEV)
     GraspCallback(trainer, reward=lambda _: 0.0)
 
@@ -159,8 +164,11 @@ def test_two_callbacks_that_prune_are_refused(tmp_path, other):
     trainer = trainer_for(tmp_path)
     trainer.add_callback(GraspCallback(trainer, MICRO_DEV))
     trainer.add_callback(other)
-    with pytest.raises(GraspError, match=f"has a {type(other).__name__} beside"):
+    with pytest.raises(GraspError, match=f"has a {type(other).__name__} beside") as error:
         trainer.train()
+    assert str(error.value).endswith(
+        "prune the adapter: remove one. A final run at the learned ratio is a training of its own"
+    )
 
 
 def losses(trainer):
@@ -193,7 +201,11 @@ def test_a_new_adapter_trains_and_is_pruned_from_the_first_round_on(tmp_path, ca
 def test_a_fixed_mask_waits_or_refuses_where_nothing_was_trained(tmp_path):
     trainer = trainer_for(tmp_path, untrained())
     trainer.add_callback(FixedMaskCallback(0.5))
-    with pytest.raises(GraspError, match="after_steps"):
+    said = (
+        r"^the adapter does nothing yet \(its B, or its A, is all zeros\), so its magnitudes do not say what "
+        "to prune: load a trained adapter, or give after_steps, the steps to train it before$"
+    )
+    with pytest.raises(GraspError, match=said):
         trainer.train()
     trainer = trainer_for(tmp_path, untrained(), logging_steps=1)
     fixed = FixedMaskCallback(0.5, after_steps=3)
@@ -211,10 +223,61 @@ def test_a_fixed_mask_waits_or_refuses_where_nothing_was_trained(tmp_path):
     trainer.train()
 
 
-@pytest.mark.parametrize("arguments", [{"p": 1.1}, {"p": 0.5, "after_steps": -1}])
-def test_bad_arguments_of_a_fixed_mask(arguments):
-    with pytest.raises(GraspError):
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"p": 1.1}, "a prune ratio is between 0 and 1, got 1.1"),
+        ({"p": 0.5, "after_steps": -1}, "after_steps must be at least 0, got -1"),
+        ({"p": 0.5, "unit": "tensors"}, "unit is one of adapter, tensor; got 'tensors'"),
+    ],
+)
+def test_bad_arguments_of_a_fixed_mask(arguments, said):
+    with pytest.raises(GraspError, match=f"^{said}$"):
         FixedMaskCallback(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"unit": "Adapter"}, "unit is one of adapter, tensor; got 'Adapter'"),
+        ({"importance_refresh": "step"}, "importance_refresh is one of round, start; got 'step'"),
+        ({"select": "mean"}, "select is one of best, last, policy_mean; got 'mean'"),
+        ({"every": 0}, "every must be at least 1, got 0"),
+    ],
+)
+def test_a_choice_that_is_none_is_refused(tmp_path, arguments, said):
+    trainer = trainer_for(tmp_path)
+    trainer.add_callback(GraspCallback(trainer, MICRO_DEV, **arguments))
+    with pytest.raises(GraspError, match=f"^{said}$"):
+        trainer.train()
+
+
+def test_half_a_micro_dev_row_is_refused_and_a_row_has_its_number(tmp_path):
+    rows = [MICRO_DEV[0], {"prompt": "say abc:", "completion": 3}]
+    with pytest.raises(GraspError, match=r"^micro-dev row 1 needs .* prompt \(str\), completion \(int\)$"):
+        GraspCallback(trainer_for(tmp_path), rows)
+    long = [MICRO_DEV[0], {"prompt": "say " + "abc" * 40, "completion": "abc"}]
+    with pytest.raises(GraspError, match=r"^example 1: its prompt has"):
+        GraspCallback(trainer_for(tmp_path), long, max_length=30)
+
+
+def test_micro_dev_batches_keep_to_their_limits(tmp_path):
+    trainer = trainer_for(tmp_path, max_steps=1)
+    answers = [{"prompt": "say:", "completion": "abcdefgh"}] * 3
+    seen = []
+    for limits in ({}, {"max_new_tokens": 2}, {"token_budget": 1}):
+        before = GraspCallback(trainer, answers, every=1, **limits)
+        batches = []
+        hook = trainer.model.register_forward_pre_hook(
+            lambda _, __, batch, batches=batches: batches.append(batch["input_ids"].shape), with_kwargs=True
+        )
+        before._reward(trainer.model.eval())
+        hook.remove()
+        seen.append(batches)
+    (whole,), (cut,), alone = seen
+    assert whole[0] == cut[0] == 3
+    assert cut[1] == whole[1] - 7  # two of eight letters and end-of-text
+    assert [rows for rows, _ in alone] == [1, 1, 1]
 
 
 @pytest.mark.parametrize("name", ["grasp", "fixed", "merge_prune"])

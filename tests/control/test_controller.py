@@ -1,6 +1,7 @@
 """A controller round, in a plain PyTorch loop on a tiny PEFT model."""
 
 import json
+import time
 
 import pytest
 import torch
@@ -128,8 +129,90 @@ def test_a_reward_that_is_not_finite_stops_and_names_the_step():
 
 def test_needs_a_trainable_adapter():
     model = tiny_llama().requires_grad_(False)
-    with pytest.raises(ValueError, match="no trainable LoRA"):
+    with pytest.raises(ValueError, match=r"^the model has no trainable LoRA parameters; .*=True$"):
         GraspController(model, torch.optim.SGD([torch.zeros(1)]), lambda _: 0.0)
+
+
+@pytest.mark.parametrize("untrained", [False, True])
+def test_the_first_masks_clear_moments_too(untrained):
+    """At construction; and of what was all zeros then, in the first round."""
+    model = adapted()
+    parameters = adapter_parameters(model)
+    if untrained:
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.mul_(".lora_A." in name)
+    optimizer = torch.optim.AdamW(parameters.values(), lr=1e-2)
+    batch = tokens(seed=1)
+
+    def step():
+        model(input_ids=batch, labels=batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    if untrained:
+        policy = RatioPolicy(p_min=0.5, p_init=0.5, p_max=0.5)
+        controller = GraspController(model, optimizer, lambda _: 0.0, policy=policy, every=2)
+        for _ in range(2):
+            step()
+            controller.after_optimizer_step()
+    else:
+        step()
+        controller = GraspController(model, optimizer, lambda _: 0.0)
+    for parameter, mask in zip(parameters.values(), controller.masked.masks().values(), strict=True):
+        moments = optimizer.state[parameter]["exp_avg"]
+        assert (moments[~mask] == 0).all()
+        assert (moments[mask] != 0).any()
+        assert 0 < mask.float().mean() < 1
+
+
+def test_rounds_and_timings_say_what_happened(tmp_path):
+    told = []
+    policy = RatioPolicy(p_min=0.3, p_init=0.4, p_max=0.5, sigma_init=0.5, candidates=6, seed=1)
+    options = {"policy": policy, "folder": tmp_path / "a" / "b", "on_round": lambda *one: told.append(one)}
+    start = time.perf_counter()
+    controller = fit(options)
+    took = time.perf_counter() - start
+    drawn = RatioPolicy(p_min=0.3, p_init=0.4, p_max=0.5, sigma_init=0.5, candidates=6, seed=1).ask()
+    assert [(x.z, x.p) for x in controller.rounds[0].probes] == [(c.z, c.p) for c in drawn]
+    assert any(x.z != x.p for x in controller.rounds[0].probes)
+    assert [r.round for r in controller.rounds] == [1, 2, 3]
+    assert [made for made, _ in told] == controller.rounds
+    timings = [json.loads(line) for line in (tmp_path / "a/b/timings.jsonl").read_text().splitlines()]
+    assert [list(line) for line in timings] == [["round", "seconds", "reward_seconds"]] * 3
+    assert [line["round"] for line in timings] == [1, 2, 3]
+    assert [line["seconds"] for line in timings] == [seconds for _, seconds in told]
+    assert all(0 < line["reward_seconds"] < line["seconds"] < took for line in timings)
+
+
+class _TwoRanks:
+    """What `torch.distributed` answers on one of two ranks; the other's numbers are all 3."""
+
+    def __init__(self, monkeypatch, rank=0):
+        monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+        monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda: rank)
+        monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.add_(3.0))
+
+
+def test_a_reward_is_the_mean_over_the_ranks(monkeypatch):
+    controller = fit(steps=0, reward=lambda _: 1.0 + 2**-40)
+    _TwoRanks(monkeypatch)
+    assert controller.prober.base() == 2.0 + 2**-41  # as exact as a float
+
+
+@pytest.mark.parametrize(("rank", "files"), [(0, 2), (1, 0)])
+def test_one_rank_writes(monkeypatch, tmp_path, rank, files):
+    _TwoRanks(monkeypatch, rank)
+    fit({"folder": tmp_path / "x"}, steps=2, reward=lambda _: 1.0)
+    assert len(list(tmp_path.rglob("*.jsonl"))) == files
+
+
+def test_a_probe_that_fails_names_its_ratio():
+    rewards = iter([0.0, float("inf")])
+    policy = RatioPolicy(p_min=0.25, p_init=0.25, p_max=0.25)
+    with pytest.raises(GraspError, match=r"^step 2: the reward at p = 0\.2500 is inf$"):
+        fit({"policy": policy}, reward=lambda _: next(rewards))
 
 
 def test_a_commit_clears_the_moments_of_what_it_changes():

@@ -198,6 +198,27 @@ def test_many_ties_are_reported_once_by_name(caplog):
     assert "p = 0.500 in layer.lora_A[en], layer.lora_A[ar]" in caplog.text
 
 
+def many_units(count):
+    parts = {"layer": tuple(SimpleNamespace(name=f"a{i}", start=i, stop=i + 1) for i in range(count))}
+    tensors = {A: nn.Parameter(torch.ones(count, 6)), B: nn.Parameter(torch.zeros(5, count))}
+    return tensors, Pruning(parts)
+
+
+@pytest.mark.parametrize(("count", "more"), [(3, ""), (4, ""), (5, " and 1 more"), (7, " and 3 more")])
+def test_a_report_names_four_units_and_counts_the_others(caplog, count, more):
+    tensors, pruning = many_units(count)
+    masked = MaskedAdapter(tensors, pruning)
+    assert masked.p == 0.0
+    assert masked.pending == []
+    with caplog.at_level(logging.WARNING):
+        masked.commit(0.5)
+    named = [", ".join(f"layer.lora_{f}[a{i}]" for i in range(min(count, 4))) + more for f in "AB"]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"tied scores prune more than p = 0.500 in {named[0]}",
+        f"not pruned to p = 0.500 yet, being all zeros until they are trained: {named[1]}",
+    ]
+
+
 @pytest.mark.parametrize(("factor", "zeros", "nothing"), [(A, 4, True), (B, 4, True), (A, 2, False)])
 def test_an_adapter_that_does_nothing(factor, zeros, nothing):
     tensors = parameters()

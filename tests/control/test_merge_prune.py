@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tests.helpers.models import TINY_MODELS, random_adapter, tiny_gpt2, tiny_llama
+from tests.helpers.models import TINY_MODELS, random_adapter, tiny_gpt2, tiny_llama, tokens
 from tests.helpers.tokenizer import tiny_tokenizer
 from torch import nn
 from transformers import TrainerCallback
@@ -13,16 +13,18 @@ from transformers import TrainerCallback
 from grasp_lora import experiment
 from grasp_lora.config.tree import Config
 from grasp_lora.control.importance import GradientImportance
-from grasp_lora.control.input_importance import InputImportance
+from grasp_lora.control.input_importance import InputImportance, _ProjectionInputs
 from grasp_lora.control.merge_prune import MergePruneCallback, StepPruner
 from grasp_lora.control.pruning import masks_at, thresholds
 from grasp_lora.control.units import adapter_parameters, prune_units
 from grasp_lora.cost import measure
+from grasp_lora.errors import GraspError
 from grasp_lora.lm.adapters import Lora, new_adapter
 from grasp_lora.lm.batches import TargetCollator
 from grasp_lora.lm.encoding import Limits, encode
 from grasp_lora.lm.loss import TargetLoss
 from grasp_lora.lm.training import Training, build_trainer
+from grasp_lora.merging import Part
 from grasp_lora.tasks.example import Example
 from grasp_lora.workspace.training import EveryStep
 
@@ -327,8 +329,101 @@ def test_no_hook_stays_when_training_raises(tmp_path):
 
 
 def test_inputs_must_come_from_somewhere():
-    with pytest.raises(ValueError, match="needs a validation set, or rescore='train_batch'"):
+    said = "^importance from inputs needs a validation set, or rescore='train_batch'$"
+    with pytest.raises(GraspError, match=said):
         MergePruneCallback(0.5)
+    model = adapted()
+    with pytest.raises(GraspError, match=said):
+        InputImportance(model, adapter_parameters(model))
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "kinds"),
+    [
+        ("importance", "inputs", "input, gradient"),
+        ("unit", "modules", "parameter, module"),
+        ("value", "start", "zero, init"),
+        ("rescore", "dev", "validation, train_batch"),
+    ],
+)
+def test_a_choice_that_is_none_is_refused(tmp_path, option, value, kinds):
+    model = adapted()
+    validation = TargetLoss(VALIDATION, tiny_tokenizer(), model, **LIMITS)
+
+    def train():
+        callback = MergePruneCallback(0.5, validation=validation, **{option: value})
+        trainer_for(tmp_path, model, callback).train()
+
+    with pytest.raises(GraspError, match=f"^{option} is one of {kinds}; got '{value}'$"):
+        train()
+    with pytest.raises(GraspError, match=r"^unit is one of parameter, module; got 'modules'$"):
+        InputImportance(model, adapter_parameters(model), validation, unit="modules")
+
+
+def test_nothing_is_reset_unless_a_ratio_or_a_threshold_says_so():
+    for unit in ("parameter", "module"):
+        tensors = factors()
+        before = [p.detach().clone() for p in tensors.values()]
+        keep = StepPruner(tensors, PARTS, unit=unit).prune([torch.zeros_like(p) for p in tensors.values()])
+        assert all(mask.all() for mask in keep)
+        assert all(torch.equal(p, old) for p, old in zip(tensors.values(), before, strict=True))
+
+
+@pytest.mark.parametrize("importance", ["input", "gradient"])
+def test_the_callback_prunes_within_each_adapters_part(tmp_path, importance):
+    """Half of each part goes; of a whole factor the small first part would lose more."""
+    model = adapted()
+    parameters = adapter_parameters(model)
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.narrow(0 if ".lora_A." in name else 1, 0, 2).mul_(1e-3)
+    sites = {name.split(".lora_")[0].removeprefix("base_model.model.") for name in parameters}
+    parts = {site: (Part("en", 0, 2), Part("ar", 2, 4)) for site in sites}
+    validation = TargetLoss(VALIDATION, tiny_tokenizer(), model, **LIMITS)
+    callback = MergePruneCallback(0.5, validation=validation, parts=parts, importance=importance)
+    assert callback.scores == []
+    trainer_for(tmp_path, model, callback, steps=1).train()
+    for unit in prune_units(parameters, parts):
+        block = unit.of([p.detach() for p in parameters.values()])
+        assert 0.5 <= (block == 0).float().mean() < 0.6  # scores may tie
+    for unit in prune_units(parameters, parts):  # and scores are of one adapter's own delta W
+        assert unit.of(callback.scores).isfinite().all()
+
+
+def test_a_module_that_drops_tokens_is_refused():
+    model = adapted()
+    names = [name.split(".lora_")[0] for name in adapter_parameters(model)]
+    seen = _ProjectionInputs(model, names, training=False)
+    seen._begin(model, (), {"attention_mask": torch.ones(2, 3)})
+    with pytest.raises(GraspError, match=r"^layer sees 5 of 6 tokens: cannot tell which are padding$"):
+        seen._real(torch.zeros(5, 8), "layer")
+
+
+def test_inputs_of_all_ranks_are_added(monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda total: total.add_(1.0))
+    model = adapted()
+    seen = _ProjectionInputs(model, [], training=True)
+    seen.squares = {"site": torch.tensor([1.0, 2.0])}
+    assert seen.take()["site"].tolist() == [2.0, 3.0]
+    assert seen.squares == {}
+
+
+def test_only_training_passes_count_while_training():
+    model = adapted()
+    names = [name.split(".lora_")[0] for name in adapter_parameters(model)][:1]
+    seen = _ProjectionInputs(model, names)
+    module = model.get_submodule(names[0])
+    module(torch.ones(1, module.in_features))  # by itself, outside the model's own pass
+    assert seen.squares == {}
+    with torch.no_grad():
+        model.train()(input_ids=tokens())
+    assert seen.squares == {}
+    with pytest.raises(TypeError):
+        model(input_ids=tokens(), position_ids="broken")
+    assert not seen._active  # a pass that failed is over too
+    model(input_ids=tokens())  # without a mask all tokens count
+    assert set(seen.squares) == set(names)
 
 
 @pytest.mark.parametrize("p", [0.0, 0.29, 0.5, 1.0])

@@ -1,6 +1,5 @@
 """LoRAHub: weighted factors against torch and PEFT, the search, and the stage on a tiny model."""
 
-import inspect
 import json
 from pathlib import Path
 
@@ -198,8 +197,12 @@ def test_a_search_that_cannot_be_made_is_refused():
 
 
 def test_the_search_has_lorahubs_numbers():
-    defaults = {name: p.default for name, p in inspect.signature(search_weights).parameters.items()}
-    assert (defaults["budget"], defaults["bound"], defaults["penalty"]) == (40, 1.5, 0.05)
+    loss, names = bowl(*[3.0] * 20)
+    found = search_weights(loss, names)
+    assert len(found.history) == 40
+    assert max(abs(w) for e in found.history for w in e.weights.values()) == 1.5
+    last = found.history[-1]
+    assert last.objective == pytest.approx(last.loss + 0.05 * sum(map(abs, last.weights.values())) / 20)
 
 
 def test_the_first_steps_are_a_third_of_the_bound():

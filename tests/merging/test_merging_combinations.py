@@ -1,5 +1,6 @@
 """The linear merge, and PEFT's combinations against PEFT on the loaded base model."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -210,6 +211,19 @@ def test_combination_arguments_are_checked(
     with pytest.raises(GraspError, match="at least two"):
         combine_with_peft({"source": pair["source"]}, tmp_path / "out", "svd")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_ends_of_what_may_be_given(pair: dict[str, Path], tmp_path: Path) -> None:
+    """A density of 1 prunes nothing, a rank of 1 is one."""
+    combine_with_peft(pair, tmp_path / "ties", "ties", density=1.0)
+    combine_with_peft(pair, tmp_path / "svd", "svd", rank=1)
+    assert json.loads((tmp_path / "svd/adapter_config.json").read_text())["r"] == 1
+
+
+def test_linear_of_unequal_ranks_is_sent_to_svd(pair: dict[str, Path], tmp_path: Path) -> None:
+    other = random_adapter(tiny_llama(), tmp_path / "other", seed=7, target_modules=QV, r=2)
+    with pytest.raises(GraspError, match=r"; use svd or the sum$"):
+        combine_with_peft({"source": pair["source"], "other": other}, tmp_path / "out", "linear")
 
 
 def test_combination_by_factors_needs_equal_ranks(pair: dict[str, Path], tmp_path: Path) -> None:

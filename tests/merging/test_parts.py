@@ -17,6 +17,8 @@ def test_parts_round_trip(tmp_path: Path) -> None:
     write_parts(tmp_path, parts)
     assert read_parts(tmp_path) == parts
     assert [path.name for path in tmp_path.iterdir()] == ["parts.json"]
+    lines = (tmp_path / "parts.json").read_text().splitlines()  # an indented file that people can read
+    assert lines[:3] == ["{", ' "lm_head": [', "  {"]
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '{"lm_head": [{"name": "en"}]}', '{"lm_head": 3}'])

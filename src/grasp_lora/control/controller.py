@@ -18,7 +18,7 @@ from grasp_lora.control.probing import Prober, Reward
 from grasp_lora.control.rounds import ROUNDS_FILE, TIMINGS_FILE, Probe, Round
 from grasp_lora.control.selection import GraspResult, SelectionRule, select_ratio
 from grasp_lora.control.units import ImportanceRefresh, Parts, Pruning, UnitKind, adapter_parameters
-from grasp_lora.errors import GraspError
+from grasp_lora.errors import GraspError, check_choice
 
 __all__ = ["EVERY", "GraspController"]
 
@@ -73,6 +73,7 @@ class GraspController:
     ) -> None:
         if every < 1:
             raise GraspError(f"every must be at least 1, got {every}")
+        check_choice("select", select, SelectionRule)
         self.model, self.optimizer = model, optimizer
         self.policy = policy or RatioPolicy()
         self.every, self.select, self.folder, self.on_round = every, select, folder, on_round

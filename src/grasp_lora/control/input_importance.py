@@ -8,9 +8,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from grasp_lora.control.units import Parts, prune_units
+from grasp_lora.control.units import Parts, ResetUnit, prune_units
 from grasp_lora.cost import count_passes
-from grasp_lora.errors import GraspError
+from grasp_lora.errors import GraspError, check_choice
 from grasp_lora.lm.loss import TargetLoss, evaluation_mode
 
 __all__ = ["InputImportance", "Rescore"]
@@ -46,8 +46,10 @@ class InputImportance:
         validation: TargetLoss | None = None,
         parts: Parts | None = None,
         rescore: Rescore = "validation",
-        unit: Literal["parameter", "module"] = "parameter",
+        unit: ResetUnit = "parameter",
     ) -> None:
+        check_choice("rescore", rescore, Rescore)
+        check_choice("unit", unit, ResetUnit)
         if rescore == "validation" and validation is None:
             raise GraspError("importance from inputs needs a validation set, or rescore='train_batch'")
         self.model, self.validation, self.unit = model, validation, unit

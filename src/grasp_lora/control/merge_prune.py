@@ -6,7 +6,7 @@ next step they are trained again. Three independent choices: importance from `in
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,16 @@ from transformers import TrainerCallback
 from grasp_lora.control.importance import GradientImportance
 from grasp_lora.control.input_importance import InputImportance, Rescore
 from grasp_lora.control.pruning import masks_at, thresholds
-from grasp_lora.control.units import Parts, PruneUnit, adapter_parameters, prune_units
-from grasp_lora.errors import GraspError
+from grasp_lora.control.units import (
+    ImportanceFrom,
+    Parts,
+    PruneUnit,
+    ResetUnit,
+    ResetValue,
+    adapter_parameters,
+    prune_units,
+)
+from grasp_lora.errors import GraspError, check_choice
 from grasp_lora.lm.loss import TargetLoss
 from grasp_lora.merging.parts import PartsOrFolder, find_parts
 
@@ -42,10 +50,12 @@ class StepPruner:
         parts: Parts | None = None,
         *,
         p: float = 0.0,
-        unit: Literal["parameter", "module"] = "parameter",
-        value: Literal["zero", "init"] = "zero",
+        unit: ResetUnit = "parameter",
+        value: ResetValue = "zero",
         threshold: float = 0.0,
     ) -> None:
+        check_choice("unit", unit, ResetUnit)
+        check_choice("value", value, ResetValue)
         self.parameters = list(parameters.values())
         self.units = prune_units(parameters, parts)
         self.p, self.unit, self.threshold = p, unit, threshold
@@ -101,13 +111,14 @@ class MergePruneCallback(TrainerCallback):
         *,
         validation: TargetLoss | None = None,
         parts: PartsOrFolder = None,
-        importance: Literal["input", "gradient"] = "input",
-        unit: Literal["parameter", "module"] = "parameter",
-        value: Literal["zero", "init"] = "zero",
+        importance: ImportanceFrom = "input",
+        unit: ResetUnit = "parameter",
+        value: ResetValue = "zero",
         threshold: float = 0.0,
         rescore_every: int = 1,
         rescore: Rescore = "validation",
     ) -> None:
+        check_choice("importance", importance, ImportanceFrom)
         if importance == "input" and rescore == "validation" and validation is None:
             raise GraspError("importance from inputs needs a validation set, or rescore='train_batch'")
         self.p, self.validation, self.importance = p, validation, importance

@@ -1,7 +1,7 @@
 """The settings of what prunes: the controller (GRASP Table 7), and pruning at every step (ALM)."""
 
 import inspect
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -9,7 +9,7 @@ from grasp_lora.control.controller import EVERY
 from grasp_lora.control.input_importance import Rescore
 from grasp_lora.control.policy import RatioPolicy
 from grasp_lora.control.selection import SelectionRule
-from grasp_lora.control.units import ImportanceRefresh, UnitKind
+from grasp_lora.control.units import ImportanceFrom, ImportanceRefresh, ResetUnit, ResetValue, UnitKind
 from grasp_lora.settings import Count, NotNegative, Ratio, Settings
 
 __all__ = ["Control", "MergePrune"]
@@ -49,9 +49,9 @@ class Control(Settings):
 class MergePrune(Settings):
     """Adaptive LoRA merge with pruning (Miyano & Arase, Sec. 3.2, App. C)."""
 
-    importance: Literal["input", "gradient"] = "input"
-    unit: Literal["parameter", "module"] = "parameter"
-    value: Literal["zero", "init"] = "zero"
+    importance: ImportanceFrom = "input"
+    unit: ResetUnit = "parameter"
+    value: ResetValue = "zero"
     threshold: Annotated[float, Field(gt=0.0)] | None = None  # of the mean importance: for modules, no grid
     rescore_every: Count = 1  # optimizer steps; 1 is the paper's schedule
     rescore: Rescore = "validation"  # where X comes from; the paper: validation

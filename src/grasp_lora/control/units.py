@@ -7,14 +7,17 @@ from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
-from grasp_lora.errors import GraspError
+from grasp_lora.errors import GraspError, check_choice
 
 __all__ = [
     "AdapterPart",
+    "ImportanceFrom",
     "ImportanceRefresh",
     "Parts",
     "PruneUnit",
     "Pruning",
+    "ResetUnit",
+    "ResetValue",
     "UnitKind",
     "adapter_parameters",
     "prune_units",
@@ -22,6 +25,10 @@ __all__ = [
 
 UnitKind = Literal["adapter", "tensor"]
 ImportanceRefresh = Literal["round", "start"]
+# Of pruning at every step (Miyano & Arase):
+ImportanceFrom = Literal["input", "gradient"]
+ResetUnit = Literal["parameter", "module"]
+ResetValue = Literal["zero", "init"]
 
 # PEFT's names: `base_model.model.SITE.lora_A.ADAPTER.weight`, and `lora_embedding_A.ADAPTER` for embeddings.
 _LORA_NAME = re.compile(r"^(?:base_model\.model\.)?(?P<site>.+)\.lora_(?:embedding_)?(?P<factor>[AB])\.")
@@ -57,6 +64,10 @@ class Pruning:
     parts: Parts | None = None
     unit: UnitKind = "adapter"
     importance_refresh: ImportanceRefresh = "round"
+
+    def __post_init__(self) -> None:
+        check_choice("unit", self.unit, UnitKind)
+        check_choice("importance_refresh", self.importance_refresh, ImportanceRefresh)
 
 
 class PruneUnit(NamedTuple):
