@@ -288,3 +288,53 @@ def test_who_cannot_load_patterns_is_said(done, capsys):
     assert "vLLM and llama.cpp ignore these patterns" in capsys.readouterr().out
     assert run(*LEARN) == 0
     assert "vLLM" not in capsys.readouterr().out
+
+
+def test_overrides_may_stand_after_options(done, capsys):
+    _, run = done
+    assert run("--force", "training.epochs=1") == 0
+    assert run("--force", "training.epochs=0") == 2
+    assert "training.epochs" in capsys.readouterr().err
+    assert main(["adapter", "run.yaml", "--side", "target", "training.epochs=1"]) == 0
+    for more in (["--nope"], ["--nope=1"], ["nope"]):
+        with pytest.raises(SystemExit):
+            run("--force", *more)
+
+
+@pytest.mark.usefixtures("done")
+def test_one_step_looks_first_too(capsys):
+    assert main(["adapter", "run.yaml", "--side", "source", "source.adapter=nope"]) == 2
+    assert "nope" in capsys.readouterr().err
+    shutil.rmtree("runs/tiny/merged")
+    assert main(["merge", "run.yaml"]) == 0
+    capsys.readouterr()
+    assert main(["learn", "run.yaml", "control.every=100", "control.micro_dev=4"]) == 2
+    assert "learn/seed42: it would make no round" in capsys.readouterr().err
+    task = Path("task.yaml").read_text()
+    Path("task.yaml").write_text(task.replace("ar-micro_dev.jsonl", "ar-train.jsonl"))
+    assert main(["learn", "run.yaml", "control.every=2", "control.micro_dev=4"]) == 2
+    assert "share the example" in capsys.readouterr().err
+    assert not Path("runs/tiny/learn").exists()
+
+
+@pytest.mark.parametrize("content", ["null", "[]", "{", '{"dev_loss": "x"}'])
+def test_a_damaged_evaluation_is_said(done, capsys, content):
+    folder, _ = done
+    (folder / "runs/tiny/eval/grid/seed42/scores.json").write_text(content)
+    assert main(["compare", "run.yaml", "grid", "lora_target"]) == 2
+    assert "holds no evaluation that can be read" in capsys.readouterr().err
+
+
+def test_a_damaged_adapter_is_said(done, capsys):
+    folder, run = done
+    weights = folder / "runs/tiny/adapters/ar/adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    assert run() == 2
+    assert "adapters/ar is damaged: adapter_model.safetensors" in capsys.readouterr().err
+    assert run("--force") == 0
+
+
+def test_a_device_that_is_not_here_is_said(done, capsys):
+    _, run = done
+    assert run("device=cuda:99", "name=other") == 2
+    assert "device: 'cuda:99' cannot be used here" in capsys.readouterr().err

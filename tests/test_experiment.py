@@ -82,6 +82,30 @@ def test_several_experiments_share_what_is_equal(result, setting, caplog):
     assert grasp_lora.run(second) == two
 
 
+def test_a_given_adapter_is_named_where_it_is(setting, monkeypatch):
+    monkeypatch.chdir(setting)
+    shutil.copytree(setting / "runs/one/final/seed42", setting / "mine", dirs_exist_ok=True)
+    given = {"target.adapter": "mine", "methods": ["lora_target"], "name": "given"}
+    found = grasp_lora.run("run.yaml", **given)
+    assert found.adapter == Path("mine")
+    assert found.ratio == found.rows[0].p == json.loads((setting / "mine/pruned.json").read_text())["p"]
+    (setting / "mine").rename(setting / "moved")
+    moved = grasp_lora.run("run.yaml", **{**given, "target.adapter": str(setting / "moved")})
+    assert (moved.adapter, moved.ratio) == (setting / "moved", found.ratio)
+
+
+@pytest.mark.parametrize("experiment", [{"name": "x"}, None, 3, b"run.yaml"])
+def test_what_is_no_experiment_is_said(experiment):
+    with pytest.raises(GraspError, match="an experiment is a YAML file, a Config, or a list of them; got"):
+        grasp_lora.run(experiment)
+
+
+def test_a_changed_config_is_looked_at_again(setting):
+    config = read_config(setting / "run.yaml")
+    with pytest.raises(GraspError, match=r"the Config is not a valid config:\n  name: it names a folder"):
+        grasp_lora.run(config.model_copy(update={"name": "../outside"}))
+
+
 def test_a_config_object_takes_no_overrides(setting):
     with pytest.raises(GraspError, match="takes no overrides"):
         grasp_lora.run(read_config(setting / "run.yaml"), name="other")

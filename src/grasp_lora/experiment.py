@@ -5,22 +5,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
-from grasp_lora.config.loading import load_config
+from grasp_lora.config.loading import load_config, validated
 from grasp_lora.config.tree import Config
 from grasp_lora.data.find import find_task
 from grasp_lora.errors import GraspError
 from grasp_lora.executors.local import execute
 from grasp_lora.methods.plan import NAMES, plan
-from grasp_lora.methods.ready import check_adapters, check_ready
+from grasp_lora.methods.ready import check_ready
 from grasp_lora.methods.start import Start
 from grasp_lora.metrics.significance import Test
 from grasp_lora.reporting.compare import comparison
 from grasp_lora.reporting.found import together
 from grasp_lora.tasks.task import Task
 from grasp_lora.workspace.directory import RunDirectory
-from grasp_lora.workspace.records import Pruned, Row
+from grasp_lora.workspace.records import Row
 from grasp_lora.workspace.resources import Resources
-from grasp_lora.workspace.stage import Stage, behind
+from grasp_lora.workspace.stage import Stage, behind, resolve
 
 __all__ = ["Result", "compare", "make", "read_config", "run", "start"]
 
@@ -70,6 +70,8 @@ def run(config: Named | Sequence[Named], *, force: bool = False, **overrides: An
     """
     if isinstance(config, Config | str | Path):
         return run([config], force=force, **overrides)[0]
+    if isinstance(config, Mapping | bytes) or not isinstance(config, Iterable):
+        raise GraspError(f"an experiment is a YAML file, a Config, or a list of them; got {config!r}")
     starts = [start(one, overrides) for one in config]
     folders = [x.config.folder.resolve() for x in starts]
     if twice := sorted({str(folder) for folder in folders if folders.count(folder) > 1}):
@@ -88,8 +90,8 @@ def make(x: Start, stages: Sequence[Stage], *, force: bool = False) -> list[Path
     Raises:
         GraspError: As `run`, and where a stage that is needed is not done.
     """
-    check_adapters(x)
     directory = _directory(x, Resources(), force, only={stage.name for stage in stages})
+    check_ready(x, stages, directory)
     execute([(directory, behind(*stages))])
     return [directory.path(stage.name) for stage in stages]
 
@@ -116,16 +118,16 @@ def compare(config: Named, methods: tuple[str, str], test: Test = "randomisation
 
 
 def read_config(config: Named, overrides: Iterable[str] | Mapping[str, Any] = ()) -> Config:
-    """The config of a YAML file, whose methods are known ones; a config is returned as it is.
+    """The config of a YAML file, or a config, whose methods are known ones.
 
     Raises:
         GraspError: One message that lists every fault.
     """
-    if isinstance(config, Config):
-        if overrides:
-            raise GraspError("a Config takes no overrides: change it with model_copy, or give the YAML file")
-        return config
-    return load_config(Path(config), overrides, NAMES)
+    if not isinstance(config, Config):
+        return load_config(Path(config), overrides, NAMES)
+    if overrides:
+        raise GraspError("a Config takes no overrides: change it with model_copy, or give the YAML file")
+    return validated(config.model_dump(), "the Config", NAMES)  # model_copy looks at nothing
 
 
 def start(config: Named, overrides: Iterable[str] | Mapping[str, Any] = ()) -> Start:
@@ -139,8 +141,8 @@ def _directory(x: Start, resources: Resources, force: bool, only: set[str] | Non
 
 
 def _result(directory: RunDirectory, stages: Sequence[Stage]) -> Result:
-    report = stages[-1]
-    rows = tuple(Row.read(directory.path(row.name)) for row in report.given["rows"])
-    shown = next((row for row in rows if row.method == report.given["reference"]), None)
-    adapter = None if shown is None or shown.adapter is None else directory.root / shown.adapter
-    return Result(directory.root, rows, adapter, None if adapter is None else Pruned.of(adapter))
+    report = stages[-1].given
+    rows = tuple(Row.read(directory.path(row.name)) for row in report["rows"])
+    shown = next(i for i, row in enumerate(rows) if row.method == report["reference"])
+    adapter = resolve(report["rows"][shown].given["adapter"], directory)
+    return Result(directory.root, rows, adapter, rows[shown].p)

@@ -47,9 +47,8 @@ def trainer_for(folder, model=None, **options):
         args=TrainingArguments(
             output_dir=str(folder),
             use_cpu=True,
-            save_strategy="no",
             disable_tqdm=True,
-            **{**arguments, **options},
+            **{"save_strategy": "no", **arguments, **options},
         ),
         train_dataset=[encode(e, TOKENIZER, Limits(40, 8)) for e in EXAMPLES],
         data_collator=TargetCollator(TOKENIZER, model),
@@ -221,6 +220,20 @@ def test_a_fixed_mask_waits_or_refuses_where_nothing_was_trained(tmp_path):
     trainer = trainer_for(tmp_path, untrained())
     trainer.add_callback(FixedMaskCallback(0.0))  # nothing to prune: nothing to refuse
     trainer.train()
+
+
+def test_a_fixed_mask_is_built_in_a_run_that_goes_on_after_its_steps(tmp_path):
+    def trainer(**options):
+        made = trainer_for(tmp_path, adapted(), **options)
+        fixed = FixedMaskCallback(0.5, after_steps=2)
+        made.add_callback(fixed)
+        return made, fixed
+
+    first, _ = trainer(save_strategy="steps", save_steps=3, max_steps=3)
+    first.train()
+    second, fixed = trainer()
+    second.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert set(fixed.masked.pruned_shares().values()) == {0.5}
 
 
 @pytest.mark.parametrize(

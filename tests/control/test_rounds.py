@@ -22,6 +22,13 @@ def test_a_file_gives_back_the_rounds(tmp_path):
     assert first["probes"][1] == {"z": 0.9, "p": 0.8, "reward": -0.5}
 
 
+@pytest.mark.parametrize("content", ["", "{", "null", '{"a": 1}', "[]"])
+def test_a_file_that_holds_no_rounds_is_said(tmp_path, content):
+    (tmp_path / ROUNDS_FILE).write_text(content)
+    with pytest.raises(GraspError, match=r"rounds\.jsonl (cannot be read as rounds|holds no round)"):
+        read_rounds(tmp_path)
+
+
 def test_what_a_log_shows():
     values = made(1, 0.4, -3.0, (0.5, 0.9), (0.9, -0.5), (0.2, 0.2), (0.05, 0.0)).log_values()
     assert values == {

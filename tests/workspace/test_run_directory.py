@@ -102,8 +102,44 @@ def test_missing_and_damaged_stages_say_what_to_do(tmp_path):
         run.make(Stage("b", WRITE, {"before": stage}))
     run.make(stage)
     (tmp_path / "a" / "done.json").write_text("{")
-    with pytest.raises(GraspError, match="damaged"):
+    with pytest.raises(GraspError, match=r"damaged done\.json.*--force to make it again"):
         run.make(stage)
+    directory(tmp_path, force=True).make(stage)
+    directory(tmp_path).make(stage)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "null", "[]", '{"inputs": [1]}', '{"outputs": null}', '{"seconds": "x"}']
+)
+def test_force_mends_a_damaged_record(tmp_path, content):
+    folder = directory(tmp_path).make(Stage("a", WRITE, {}))
+    (folder / "done.json").write_text(content)
+    with pytest.raises(GraspError, match="--force"):
+        directory(tmp_path).make(Stage("a", WRITE, {}))
+    directory(tmp_path, force=True).make(Stage("a", WRITE, {}))
+    assert (folder / "out.txt").read_text() == "x"
+
+
+@pytest.mark.parametrize("text", [None, "changed"])
+def test_outputs_that_are_gone_or_changed_are_noticed(tmp_path, text):
+    folder = directory(tmp_path).make(Stage("a", WRITE, {}))
+    (folder / "out.txt").unlink() if text is None else (folder / "out.txt").write_text(text)
+    with pytest.raises(GraspError, match=r"a is damaged: out\.txt is missing or was changed.*--force"):
+        directory(tmp_path).make(Stage("a", WRITE, {}))
+    directory(tmp_path, force=True).make(Stage("a", WRITE, {}))
+    assert (folder / "out.txt").read_text() == "x"
+
+
+def test_the_order_of_a_mapping_counts(tmp_path):
+    directory(tmp_path).make(Stage("a", WRITE, {"adapters": {"en": 1, "ar": 2}}))
+    with pytest.raises(GraspError, match=r"adapters\.\(order\): was \['en', 'ar'\], now \['ar', 'en'\]"):
+        directory(tmp_path).make(Stage("a", WRITE, {"adapters": {"ar": 2, "en": 1}}))
+
+
+def test_a_file_where_a_folder_should_be_is_said(tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(GraspError, match=r"cannot write .*run/a\.partial: Not a directory"):
+        directory(tmp_path / "run").make(Stage("a", WRITE, {}))
 
 
 def test_a_stage_depends_on_what_the_ones_before_found_and_not_on_their_logs(tmp_path):
@@ -120,7 +156,7 @@ def test_a_stage_depends_on_what_the_ones_before_found_and_not_on_their_logs(tmp
     assert CALLS == ["one", "two"]
     done["outputs"] |= {"out.txt": "other"}
     (tmp_path / "a/done.json").write_text(json.dumps(done))
-    with pytest.raises(GraspError, match="before: was"):
+    with pytest.raises(GraspError, match="before: was another"):
         run.make(second)
 
 

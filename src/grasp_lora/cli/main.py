@@ -17,7 +17,13 @@ __all__ = ["main"]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb. Exit code 2 is bad input: one message, no traceback unless `--debug`."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments, more = parser.parse_known_args(argv)
+    # argparse gives up on positional arguments after an option; these are overrides that stand there.
+    if not hasattr(arguments, "overrides") or any("=" not in one or one.startswith("-") for one in more):
+        arguments = parser.parse_args(argv) if more else arguments
+    else:
+        arguments.overrides += more
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("grasp_lora").setLevel(logging.INFO)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

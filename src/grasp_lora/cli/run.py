@@ -97,7 +97,8 @@ def _adapter(arguments: argparse.Namespace) -> None:
     x = _start(arguments)
     side = x.config.source if arguments.side == "source" else x.config.target
     trained = adapter_of(x, side)
-    print(side.adapter if trained is None else make(x, [trained], force=arguments.force)[0])
+    made = make(x, [] if trained is None else [trained], force=arguments.force)  # looks at what is given
+    print(made[0] if made else side.adapter)
 
 
 def _merge(arguments: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ from grasp_lora.config.tree import Config, MethodNames
 from grasp_lora.errors import GraspError
 from grasp_lora.tasks.task import Task
 
-__all__ = ["is_config", "load_config"]
+__all__ = ["is_config", "load_config", "validated"]
 
 
 def is_config(path: Path) -> bool:
@@ -45,11 +45,23 @@ def load_config(
     data = _read(path)
     for key, value in overrides.items() if isinstance(overrides, Mapping) else map(_pair, overrides):
         data = _merge(data, _nested(key.split("."), value))
+    return validated(data, str(path), methods)
+
+
+def validated(data: Any, where: str, methods: MethodNames | None = None) -> Config:
+    """The config that the values make.
+
+    Args:
+        where: What the message calls them.
+
+    Raises:
+        GraspError: One message that lists every fault.
+    """
     try:
         return Config.model_validate(data, context=methods)
     except ValidationError as error:
         faults = [f"  {place}: {reason}" for place, reason in _faults(error)]
-        raise GraspError("\n".join([f"{path} is not a valid config:", *faults])) from error
+        raise GraspError("\n".join([f"{where} is not a valid config:", *faults])) from error
 
 
 def _pair(override: str) -> tuple[str, Any]:

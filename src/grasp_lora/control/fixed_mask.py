@@ -39,6 +39,7 @@ class FixedMaskCallback(TrainerCallback):
         self.p, self.after_steps = p, after_steps
         self._pruning = Pruning(find_parts(parts), unit)
         self.masked: MaskedAdapter | None = None
+        self._built = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: nn.Module, **_: Any) -> None:
         self.masked = MaskedAdapter(adapter_parameters(model), self._pruning)
@@ -47,12 +48,13 @@ class FixedMaskCallback(TrainerCallback):
                 f"the mask would be built after {self.after_steps} steps, and training takes "
                 f"{state.max_steps}: lower after_steps"
             )
-        if not self.after_steps:
+        self._built = False
+        if state.global_step >= self.after_steps:  # at once, or a run that goes on after them
             self._build()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         assert self.masked is not None
-        if self.after_steps and state.global_step == self.after_steps:
+        if not self._built and state.global_step >= self.after_steps:
             self._build()
         self.masked.zero_pruned()
 
@@ -67,4 +69,5 @@ class FixedMaskCallback(TrainerCallback):
                 "the adapter does nothing yet (its B, or its A, is all zeros), so its magnitudes do not "
                 "say what to prune: load a trained adapter, or give after_steps, the steps to train it before"
             )
+        self._built = True
         self.masked.commit(self.p)  # nothing comes back, so no moments need clearing

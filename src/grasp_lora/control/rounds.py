@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from grasp_lora.errors import GraspError
+
 __all__ = ["ROUNDS_FILE", "TIMINGS_FILE", "Probe", "Round", "read_rounds"]
 
 ROUNDS_FILE = "rounds.jsonl"
@@ -59,6 +61,16 @@ class Round:
 
 
 def read_rounds(folder: Path) -> tuple[Round, ...]:
-    """The rounds that a controller wrote into `folder`."""
-    lines = (folder / ROUNDS_FILE).read_text(encoding="utf-8").splitlines()
-    return tuple(Round.from_json(line) for line in lines)
+    """The rounds that a controller wrote into `folder`.
+
+    Raises:
+        GraspError: There is no such file, or it holds something else.
+    """
+    path = folder / ROUNDS_FILE
+    try:
+        rounds = tuple(map(Round.from_json, path.read_text(encoding="utf-8").splitlines()))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise GraspError(f"{path} cannot be read as rounds ({error})") from None
+    if not rounds:
+        raise GraspError(f"{path} holds no round")
+    return rounds

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -48,12 +48,19 @@ def new_adapter(model: nn.Module, lora: Lora) -> Any:
 
 
 def load_adapter(model: nn.Module, folder: Path, *, trainable: bool) -> Any:
-    """An adapter from a PEFT folder (safetensors), on a frozen model."""
+    """An adapter from a PEFT folder (safetensors), on a frozen model.
+
+    Raises:
+        GraspError: There is none, or it cannot be loaded.
+    """
     from peft import PeftModel
 
     if not (folder / WEIGHTS_FILE).is_file():
         raise GraspError(f"{folder} holds no adapter: {WEIGHTS_FILE} is missing")
-    return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+    try:
+        return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
+        raise GraspError(f"{folder} holds no adapter that PEFT can load: {error}") from error
 
 
 def save_adapter(model: Any, folder: Path, start: Path | None = None) -> None:

@@ -24,9 +24,17 @@ class Backbone:
 
 
 def pick_device(device: str = "auto") -> torch.device:
-    """The named device, or for "auto" a CUDA GPU where there is one, else the CPU."""
+    """The named device, or for "auto" a CUDA GPU where there is one, else the CPU.
+
+    Raises:
+        GraspError: There is no such device here.
+    """
     if device != "auto":
-        return torch.device(device)
+        try:
+            return torch.empty(0, device=device).device
+        except (RuntimeError, AssertionError) as error:  # AssertionError: a torch without CUDA
+            why = str(error).splitlines()[0]
+            raise GraspError(f"device: {device!r} cannot be used here: {why}") from None
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

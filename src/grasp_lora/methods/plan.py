@@ -39,12 +39,15 @@ def chosen(config: Config) -> list[Method]:
     """The methods and variants that a config names, in its order.
 
     Raises:
-        GraspError: There is no such method.
+        GraspError: There is no such method, or none but studies of methods.
     """
     if unknown := [name for name in config.methods if name not in _LISTED]:
         raise GraspError(f"no method is called {unknown[0]!r}; there are {', '.join(sorted(_LISTED))}")
     named = [METHODS[name] for name in config.methods if name in METHODS]
-    return named + [variant(name, control) for name, control in config.variants.items()]
+    named += [variant(name, control) for name, control in config.variants.items()]
+    if not named:
+        raise GraspError(f"{', '.join(config.methods)} is about methods: name at least one beside it")
+    return named
 
 
 def plan(x: Start) -> list[Stage]:
@@ -59,11 +62,11 @@ def plan(x: Start) -> list[Stage]:
             rows.append(row)
             if config.evaluation.deployment and seed == config.seeds[0]:
                 deployed[method.title] = _deployed(x, method, seed, made, row)
-    reference = next((method for method in methods if method.reference), methods[0] if methods else None)
+    reference = next((method for method in methods if method.reference), methods[0])
     given: dict[str, Any] = {
         "rows": tuple(rows),
-        "reference": reference and reference.name,
-        "learned": None if reference is None else _learned(reference.adapter(x, config.seed)),
+        "reference": reference.name,
+        "learned": _learned(reference.adapter(x, config.seed)),
         "deployed": deployed,
         **{
             study.shown: study.stage(x) if name in config.methods else None

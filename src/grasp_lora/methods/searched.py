@@ -46,8 +46,9 @@ def _merge_prune(x: Start, seed: int) -> Stage:
 def _optuna(x: Start, seed: int) -> Stage:
     how, mask = x.config.optuna, Fixed(0.0, x.config.control.unit)
     trials = how.trials or max(1, len(x.config.grid) - 1)  # with the final run, the grid's trainings
+    how = how.model_copy(update={"trials": trials})
     trial = x.train("", x.config.seed, start=x.merged, mask=mask)
-    given = {**trial.given, "how": how, "trials": trials, "random_trials": random_trials(trials)}
+    given = {**trial.given, "how": how, "random_trials": random_trials(trials)}
     ratio = Stage(f"learn/optuna-seed{x.config.seed}", SEARCH, given)
     return x.train(f"optuna/seed{seed}", seed, start=x.merged, mask=Fixed(ratio, mask.unit))
 

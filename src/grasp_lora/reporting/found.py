@@ -45,8 +45,8 @@ class MethodResult:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """What its answers were scored with."""
-        return tuple(self.rows[0].scores)
+        """What the answers of every seed were scored with."""
+        return tuple(name for name in self.rows[0].scores if all(name in row.scores for row in self.rows))
 
     def value(self, row: Row, metric: str) -> float:
         """One seed's."""

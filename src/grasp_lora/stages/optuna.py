@@ -42,7 +42,6 @@ def search(
     folder: Path,
     *,
     how: Optuna,
-    trials: int,
     random_trials: int,
     train: Sequence[Any],
     training: Training,
@@ -91,12 +90,12 @@ def search(
             append_line(folder / Trial.FILE, asdict(Trial(p, losses)))
         return min(losses)
 
-    study.optimize(objective, n_trials=trials)
+    study.optimize(objective, n_trials=how.trials)
     best = study.best_trial
     LearnedRatio(
         best.params["p"],
         dev_loss=best.value,
-        trials=trials,
+        trials=how.trials,
         pruned=sum(trial.state.name == "PRUNED" for trial in study.trials),
         optuna=optuna.__version__,
     ).write(folder)

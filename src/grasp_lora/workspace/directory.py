@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
@@ -71,15 +72,19 @@ class RunDirectory:
             GraspError: It is done with other inputs, and the message names what changed; or it is not done
                 and may not be made.
         """
-        inputs = json.loads(json.dumps(flat(fingerprint(stage.given, self))))
+        found = {key: fingerprint(value, self) for key, value in stage.given.items()}
+        inputs = json.loads(json.dumps(flat(found)))
         folder = self.path(stage.name)
         twin = hashlib.sha256(json.dumps([stage.work.name, inputs]).encode()).hexdigest()
         twins = {} if twins is None else twins
         if not self._is_done(stage, inputs):
             partial = folder.with_name(folder.name + PARTIAL)
             shutil.rmtree(partial, ignore_errors=True)  # ours: left by a killed run
-            partial.mkdir(parents=True)
-            self._describe()
+            try:
+                partial.mkdir(parents=True)
+                self._describe()
+            except OSError as error:
+                raise GraspError(f"cannot write {partial}: {error.strerror}") from None
             done = _copy(stage, twins[twin], partial) if twin in twins else self._work(stage, partial, inputs)
             _sync(partial)
             _move_aside(folder)
@@ -121,24 +126,17 @@ class RunDirectory:
             if not allowed:
                 self.done(stage.name)
             return False
-        done = Done.read(folder)
-        changed = _changes(done.inputs, inputs) if done.format == FORMAT else []
-        if done.format == FORMAT and not changed:
+        if not (wrong := _wrong(folder, inputs)):
             logger.info("%s: done, skipped", stage.name)
             return True
         if allowed and (self.force or stage.derived):
             return False
-        how = (
-            "with other settings:\n  " + "\n  ".join(changed) + "\n"
-            if done.format == FORMAT
-            else "by an earlier version, which kept other notes of what it was given. "
-        )
         again = (
             "--force to make it again (the old one is moved aside)."
             if allowed
             else "make that stage again first, with --force."
         )
-        raise GraspError(f"{folder} was made {how}Give the run another name, or {again}")
+        raise GraspError(f"{folder} {wrong}Give the run another name, or {again}")
 
     def _work(self, stage: Stage, partial: Path, inputs: Mapping[str, Any]) -> Done:
         logger.info("%s: started", stage.name)
@@ -160,10 +158,36 @@ def _copy(stage: Stage, twin: Path, partial: Path) -> Done:
     return Done.read(twin)
 
 
+def _wrong(folder: Path, inputs: Mapping[str, Any]) -> str:
+    """Why a finished stage is not what these inputs would make; empty where it is."""
+    try:
+        done = Done.read(folder)
+    except GraspError:
+        return f"has a damaged {Done.FILE}. "
+    if done.format != FORMAT:
+        return "was made by an earlier version, which kept other notes of what it was given. "
+    if changed := _changes(done.inputs, inputs):
+        return "was made with other settings:\n  " + "\n  ".join(changed) + "\n"
+    for file, sha256 in done.outputs.items():
+        if Path(file).parts[0] not in LOGS and not _is(folder / file, sha256):
+            return f"is damaged: {file} is missing or was changed. "
+    return ""
+
+
+def _is(path: Path, sha256: str) -> bool:
+    return path.is_file() and digest(path) == sha256
+
+
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     missing = object()
     keys = sorted(k for k in {*old, *new} if old.get(k, missing) != new.get(k, missing))
-    return [f"{key}: was {old.get(key, 'absent')}, now {new.get(key, 'absent')}" for key in keys]
+    return [_change(key, old.get(key, "absent"), new.get(key, "absent")) for key in keys]
+
+
+def _change(key: str, old: Any, new: Any) -> str:
+    if all(isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) for value in (old, new)):
+        return f"{key}: was another; its contents changed"
+    return f"{key}: was {old}, now {new}"
 
 
 def _move_aside(folder: Path) -> None:

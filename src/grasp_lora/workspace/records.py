@@ -5,14 +5,16 @@ What rooms below write on their own account has its name there: `control.rounds`
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
+
+from pydantic import TypeAdapter
 
 from grasp_lora.control.rounds import TIMINGS_FILE
 from grasp_lora.cost import Cost
 from grasp_lora.errors import GraspError
-from grasp_lora.lm.deployment import AdapterSize, Deployment, Variant
+from grasp_lora.lm.deployment import Deployment
 from grasp_lora.lm.training import TENSORBOARD_FOLDER, TRAIN_LOG_FILE
 from grasp_lora.merging.reading import CONFIG_FILE as ADAPTER_CONFIG
 from grasp_lora.merging.reading import WEIGHTS_FILE
@@ -64,13 +66,12 @@ class Record:
         """
         path = folder / cls.FILE
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
-            return cls(**{key: value for key, value in values.items() if key in known})
+            read: Self = TypeAdapter(cls).validate_json(path.read_bytes())
+            return read
         except FileNotFoundError:
             raise GraspError(f"{path} is missing: run that stage first, or `grasp run`") from None
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise GraspError(f"{path} is damaged: {error}; make that stage again") from None
+        except (OSError, ValueError) as error:
+            raise GraspError(f"{path} is damaged ({error}): make that stage again, with --force") from None
 
 
 @dataclass(slots=True)
@@ -186,14 +187,6 @@ class MeasuredDeployment(Deployment, Record):
 
     FILE: ClassVar[str] = "deployment.json"
 
-    @classmethod
-    def read(cls, folder: Path) -> Self:
-        found: Any = super().read(folder)  # its parts are still mappings
-        merged = found.merged and Variant(**found.merged)
-        adapter = found.adapter and AdapterSize(**found.adapter)
-        made: Self = replace(found, adapter=adapter, unmerged=Variant(**found.unmerged), merged=merged)
-        return made
-
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -265,22 +258,16 @@ class Row:
         try:
             found = json.loads((folder / cls.SCORES_FILE).read_text(encoding="utf-8"))
             costs = json.loads((folder / cls.COST_FILE).read_text(encoding="utf-8"))
-            answers = tuple(Answer(**line) for line in read_lines(folder / Answer.FILE))
-            return cls(
-                method=found.get("method", folder.parent.name),
-                seed=found.get("seed", int(folder.name.removeprefix("seed"))),
-                dev_loss=found["dev_loss"],
-                test_losses=found["test_losses"],
-                scores=found.get("metrics", {}),
-                answers=answers,
-                costs=costs["stages"],
-                **{key: found[key] for key in _ABOUT if key in found},
-            )
+            named = {"method": folder.parent.name, "seed": folder.name.removeprefix("seed")}
+            read = {"scores": found.pop("metrics", {}), "costs": costs["stages"]}
+            answers = list(read_lines(folder / Answer.FILE))
+            row: Self = TypeAdapter(cls).validate_python({**named, **found, **read, "answers": answers})
+            return row
         except FileNotFoundError as error:
             raise GraspError(f"{error.filename} is missing: run that stage first, or `grasp run`") from None
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise GraspError(
-                f"{folder} holds no evaluation that can be read ({error}): make it again"
+                f"{folder} holds no evaluation that can be read ({error}): make it again, with --force"
             ) from None
 
 

@@ -18,7 +18,7 @@ from grasp_lora.merging.parts import PARTS_FILE
 from grasp_lora.tasks.example import Example
 from grasp_lora.tasks.task import Task
 from grasp_lora.workspace.directory import RunDirectory, digest
-from grasp_lora.workspace.records import ADAPTER_FILES
+from grasp_lora.workspace.records import ADAPTER_FILES, Pruned
 from grasp_lora.workspace.stage import Input, Stage, behind, inside
 
 __all__ = ["Behind", "Bill", "Encoder", "Model", "Resources", "Rows"]
@@ -188,8 +188,8 @@ class Resources:
         )
 
     def adapter_digest(self, folder: Path) -> str:
-        """The hash of an adapter: its weights, its config (the scaling is there), and what it was merged
-        from.
+        """The hash of an adapter: its weights, its config (the scaling is there), what it was merged from and
+        pruned at.
 
         Raises:
             GraspError: There is none.
@@ -198,8 +198,7 @@ class Resources:
             found = [digest(folder / name) for name in sorted(ADAPTER_FILES, reverse=True)]
         except FileNotFoundError as error:
             raise GraspError(f"{folder} holds no adapter: {Path(error.filename).name} is missing") from error
-        if (folder / PARTS_FILE).exists():
-            found.append(digest(folder / PARTS_FILE))
+        found += [digest(folder / name) for name in (PARTS_FILE, Pruned.FILE) if (folder / name).exists()]
         return hashlib.sha256(" ".join(found).encode()).hexdigest()
 
     def say(self, message: str) -> None:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 __all__ = ["Input", "Stage", "Work", "behind", "fingerprint", "flat", "inside", "resolve"]
 
 
+ORDER = "(order)"
+
+
 def _nothing(resources: Any, **given: Any) -> None:
     """Nothing to check before a run."""
 
@@ -139,9 +142,12 @@ def fingerprint(value: Any, run: "RunDirectory") -> Any:
         return [fingerprint(part, run) for part in value]
     if isinstance(value, BaseModel) and not _parts(value):
         return value.model_dump(mode="json")
+    if isinstance(value, Mapping):  # its order may matter, as that of adapters that are merged
+        found = {str(key): fingerprint(part, run) for key, part in value.items()}
+        return found | ({ORDER: list(found)} if len(found) > 1 else {})
     if parts := _parts(value):
         return {str(key): fingerprint(part, run) for key, part in parts.items()}
-    return {} if isinstance(value, Mapping) else value
+    return value
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

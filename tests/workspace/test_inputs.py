@@ -1,0 +1,100 @@
+"""What of an input counts: whatever a result depends on, and nothing else."""
+
+import dataclasses
+import json
+
+import pytest
+from tests.helpers.models import random_adapter, tiny_llama
+from tests.helpers.run import write_setting
+
+from grasp_lora.merging import Part, write_parts
+from grasp_lora.tasks.task import load_task
+from grasp_lora.workspace.directory import RunDirectory
+from grasp_lora.workspace.records import Pruned
+from grasp_lora.workspace.resources import Behind, Bill, Encoder, Model, Resources, Rows
+from grasp_lora.workspace.stage import Stage, Work
+
+
+def write(resources, folder, **given):
+    (folder / "out.txt").write_text("x")
+
+
+WRITE = Work(write)
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunDirectory(tmp_path / "run", Resources())
+
+
+@pytest.mark.parametrize(
+    ("one", "changes"),
+    [
+        (Model("a/b", "main", "float32", "cpu"), {"name": "a/c", "revision": "v2", "dtype": "bfloat16"}),
+        (Encoder("a/b", 9, True), {"name": "a/c", "layer": 8, "rescale": False}),
+    ],
+)
+def test_each_field_counts(run, one, changes):
+    for name, value in changes.items():
+        assert dataclasses.replace(one, **{name: value}).fingerprint(run) != one.fingerprint(run)
+
+
+def test_the_device_counts_by_its_number_format_only(run):
+    model = Model("a/b", None, "float32", "cpu")
+    assert dataclasses.replace(model, device="auto").fingerprint(run) == model.fingerprint(run)
+    assert Model("a/b", device="cpu").fingerprint(run)["dtype"] == "float32"
+
+
+def test_a_large_file_counts_by_what_is_in_its_middle(run, tmp_path):
+    (tmp_path / "m").mkdir()
+    content = bytearray(2**23)
+    (tmp_path / "m/model.safetensors").write_bytes(content)
+    before = Model(str(tmp_path / "m")).fingerprint(run)
+    content[2**22 + 5] = 1
+    (tmp_path / "m/model.safetensors").write_bytes(content)
+    assert Model(str(tmp_path / "m")).fingerprint(run) != before
+
+
+def test_an_adapter_counts_with_its_parts_and_its_ratio(run, tmp_path):
+    folder = random_adapter(tiny_llama(), tmp_path / "a", seed=0, target_modules=["q_proj"], r=2)
+    digests = {run.resources.adapter_digest(folder)}
+    write_parts(folder, {"x": (Part("en", 0, 2),)})
+    digests.add(run.resources.adapter_digest(folder))
+    Pruned(0.5).write(folder)
+    digests.add(run.resources.adapter_digest(folder))
+    Pruned(0.6).write(folder)
+    assert len(digests | {run.resources.adapter_digest(folder)}) == 4
+
+
+def test_a_bill_is_another_when_its_stage_was_made_again(run):
+    stage = Stage("a", WRITE, {})
+    run.make(stage)
+    before = Bill((stage,)).fingerprint(run)
+    done = json.loads((run.path("a") / "done.json").read_text())
+    (run.path("a") / "done.json").write_text(json.dumps(done | {"seconds": 77.0}))
+    assert Bill((stage,)).fingerprint(run) != before
+    assert Bill((stage,)).resolve(run)["a"]["seconds"] == 77.0
+
+
+def test_what_lies_behind_an_adapter(run, tmp_path):
+    task = load_task(write_setting(tmp_path) / "task.yaml")
+
+    def stage(name, steps, **given):
+        made = Stage(name, WRITE, given)
+        run.make(made)
+        done = json.loads((run.path(name) / "done.json").read_text())
+        (run.path(name) / "done.json").write_text(json.dumps(done | {"steps": steps}))
+        return made
+
+    source = stage("source", 100, train=Rows(task, "en", "train"))
+    few = stage("few", 30, train=Rows(task, "ar", "train", 3), dev=Rows(task, "ar", "dev", 2), start=source)
+    search = stage("search", 7, rows=Rows(task, "ar", "dev"), micro_dev=Rows(task, "ar", "micro_dev"))
+    last = stage("last", 20, train=Rows(task, "ar", "train", 5), start=few, ratio=search)
+    assert Behind(last, "ar").resolve(run) == {
+        "steps": 50,  # what trained on Arabic rows
+        "labels": {"train": 5, "dev": 4, "micro_dev": 4},  # the most of each split
+    }
+    assert Behind(last, "en").resolve(run) == {"steps": 100, "labels": {"train": 12}}
+    assert (
+        Behind(None, "ar").resolve(run) == Behind(tmp_path, "ar").resolve(run) == {"steps": 0, "labels": {}}
+    )
