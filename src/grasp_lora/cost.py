@@ -8,8 +8,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-__all__ = ["PEAKS", "SUMMED", "Cost", "count_passes", "measure"]
+from grasp_lora.energy import Meter
+
+__all__ = ["JOULES", "PEAKS", "SUMMED", "Cost", "count_passes", "measure"]
 
 
 @dataclass(slots=True)
@@ -18,7 +21,8 @@ class Cost:
 
     Passes count examples, so that methods can be compared across machines: a training step on one example
     is one forward and one backward pass, a loss on 16 examples 16 forward passes. Generation is not counted.
-    `steps` are the optimizer's.
+    `steps` are the optimizer's. Energy is what processor and GPU say of themselves, see `energy`; None where
+    they do not.
     """
 
     seconds: float = 0.0
@@ -27,6 +31,8 @@ class Cost:
     forward_examples: int = 0
     backward_examples: int = 0
     steps: int = 0
+    cpu_joules: float | None = None
+    gpu_joules: float | None = None
 
     @property
     def passes(self) -> int:
@@ -35,13 +41,21 @@ class Cost:
 
     @classmethod
     def together(cls, costs: Sequence["Cost"]) -> "Cost":
-        """Of pieces of work one after the other: seconds and passes add up, memory peaks do not."""
+        """Of pieces of work one after the other: seconds and passes add up, memory peaks do not.
+
+        Energy that is not known of one piece is not known of all.
+        """
+        energy: dict[str, Any] = {}
+        for name in JOULES:
+            known = [getattr(cost, name) for cost in costs]
+            energy[name] = sum(known) if known and None not in known else None
         summed = {name: sum(getattr(cost, name) for cost in costs) for name in SUMMED}
         peaks = {name: max((getattr(cost, name) for cost in costs), default=0) for name in PEAKS}
-        return cls(**summed, **peaks)
+        return cls(**summed, **peaks, **energy)
 
 
 SUMMED = ("seconds", "forward_examples", "backward_examples", "steps")  # add up over pieces of work
+JOULES = ("cpu_joules", "gpu_joules")
 PEAKS = ("peak_memory_bytes", "peak_gpu_memory_bytes")  # do not
 _open: list[Cost] = []
 
@@ -67,6 +81,7 @@ def measure() -> Iterator[Cost]:
     for outer in _open:
         _see_peaks(outer)  # what it reached so far: the marks are reset now
     _reset_peaks()
+    meter = Meter()
     start = time.perf_counter()
     _open.append(cost)
     try:
@@ -76,6 +91,8 @@ def measure() -> Iterator[Cost]:
         for outer in (cost, *_open):
             _see_peaks(outer)
         cost.seconds = time.perf_counter() - start
+        used = meter.stop()
+        cost.cpu_joules, cost.gpu_joules = used.get("cpu"), used.get("gpu")
 
 
 def _see_peaks(cost: Cost) -> None:

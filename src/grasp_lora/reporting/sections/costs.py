@@ -3,15 +3,16 @@
 from collections.abc import Iterator
 from dataclasses import asdict
 
-from grasp_lora.cost import PEAKS, SUMMED
+from grasp_lora.cost import JOULES, PEAKS, SUMMED
 from grasp_lora.reporting.blocks import Block, Data, Table
 from grasp_lora.reporting.found import Found
 
 MIB = 2**20
+_ENERGY = {"cpu_joules": "CPU kJ", "gpu_joules": "GPU kJ"}  # of the whole device
 
 
 def blocks(found: Found) -> Iterator[Block]:
-    names = (*SUMMED, *PEAKS)
+    names = (*SUMMED, *PEAKS, *JOULES)
     yield Data(
         "costs",
         ("method", "seed", *names),
@@ -25,6 +26,7 @@ def blocks(found: Found) -> Iterator[Block]:
     if not paid:
         return
     grids = [result for result in found.results if result.rows[0].exhaustive]
+    told = [name for name in JOULES if any(getattr(result.cost, name) is not None for result in paid)]
     rows = []
     for result in paid:
         cost = result.cost
@@ -36,8 +38,11 @@ def blocks(found: Found) -> Iterator[Block]:
             for grid, own in ((other.cost.seconds, cost.seconds), (other.cost.passes, cost.passes))
         ]
         took = [f"{cost.forward_examples:.0f}", f"{cost.backward_examples:.0f}", f"{cost.seconds / 60:.1f}"]
-        rows.append([result.title, str(runs), *took, f"{peak:.0f}", *faster])
+        used = [getattr(cost, name) for name in told]
+        energy = ["" if joules is None else f"{joules / 1000:.1f}" for joules in used]
+        rows.append([result.title, str(runs), *took, f"{peak:.0f}", *energy, *faster])
     speedups = [f"speedup over {grid.method}, {unit}" for grid in grids for unit in ("time", "passes")]
-    headers = ["method", "runs", "forward", "backward", "minutes", "peak MiB", *speedups]
+    energy_units = [_ENERGY[name] for name in told]
+    headers = ["method", "runs", "forward", "backward", "minutes", "peak MiB", *energy_units, *speedups]
     title = "Cost beyond the two adapters and their sum (training runs, example passes; one seed):"
     yield Table(title, headers, rows)
