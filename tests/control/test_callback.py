@@ -447,3 +447,49 @@ def test_inside_trl_sft_trainer(tmp_path):
     assert len(grasp.result.rounds) == 2
     assert json.loads((tmp_path / "rounds.jsonl").read_text().splitlines()[0])["step"] == 2
     assert min(grasp.controller.masked.pruned_shares().values()) >= grasp.controller.masked.p - 0.05
+
+
+@pytest.mark.parametrize("reset", [True, False])
+def test_a_commit_reaches_the_trainers_optimizer_unless_told_not_to(tmp_path, reset):
+    trainer = trainer_for(tmp_path, max_steps=4, optim="adamw_torch")
+    policy = RatioPolicy(p_min=0.1, p_init=0.1, d_max=0.5, candidates=1, seed=0)
+    up = iter([-1.0, 0.0, -1.0, 0.0])  # the candidate is always better
+    grasp = GraspCallback(trainer, reward=lambda _: next(up), policy=policy, every=2, reset_moments=reset)
+    trainer.add_callback(grasp)
+    trainer.train()
+    last = grasp.result.rounds[-1]
+    assert last.committed
+    assert last.mask_changed > 0
+    controller = grasp.controller
+    parameters = dict(zip(controller.masked.names, controller.masked.parameters, strict=True))
+    pruned = [
+        trainer.optimizer.state[parameters[name]]["exp_avg"][~mask]
+        for name, mask in controller.masked.masks().items()
+    ]
+    assert all((moment == 0).all() for moment in pruned) == reset
+    logged = [entry for entry in trainer.state.log_history if "grasp/mask_changed" in entry]
+    assert [entry["grasp/mask_changed"] for entry in logged] == [r.mask_changed for r in grasp.result.rounds]
+    assert [entry["grasp/mask_reverted"] for entry in logged] == [
+        r.mask_reverted for r in grasp.result.rounds
+    ]
+
+
+def test_there_is_no_result_before_training(tmp_path):
+    with pytest.raises(GraspError, match="no training has begun"):
+        _ = GraspCallback(trainer_for(tmp_path), MICRO_DEV).result
+    assert FixedMaskCallback(0.5).masked is None
+
+
+def test_the_mask_is_built_right_after_the_steps_that_it_waits_for(tmp_path):
+    trainer, shares = trainer_for(tmp_path), []
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, args, state, control, model, **_):
+            weights = [p for n, p in model.named_parameters() if "lora_" in n]
+            zeros = sum(int((w == 0).sum()) for w in weights)
+            shares.append(zeros / sum(w.numel() for w in weights))
+
+    trainer.add_callback(FixedMaskCallback(0.5, after_steps=3))
+    trainer.add_callback(Watch())
+    trainer.train()
+    assert shares == [0.0, 0.0, *[0.5] * 4]

@@ -315,3 +315,43 @@ def test_restored_state_continues_identically(refresh):
         masked.commit(0.3)
         runs.append(values(tensors))
     assert all(torch.equal(x, y) for x, y in zip(*runs, strict=True))
+
+
+def test_a_commit_says_what_changed_and_what_went_back():
+    """By hand: one factor of 8 entries, of which p prunes the lowest 8 p."""
+    values = torch.arange(1.0, 9.0).reshape(2, 4)
+    tensors = {A: nn.Parameter(values.clone())}
+    masked = MaskedAdapter(tensors)
+    assert masked.commit(0.5) == (0.0, 0.0)  # there was no mask before
+    assert masked.commit(0.25) == (2 / 8, 0.0)  # 3 and 4 are revived, for the first time
+    assert masked.commit(0.25) == (0.0, 0.0)
+    assert masked.commit(0.75) == (4 / 8, 2 / 4)  # 3 and 4 go back; 5 and 6 are new
+    restored = MaskedAdapter({A: nn.Parameter(values.clone())})
+    restored.load_state_dict(masked.state_dict())
+    assert restored.commit(0.625) == masked.commit(0.625) == (1 / 8, 1.0)
+
+
+def test_moments_are_kept_where_nothing_is_to_clear_them():
+    tensors = parameters()
+    optimizer = torch.optim.AdamW(tensors.values(), lr=0.1)
+    masked = MaskedAdapter(tensors)
+    train(tensors, optimizer, masked)
+    masked.commit(0.5)
+    for name, mask in masked.masks().items():
+        assert (optimizer.state[tensors[name]]["exp_avg"][~mask] != 0).all()
+
+
+def test_a_unit_one_hundredth_beyond_p_is_no_tie_to_speak_of(caplog):
+    entries = torch.arange(1.0, 101.0)
+    entries[49] = entries[48]
+    masked = MaskedAdapter({A: nn.Parameter(entries.reshape(10, 10))})
+    masked.commit(0.49)
+    assert masked.pruned_shares() == {"layer.lora_A": 0.5}
+    assert "tied" not in caplog.text
+
+
+def test_a_mask_for_each_parameter():
+    tensors = parameters()
+    optimizer = torch.optim.AdamW(tensors.values(), lr=0.1)
+    with pytest.raises(ValueError, match="shorter"):
+        reset_optimizer_state(optimizer, list(tensors.values()), [torch.ones(4, 6, dtype=torch.bool)])

@@ -475,3 +475,44 @@ def test_a_config_says_where_the_inputs_come_from(tmp_path, rescore):
         experiment.make(x, [stage])
     epochs = 2 * 4  # dev loss at the start and after the epoch
     assert cost.forward_examples == 4 + epochs + (4 * 4 if rescore == "validation" else 0)
+
+
+def fitted(folder, **options):
+    """A callback after four steps in one epoch, with the scores of each."""
+    model, seen = adapted(), []
+    validation = TargetLoss(VALIDATION, tiny_tokenizer(), model, **LIMITS)
+    callback = MergePruneCallback(validation=validation, **options)
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, *_, **__):
+            seen.append([score.clone() for score in callback.scores])
+
+    trainer_for(folder, model, callback, Watch(), steps=4).train()
+    return callback, seen
+
+
+def test_importance_from_gradients_is_taken_at_every_step(tmp_path):
+    """Which gives the smoothing what it needs; only importance from inputs costs passes."""
+    (_, every), (_, rarely) = (
+        fitted(tmp_path / str(n), importance="gradient", p=0.2, rescore_every=n) for n in (1, 3)
+    )
+    for one, other in zip(every, rarely, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_a_modules_entries_all_score_its_mean(tmp_path):
+    callback, seen = fitted(tmp_path, unit="module")
+    for scores in seen:
+        assert all(len(set(score.reshape(-1).tolist())) == 1 for score in scores)
+    assert callback.epochs[-1].pruned_share == 0.0  # no threshold: nothing is under it
+    assert callback.epochs[-1].importance.keys() == {unit.name for unit in callback._pruner.units}
+
+
+def test_what_is_not_trained_or_no_factor_is_left_alone():
+    model = adapted()
+    factors = adapter_parameters(model)
+    model.base_model.model.lm_head.weight.requires_grad_(True)
+    assert adapter_parameters(model).keys() == factors.keys()
+    frozen = next(iter(factors))
+    factors[frozen].requires_grad_(False)
+    assert adapter_parameters(model).keys() == factors.keys() - {frozen}

@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -190,3 +191,17 @@ def test_even_draws_learn_nothing_but_commit_as_ever():
     assert policy.mu == update.mu == pytest.approx(0.45)
     assert policy.sigma == update.sigma == pytest.approx(0.5 / 12**0.5)  # the even distribution's own
     assert policy.p_curr == pytest.approx(0.4 + max(-0.1, min(0.1, asked[1].p - 0.4)))
+
+
+def test_the_seed_is_42_and_draws_are_added_to_the_mean():
+    drawn = [c.z for c in RatioPolicy().ask()]
+    assert drawn == [c.z for c in RatioPolicy(seed=42).ask()] != [c.z for c in RatioPolicy(seed=43).ask()]
+    policy = RatioPolicy(seed=5, candidates=4)
+    normal = np.random.default_rng(5).standard_normal(4)
+    assert [c.z for c in policy.ask()] == pytest.approx(list(policy.mu + policy.sigma * normal))
+
+
+@pytest.mark.parametrize("name", ["eta", "beta", "tau", "d_max"])
+def test_the_setting_that_is_no_number_is_named(name):
+    with pytest.raises(GraspError, match=f"^{name} must be a finite"):
+        RatioPolicy(**{name: float("nan")})

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from grasp_lora.control.importance import magnitude
 from grasp_lora.control.pruning import entries_to_prune, masks_at, thresholds
 from grasp_lora.control.units import prune_units
 
@@ -137,3 +138,15 @@ def test_parts_must_cover_the_rank():
         prune_units(factors(), {})
     with pytest.raises(ValueError, match="not a LoRA factor"):
         prune_units({"model.embed.weight": torch.ones(2, 2)})
+
+
+def test_scores_are_float32_or_wider():
+    assert magnitude(torch.tensor([-1.0], dtype=torch.bfloat16)).dtype == torch.float32
+    assert magnitude(torch.tensor([-1.0], dtype=torch.float64)).dtype == torch.float64
+
+
+def test_a_threshold_for_each_unit():
+    values = [torch.ones(2, 2)]
+    units = prune_units({"base_model.model.layer.lora_A.default.weight": values[0]})
+    with pytest.raises(ValueError, match="shorter"):
+        masks_at(values, units, [], out=[torch.empty(2, 2, dtype=torch.bool)])

@@ -39,6 +39,8 @@ def test_what_a_log_shows():
         "grasp/best_reward": 0.9,
         "grasp/mean_reward": pytest.approx(0.15),
         "grasp/clamped_share": 0.5,
+        "grasp/mask_changed": 0.0,
+        "grasp/mask_reverted": 0.0,
     }
 
 

@@ -45,6 +45,7 @@ class GraspCallback(TrainerCallback):
             not trained yet is pruned from the first round on.
         unit, importance_refresh: See `Pruning`.
         select: See `select_ratio`.
+        reset_moments: Whether a commit clears the optimizer's moments of entries that it prunes or revives.
         folder: Where `rounds.jsonl` and `timings.jsonl` are written; None writes nothing.
         max_length, max_new_tokens, token_budget: Limits of the micro-dev batches; see `TargetLoss`.
 
@@ -71,6 +72,7 @@ class GraspCallback(TrainerCallback):
         unit: UnitKind = "adapter",
         importance_refresh: ImportanceRefresh = "round",
         select: SelectionRule = "best",
+        reset_moments: bool = True,
         folder: str | Path | None = None,
         max_length: int = Limits.max_length,
         max_new_tokens: int | None = Limits.max_new_tokens,
@@ -88,6 +90,7 @@ class GraspCallback(TrainerCallback):
             "unit": unit,
             "importance_refresh": importance_refresh,
             "select": select,
+            "reset_moments": reset_moments,
             "folder": None if folder is None else Path(folder),
         }
         self.controller: GraspController | None = None

@@ -43,6 +43,7 @@ class GraspController:
         parts: For a merged adapter, which rows and columns came from which adapter (`read_parts`).
         unit, importance_refresh: See `Pruning`.
         select: How `result` chooses p*; see `select_ratio`.
+        reset_moments: Whether a commit clears the optimizer's moments of entries that it prunes or revives.
         folder: Where `rounds.jsonl` and `timings.jsonl` are written, one line a round; None writes nothing.
         on_round: Called after each round with it and its seconds.
 
@@ -68,6 +69,7 @@ class GraspController:
         unit: UnitKind = "adapter",
         importance_refresh: ImportanceRefresh = "round",
         select: SelectionRule = "best",
+        reset_moments: bool = True,
         folder: Path | None = None,
         on_round: Callable[[Round, float], None] | None = None,
     ) -> None:
@@ -82,7 +84,8 @@ class GraspController:
         self.prober = Prober(model, self.masked, reward)
         self.step = 0
         self.rounds: list[Round] = []
-        self.masked.commit(self.policy.p_curr, optimizer)
+        self._moments = optimizer if reset_moments else None
+        self.masked.commit(self.policy.p_curr, self._moments)
 
     @property
     def result(self) -> GraspResult:
@@ -101,8 +104,9 @@ class GraspController:
 
     def _round(self) -> Round:
         start = time.perf_counter()
+        changed = reverted = 0.0
         if self.masked.pending:
-            self.masked.commit(self.policy.p_curr, self.optimizer)
+            changed, reverted = self.masked.commit(self.policy.p_curr, self._moments)
         policy, mu, sigma, p_curr = self.policy, self.policy.mu, self.policy.sigma, self.policy.p_curr
         candidates, before = policy.ask(), self.prober.seconds
         try:
@@ -111,7 +115,7 @@ class GraspController:
             raise GraspError(f"step {self.step}: {error}") from None
         update = policy.tell(candidates, rewards, base)
         if update.committed:
-            self.masked.commit(update.p_curr, self.optimizer)
+            changed, reverted = self.masked.commit(update.p_curr, self._moments)
         probes = tuple(Probe(c.z, c.p, r) for c, r in zip(candidates, update.relative_rewards, strict=True))
         made = Round(
             round=len(self.rounds) + 1,
@@ -125,6 +129,8 @@ class GraspController:
             p_next=update.p_curr,
             mu_next=update.mu,
             sigma_next=update.sigma,
+            mask_changed=changed,
+            mask_reverted=reverted,
         )
         self.rounds.append(made)
         seconds = time.perf_counter() - start

@@ -28,8 +28,8 @@ logger = logging.getLogger(__name__)
 class MaskedAdapter:
     """Commits, re-applies and probes masks on a LoRA adapter's factors.
 
-    Extra memory: the dense values, one boolean mask, and while probing one copy of the live values
-    and a second mask. (`importance_refresh="start"` keeps one more copy of the factors.)
+    Extra memory: the dense values, two boolean masks, and while probing one copy of the live values
+    and another mask. (`importance_refresh="start"` keeps one more copy of the factors.)
 
     Gradients of pruned entries are zeroed before they are accumulated, so that what clips the gradients'
     norm, or gathers them from other ranks, sees only what is trained; `close` ends that. A hook on a
@@ -56,6 +56,7 @@ class MaskedAdapter:
         self.units = prune_units(parameters, pruning.parts, pruning.unit)
         self.p = 0.0
         self._masks = [torch.ones_like(w, dtype=torch.bool) for w in self._live()]
+        self._moved: list[Tensor] = []  # entries that a commit after the first one changed
         self._dense = [w.clone() for w in self._live()]
         anew = pruning.importance_refresh == "round"
         self._scored = self._dense if anew else [w.clone() for w in self._dense]
@@ -78,11 +79,15 @@ class MaskedAdapter:
         return any(all(u in zeros for u in self.units if u.dim == dim) for dim in (0, 1))
 
     @torch.no_grad()
-    def commit(self, p: float, optimizer: Optimizer | None = None) -> None:
+    def commit(self, p: float, optimizer: Optimizer | None = None) -> tuple[float, float]:
         """Put the mask at ratio `p` in force.
 
         Newly pruned entries store their value and become zero; revived ones get their dense value back.
         The optimizer's moments of both kinds are cleared.
+
+        Returns:
+            The share of all entries whose mask changed, and of these the share that an earlier commit (other
+            than the first one) had changed: they went back to what they were.
         """
         self._update_dense()
         masks = [torch.empty_like(m) for m in self._masks]
@@ -90,11 +95,24 @@ class MaskedAdapter:
             self._scored, self.units, [t[0] for t in thresholds(self._scored, self.units, [p])], out=masks
         )
         self._write_live(masks)
+        changed = [old ^ new for old, new in zip(self._masks, masks, strict=True)]
         if optimizer is not None:
-            changed = [old ^ new for old, new in zip(self._masks, masks, strict=True)]
             reset_optimizer_state(optimizer, self.parameters, changed)
         self._masks, self.p = masks, p
         self._report()
+        return self._note(changed)
+
+    def _note(self, changed: list[Tensor]) -> tuple[float, float]:
+        """Remember which entries changed; see `commit`."""
+        if not self._moved:  # the first commit: there was no mask before
+            self._moved = [torch.zeros_like(c) for c in changed]
+            return 0.0, 0.0
+        again = [moved & c for moved, c in zip(self._moved, changed, strict=True)]
+        counts = [torch.stack([mask.sum() for mask in masks]).sum() for masks in (changed, again)]
+        some, back = torch.stack(counts).tolist()
+        for moved, c in zip(self._moved, changed, strict=True):
+            moved |= c
+        return some / sum(c.numel() for c in changed), back / max(1, some)
 
     @torch.no_grad()
     def zero_pruned(self) -> None:
@@ -141,6 +159,8 @@ class MaskedAdapter:
         kinds = {"mask": self._masks, "dense": self._dense}
         if self._scored is not self._dense:
             kinds["scored"] = self._scored
+        if self._moved:
+            kinds["moved"] = self._moved
         state = {f"{k}.{n}": t for k, ts in kinds.items() for n, t in zip(self.names, ts, strict=True)}
         return {"p": torch.tensor(self.p, dtype=torch.float64)} | state
 
@@ -157,6 +177,8 @@ class MaskedAdapter:
             if kind != "scored" or self._scored is not self._dense:
                 for name, tensor in zip(self.names, tensors, strict=True):
                     tensor.copy_(state[f"{kind}.{name}"])
+        moved = [state[key] for key in (f"moved.{name}" for name in self.names) if key in state]
+        self._moved = [tensor.to(w.device, copy=True) for tensor, w in zip(moved, self._dense, strict=False)]
         self._unscored = [] if self._scored is self._dense else self._zeros(self._scored)
         self._write_live(self._masks)
 

@@ -37,6 +37,8 @@ class Round:
     p_next: float
     mu_next: float
     sigma_next: float
+    mask_changed: float = 0.0  # share of all entries that the commit pruned or revived
+    mask_reverted: float = 0.0  # share of those that an earlier commit had changed: they only went back
 
     def log_values(self) -> dict[str, float]:
         """What a training log shows of a round."""
@@ -49,6 +51,8 @@ class Round:
             "grasp/best_reward": max(probe.reward for probe in self.probes),
             "grasp/mean_reward": sum(probe.reward for probe in self.probes) / len(self.probes),
             "grasp/clamped_share": clamped,
+            "grasp/mask_changed": self.mask_changed,
+            "grasp/mask_reverted": self.mask_reverted,
         }
 
     def to_json(self) -> str:
