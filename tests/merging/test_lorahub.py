@@ -63,8 +63,9 @@ def test_the_default_adds_weighted_factors(tmp_path):
     }
 
 
-def test_unequal_scalings_keep_each_adapters_own_term(tmp_path):
-    pair = differing_pair(tmp_path)
+@pytest.mark.parametrize("order", [1, -1])
+def test_unequal_scalings_keep_each_adapters_own_term(tmp_path, order):
+    pair = dict([*differing_pair(tmp_path).items()][::order])
     merge_weighted(pair, WEIGHTS, tmp_path / "out")
     source, target = factors(pair["source"]), factors(pair["target"])
     expected = {}

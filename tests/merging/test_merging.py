@@ -1,5 +1,6 @@
 """Merged adapters against PEFT itself: weight changes and logits, never factors alone."""
 
+import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tests.helpers.adapter_checks import (
     QV,
@@ -304,3 +306,40 @@ def test_a_sum_of_sums_still_names_every_adapter(pair: dict[str, Path], tmp_path
     with pytest.raises(GraspError, match="'related' describes 5 rows where it has 6"):
         merge_adapters({"related": tmp_path / "related", "third": third}, tmp_path / "again")
     assert not (tmp_path / "again").exists()
+
+
+def test_a_linear_merge_of_embeddings(tmp_path: Path) -> None:
+    modules = ["embed_tokens", "q_proj"]
+    pair = {
+        name: random_adapter(tiny_llama(), tmp_path / name, seed=seed, target_modules=modules, r=2)
+        for seed, name in enumerate(("a", "b"))
+    }
+    merge_adapters(pair, tmp_path / "out", "linear")
+    site = "base_model.model.model.embed_tokens.lora_embedding_"
+    a, b = (sum(tensors_of(folder)[f"{site}{f}"] for folder in pair.values()) for f in "AB")
+    merged = tensors_of(tmp_path / "out")
+    torch.testing.assert_close((merged[f"{site}B"] @ merged[f"{site}A"]), b @ a)
+    assert load(tiny_llama(), {"out": tmp_path / "out"}) is not None
+
+
+def test_a_sum_of_three_merged_again_names_all(pair: dict[str, Path], tmp_path: Path) -> None:
+    three = {**pair, "third": random_adapter(tiny_llama(), tmp_path / "c", seed=9, target_modules=QV, r=3)}
+    merge_adapters(three, tmp_path / "three")
+    merge_adapters({"sum": tmp_path / "three", "more": pair["source"]}, tmp_path / "again")
+    (parts, *_) = read_parts(tmp_path / "again").values()
+    assert [(part.name, part.start, part.stop) for part in parts] == [
+        ("sum.source", 0, 3), ("sum.target", 3, 6), ("sum.third", 6, 9), ("more", 9, 12)
+    ]  # fmt: skip
+
+
+def test_the_file_says_that_it_is_pytorchs(pair: dict[str, Path], tmp_path: Path) -> None:
+    merge_adapters(pair, tmp_path / "out")
+    with safe_open(tmp_path / "out/adapter_model.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+
+
+def test_an_old_config_without_an_initialisation_is_plain_lora(pair: dict[str, Path], tmp_path: Path) -> None:
+    config = config_of(pair["source"])
+    del config["init_lora_weights"]
+    (pair["source"] / "adapter_config.json").write_text(json.dumps(config))
+    merge_adapters(pair, tmp_path / "out")

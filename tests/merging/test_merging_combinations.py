@@ -230,3 +230,24 @@ def test_combination_by_factors_needs_equal_ranks(pair: dict[str, Path], tmp_pat
     other = random_adapter(tiny_llama(), tmp_path / "other", seed=3, target_modules=QV, r=2)
     with pytest.raises(GraspError, match=r"equal ranks.*'source': 3, 'other': 2.*ties_svd"):
         combine_with_peft({"source": pair["source"], "other": other}, tmp_path / "out", "ties", density=0.5)
+
+
+def test_a_rank_beyond_what_a_site_can_have_is_what_it_can_have(tmp_path: Path) -> None:
+    pair = usual_pair(tmp_path)
+    combine_with_peft(pair, tmp_path / "out", "svd", rank=16)
+    shapes = {name.split(".")[-3]: tuple(w.shape) for name, w in tensors_of(tmp_path / "out").items()}
+    b, a = (
+        tensors_of(tmp_path / "out")[f"base_model.model.model.layers.0.self_attn.v_proj.lora_{f}.weight"]
+        for f in "BA"
+    )
+    assert b.shape[1] == a.shape[0] <= min(b.shape[0], a.shape[1]), shapes
+    assert_equals_active_together(tiny_llama, pair, tmp_path / "out")
+
+
+def test_dare_draws_with_seed_0_unless_told(tmp_path: Path) -> None:
+    pair = usual_pair(tmp_path)
+    for name, seed in (("default", {}), ("zero", {"seed": 0}), ("one", {"seed": 1})):
+        combine_with_peft(pair, tmp_path / name, "dare_linear", density=0.5, **seed)
+    default, zero, one = (tensors_of(tmp_path / name) for name in ("default", "zero", "one"))
+    assert all(torch.equal(default[key], zero[key]) for key in zero)
+    assert not all(torch.equal(default[key], one[key]) for key in one)

@@ -21,7 +21,7 @@ _COMBINED = "combined"
 
 
 def combine_with_peft(
-    adapters: Mapping[str, Path],
+    adapters: Mapping[str, str | Path],
     out: Path,
     method: str,
     *,
@@ -81,7 +81,7 @@ def combine_with_peft(
 
 
 def _check_arguments(
-    adapters: Mapping[str, Path],
+    adapters: Mapping[str, str | Path],
     method: str,
     weights: Mapping[str, float] | None,
     density: float | None,

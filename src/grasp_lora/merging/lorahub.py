@@ -28,7 +28,7 @@ __all__ = [
 
 
 def merge_weighted(
-    adapters: Mapping[str, Path], weights: Mapping[str, float], out: Path, *, exact: bool = False
+    adapters: Mapping[str, str | Path], weights: Mapping[str, float], out: Path, *, exact: bool = False
 ) -> None:
     """Writes the adapters, weighted and combined as `weigh_adapters` does it, into the folder `out`.
 

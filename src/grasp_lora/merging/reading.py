@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from grasp_lora.errors import GraspError
+from grasp_lora.merging.hub import CONFIG_FILE, WEIGHTS_FILE, find_adapter
 
 __all__ = [
     "CONFIG_FILE",
@@ -26,13 +27,12 @@ __all__ = [
     "WEIGHTS_FILE",
     "Adapter",
     "Factors",
+    "base_of",
     "read_adapters",
     "same_base_model",
     "site_names",
 ]
 
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
 PICKLED_FILE = "adapter_model.bin"
 
 # What selects the adapted modules; kept word for word where all adapters agree.
@@ -85,15 +85,17 @@ class Adapter:
     others: dict[str, Tensor]
 
 
-def read_adapters(adapters: Mapping[str, Path]) -> list[Adapter]:
-    """Reads adapter folders, by name, and checks that they can stand on one base model.
+def read_adapters(adapters: Mapping[str, str | Path]) -> list[Adapter]:
+    """Reads adapters, by name, and checks that they can stand on one base model.
+
+    Each is a folder, or OWNER/NAME[@REVISION] on the model hub.
 
     Raises GraspError for a missing or unreadable file, pickled weights, anything but plain LoRA, different
     base models, and shapes that disagree with the config or between adapters.
     """
     if not adapters:
         raise GraspError("no adapter to merge; name at least one adapter folder")
-    loaded = [_read_adapter(name, Path(folder)) for name, folder in adapters.items()]
+    loaded = [_read_adapter(name, find_adapter(folder)) for name, folder in adapters.items()]
     first = loaded[0]
     for other in loaded[1:]:
         for key in SHARED:
@@ -109,6 +111,17 @@ def read_adapters(adapters: Mapping[str, Path]) -> list[Adapter]:
             site, {adapter.name: adapter.sites[site] for adapter in loaded if site in adapter.sites}
         )
     return loaded
+
+
+def base_of(folder: Path) -> str | None:
+    """The base model that any PEFT adapter says it was trained on; None where it does not say.
+
+    Raises:
+        GraspError: There is no adapter's config.
+    """
+    settings = _settings(str(folder), folder)
+    base = settings.get("base_model_name_or_path") if isinstance(settings, dict) else None
+    return base or None
 
 
 def site_names(adapters: Sequence[Adapter]) -> list[str]:
@@ -147,20 +160,24 @@ def _read_config(name: str, folder: Path) -> Any:
     """The `LoraConfig` in `folder`, of which only the settings in `_READ` are kept."""
     from peft import LoraConfig
 
+    path, settings = folder / CONFIG_FILE, _settings(name, folder)
+    _refuse_other_than_plain_lora(name, path, settings)
+    try:
+        return LoraConfig(**{key: value for key, value in settings.items() if key in _READ})
+    except (TypeError, ValueError) as error:
+        raise GraspError(f"adapter {name!r}: {path} is not a valid LoRA config ({error})") from error
+
+
+def _settings(name: str, folder: Path) -> Any:
     path = folder / CONFIG_FILE
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise GraspError(
             f"adapter {name!r}: {path} is missing; give the folder of a saved PEFT adapter"
         ) from None
     except (ValueError, OSError) as error:
         raise GraspError(f"adapter {name!r}: {path} cannot be read as JSON ({error})") from error
-    _refuse_other_than_plain_lora(name, path, settings)
-    try:
-        return LoraConfig(**{key: value for key, value in settings.items() if key in _READ})
-    except (TypeError, ValueError) as error:
-        raise GraspError(f"adapter {name!r}: {path} is not a valid LoRA config ({error})") from error
 
 
 def _refuse_other_than_plain_lora(name: str, path: Path, settings: Any) -> None:

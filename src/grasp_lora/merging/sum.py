@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from grasp_lora.errors import GraspError
+from grasp_lora.merging.hub import find_adapter
 from grasp_lora.merging.parts import Part, read_parts, write_parts
 from grasp_lora.merging.reading import Factors, read_adapters, site_names
 from grasp_lora.merging.writing import new_folder, write_adapter
@@ -17,12 +18,12 @@ METHODS = ("sum", "linear")
 MERGED = "merged"  # the one part of an adapter whose rows cannot be told apart any more
 
 
-def merge_adapters(adapters: Mapping[str, Path], out: Path, method: str = "sum") -> None:
+def merge_adapters(adapters: Mapping[str, str | Path], out: Path, method: str = "sum") -> None:
     """Merges LoRA adapters into one plain PEFT adapter in the folder `out`, with `parts.json` beside it.
 
-    `adapters` maps a name to a folder with `adapter_config.json` and `adapter_model.safetensors`; the names
-    go to `parts.json`. The base model is not needed. `out` must be new or empty, and appears only when it is
-    complete.
+    `adapters` maps a name to a folder with `adapter_config.json` and `adapter_model.safetensors`, or to
+    OWNER/NAME[@REVISION] on the model hub; the names go to `parts.json`. The base model is not needed. `out`
+    must be new or empty, and appears only when it is complete.
 
     - `sum` (the default): `delta_W = sum_a s_a B_a A_a`, GRASP's Eq. 1 with PEFT's scaling
       `s_a = alpha_a / r_a` (rsLoRA: `alpha_a / sqrt(r_a)`) written out. At each site, with `R = sum_a r_a`,
@@ -51,7 +52,7 @@ def merge_adapters(adapters: Mapping[str, Path], out: Path, method: str = "sum")
     merge_site = stack_factors if method == "sum" else add_factors
     with new_folder(Path(out)) as folder:
         loaded = read_adapters(adapters)
-        inside = {name: read_parts(Path(path)) or {} for name, path in adapters.items()}
+        inside = {name: read_parts(find_adapter(path)) or {} for name, path in adapters.items()}
         sites, parts = {}, {}
         for site in site_names(loaded):
             owners = {adapter.name: adapter.sites[site] for adapter in loaded if site in adapter.sites}

@@ -1,0 +1,53 @@
+"""Adapters on a model hub, by name where a folder may stand."""
+
+import re
+from pathlib import Path
+
+from grasp_lora.errors import GraspError
+
+__all__ = ["CONFIG_FILE", "WEIGHTS_FILE", "find_adapter"]
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+
+_HUB_NAME = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+?)(@(?P<revision>[\w./-]+))?")
+
+
+def find_adapter(adapter: str | Path) -> Path:
+    """The folder of an adapter: the folder itself, or where a hub's repository was downloaded to.
+
+    Args:
+        adapter: A folder, or `OWNER/NAME`, or `OWNER/NAME@REVISION` with a branch, tag or commit. A folder of
+            that name wins. Gated repositories need the hub's own login (`hf auth login`, or HF_TOKEN).
+
+    Raises:
+        GraspError: It is neither, or cannot be downloaded; the message names the cause.
+    """
+    path = Path(adapter).expanduser()
+    if path.exists() or (match := _HUB_NAME.fullmatch(str(adapter))) is None:
+        return path
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        downloaded = snapshot_download(
+            match["repository"],
+            revision=match["revision"],
+            allow_patterns=["*.json", WEIGHTS_FILE],
+            ignore_patterns=["tokenizer*", "vocab.json", "*/*"],
+        )
+    except RepositoryNotFoundError:
+        raise GraspError(
+            f"{adapter} is no folder here and no repository that the model hub shows you: check its name, or "
+            "log in with `hf auth login` if it is private or gated"
+        ) from None
+    except LocalEntryNotFoundError:
+        raise GraspError(
+            f"{adapter} is no folder here, and the model hub cannot be reached: check name and network"
+        ) from None
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise GraspError(f"{adapter} cannot be downloaded from the model hub: {reason}") from None
+    if missing := [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (Path(downloaded) / name).exists()]:
+        raise GraspError(f"{adapter} on the model hub holds no adapter: {missing[0]} is missing")
+    return Path(downloaded)
