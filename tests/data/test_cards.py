@@ -226,8 +226,8 @@ def test_one_table_per_language_is_split(tmp_path: Path) -> None:
     manifest = prepared(card("jsonl"), source, tmp_path / "out")
     assert manifest["counts"] == {
         "en": {"train": 150, "dev": 50, "test": 100},
-        "fr": {"train": 50, "dev": 50, "micro_dev": 16, "test": 100},
-        "pt-BR": {"train": 50, "dev": 50, "micro_dev": 16, "test": 100},
+        "fr": {"train": 50, "dev": 50, "micro_dev": 16, "test": 100, "pool": 84},
+        "pt-BR": {"train": 50, "dev": 50, "micro_dev": 16, "test": 100, "pool": 84},
     }
     row = rows(tmp_path / "out", "fr", "test")[0]
     number = int(row["text"].removeprefix("Text "))
@@ -517,13 +517,13 @@ def test_show_takes_the_config_of_a_run(
         monkeypatch.setenv("GRASP_CARDS", str(tmp_path))
         prepare_card(load_card(tmp_path / "small-squad_json.yaml"), tmp_path)
         config["task"] = "small-squad_json"
-    if kind == "inline":  # relative to the config; no manifest is beside it; the target's limit is for both
+    if kind == "inline":  # relative to the config; no manifest is beside it; each language has its limit
         values = yaml.safe_load((folder / "task.yaml").read_text(encoding="utf-8"))
         values["languages"] = {
             code: {split: f"../out/{path}" for split, path in splits.items()}
             for code, splits in values["languages"].items()
         }
-        config |= {"task": values | {"max_new_tokens": {"en": 96, "ar": 40}}, "max_new_tokens": None}
+        config |= {"task": values | {"max_new_tokens": {"en": 40, "ar": 40}}, "max_new_tokens": None}
         expected = re.sub(r"\nleft out: .*", "", expected)
     Path("configs").mkdir()
     write(Path("configs/run.yaml"), **config)

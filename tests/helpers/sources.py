@@ -25,6 +25,9 @@ def small(folder: Path, base: str, sizes: Mapping[str, Any] = SMALL, **changes: 
     assert known is not None
     values = {"extends": base, "name": f"small-{base}", **changes}
     values.setdefault("languages", {code: {"sizes": dict(sizes)} for code in known.languages})
+    for language in values["languages"].values():
+        if language and "sizes" in language:
+            language["sizes"] = {"pool": 0, **language["sizes"]}
     path = folder / f"small-{base}.yaml"
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
     return load_card(path)

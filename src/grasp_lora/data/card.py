@@ -34,6 +34,8 @@ class Sizes(_Node):
     dev: Count | Literal["all"] = 50
     micro_dev: Count = 16
     test: Count | Literal["all"] = 100
+    pool: Count = 400
+    """At most so many rows that are left over, for runs that want more training rows than `train` has."""
 
 
 class Language(_Node):

@@ -1,4 +1,7 @@
-"""Which records go into which split: sampled from the source's own splits, or from a pool by groups."""
+"""Which records go into which split: sampled from the source's own splits, or from all by groups.
+
+What is left over of train, and in no group that is held out, is the split `pool`.
+"""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -14,7 +17,7 @@ __all__ = ["Chosen", "sample_official", "sample_pool"]
 Chosen = dict[str, dict[Split, list[str]]]
 """Language -> split -> record ids, in random order."""
 
-SPLITS: tuple[Split, ...] = get_args(Split)
+SPLITS: tuple[Split, ...] = tuple(split for split in get_args(Split) if split != "pool")
 Items = Mapping[str, Mapping[str, Item]]
 
 
@@ -41,6 +44,7 @@ def sample_official(items: Items, sizes: Mapping[str, Sizes], seed: int) -> Chos
             take = getattr(size, split)
             _check_size(language, split, take, len(names), len(records))
             chosen[language][split] = names if take == "all" else names[:take]
+        chosen[language]["pool"] = drawn["train"][len(chosen[language]["train"]) :][: size.pool]
     return _without_empty(chosen)
 
 
@@ -48,7 +52,8 @@ def sample_pool(items: Items, sizes: Mapping[str, Sizes], seed: int) -> Chosen:
     """Split a pool of all records so that no group is in two splits, in any language.
 
     Groups that many languages have are given out first, and roles are drawn in proportion to what is still
-    wanted of each, so that the splits are alike. A group's rows beyond what its split wants are left out.
+    wanted of each, so that the splits are alike. Of a held-out group, rows beyond what its split wants are
+    left out.
     """
     generator = random.Random(seed)
     groups = _groups(items)
@@ -68,11 +73,17 @@ def sample_pool(items: Items, sizes: Mapping[str, Sizes], seed: int) -> Chosen:
             if role is not None:
                 chosen[language][role] += generator.sample(names, len(names))
     for language, splits in chosen.items():
+        left = []
         for split, names in splits.items():
             size = getattr(sizes[language], split)
             _check_size(language, split, size, len(names), len(items[language]))
             generator.shuffle(names)
-            del names[len(names) if size == "all" else size :]
+            kept = len(names) if size == "all" else size
+            left += names[kept:] if split == "train" else []
+            del names[kept:]
+        free = [name for root in sorted(groups.keys() - roles) for name in groups[root].get(language, ())]
+        unused = [] if sizes[language].train == "all" else random.Random(seed).sample(free, len(free))
+        splits["pool"] = [*left, *unused][: sizes[language].pool]
     return _without_empty(chosen)
 
 

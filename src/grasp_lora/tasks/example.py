@@ -1,9 +1,11 @@
 """What every task is turned into: a prompt, and what should follow it."""
 
 import hashlib
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass
 
-__all__ = ["Example", "prompt_hash"]
+__all__ = ["Example", "examples_digest", "prompt_hash"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,3 +30,8 @@ class Example:
 def prompt_hash(prompt: str) -> str:
     """The first 16 hexadecimal digits of the prompt's SHA-256: which text a prediction answers."""
     return hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def examples_digest(examples: Iterable[Example]) -> str:
+    """A SHA-256 of all that is in the examples, in their order."""
+    return hashlib.sha256(json.dumps([astuple(example) for example in examples]).encode()).hexdigest()

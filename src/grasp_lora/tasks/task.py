@@ -15,7 +15,7 @@ from grasp_lora.tasks.prompt import Template, parse_template
 
 __all__ = ["Split", "Task", "check_disjoint", "load_task"]
 
-Split = Literal["train", "dev", "micro_dev", "test"]
+Split = Literal["train", "dev", "micro_dev", "test", "pool"]
 Tokens = Annotated[int, Field(ge=1)]
 
 
