@@ -15,7 +15,7 @@ from grasp_lora.cli.main import main
 from grasp_lora.experiment import start
 from grasp_lora.lm import backbone
 from grasp_lora.methods.plan import plan
-from grasp_lora.workspace.records import Row
+from grasp_lora.workspace.rows import Row
 
 SMALL = """
 name: tiny
@@ -153,9 +153,9 @@ def test_a_grid_costs_its_points_whatever_the_seeds(done):
     assert stages == {"grid/p0.20-seed42", "grid/seed42"}
 
 
-def test_modules_have_a_threshold_and_no_grid(done):
+def test_one_threshold_needs_no_search(done):
     folder, run = done
-    modules = "merge_prune={unit: module, threshold: 1000.0}"
+    modules = "merge_prune={unit: module, thresholds: [1000.0]}"
     assert run("methods=[merge_prune]", modules, "name=modules") == 0
     assert not list((folder / "runs/modules/merge_prune").glob("p*"))
     found = read(folder / "runs/modules/eval/merge_prune/seed42/scores.json")
@@ -163,7 +163,7 @@ def test_modules_have_a_threshold_and_no_grid(done):
     assert found["dev_loss"] == pytest.approx(
         bare["by_epoch"][1], rel=1e-5
     )  # all is pruned: no adapter at all
-    assert "pruned at every step |  " in (folder / "runs/modules/report/summary.md").read_text()
+    assert "|      1000 | 100.00% |" in (folder / "runs/modules/report/summary.md").read_text()
 
 
 def test_variants_keep_to_their_own_folder(done):

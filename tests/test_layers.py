@@ -29,7 +29,8 @@ LAYERS = [
     {"merging"},
     {"tasks"},
     {"metrics"},
-    {"cost", "errors", "paths", "settings", "version"},
+    {"cost"},
+    {"energy", "errors", "paths", "settings", "version"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 

@@ -13,16 +13,17 @@ from grasp_lora.executors.local import execute
 from grasp_lora.methods.plan import NAMES, plan
 from grasp_lora.methods.ready import check_ready
 from grasp_lora.methods.start import Start
+from grasp_lora.methods.steps import evaluation
 from grasp_lora.metrics.significance import Test
-from grasp_lora.reporting.compare import comparison
-from grasp_lora.reporting.found import together
+from grasp_lora.reporting.compare import comparison, overview, read_results
+from grasp_lora.reporting.found import MethodResult
 from grasp_lora.tasks.task import Task
 from grasp_lora.workspace.directory import RunDirectory
-from grasp_lora.workspace.records import Row
 from grasp_lora.workspace.resources import Resources
+from grasp_lora.workspace.rows import Row
 from grasp_lora.workspace.stage import Stage, behind, resolve
 
-__all__ = ["Result", "compare", "make", "read_config", "run", "start"]
+__all__ = ["Result", "compare", "evaluate", "make", "read_config", "run", "start"]
 
 Named = Config | str | Path
 
@@ -96,25 +97,65 @@ def make(x: Start, stages: Sequence[Stage], *, force: bool = False) -> list[Path
     return [directory.path(stage.name) for stage in stages]
 
 
-def compare(config: Named, methods: tuple[str, str], test: Test = "randomisation") -> str:
-    """Two methods of a run under every metric, as a table. The seeds are the config's, as far as evaluated.
+def evaluate(
+    x: Start, adapter: str | Path, *, split: str = "test", name: str | None = None, force: bool = False
+) -> Row:
+    """Score any PEFT adapter of the experiment's backbone as its methods are.
+
+    Args:
+        adapter: A folder, or OWNER/NAME[@REVISION] on the model hub.
+        split: A split of the target's language, or one of `target.tests`.
+        name: What it is called in the run's folder and in comparisons; None: after the adapter's own.
 
     Raises:
-        GraspError: A method was not evaluated.
+        GraspError: It is no adapter, or of another backbone.
     """
-    read = read_config(config)
-    found = []
-    for method in methods:
-        folders = [read.folder / "eval" / method / f"seed{seed}" for seed in read.seeds]
-        rows = [Row.read(folder) for folder in folders if (folder / Row.SCORES_FILE).exists()]
-        if not rows:
-            known = ", ".join(sorted(path.name for path in (read.folder / "eval").glob("*"))) or "none"
-            raise GraspError(f"{read.folder} has no evaluation of '{method}'; evaluated are: {known}")
-        found += rows
-    if methods[0] == methods[1]:
-        raise GraspError(f"'{methods[0]}' cannot be compared with itself")
-    first, second = together(found)
-    return comparison(first, second, test)
+    (folder,) = make(x, [evaluation(x, adapter, split, name)], force=force)
+    return Row.read(folder)
+
+
+def compare(
+    what: Sequence[str],
+    against: str | None = None,
+    test: Test = "randomisation",
+    overrides: Iterable[str] = (),
+) -> str:
+    """Evaluated methods side by side, as a table: two with their differences, or several with marks.
+
+    Args:
+        what: METHODs of the run of a YAML file that stands before them; RUN:METHOD of a run's folder; or a
+            RUN, which is all of its methods.
+        against: The one of them that the others are tested against; None: the first.
+        overrides: Those of the YAML file.
+
+    Raises:
+        GraspError: Something was not evaluated, or on other test rows.
+    """
+    names, config = list(what), None
+    if names and names[0].endswith((".yaml", ".yml")):
+        config = read_config(names.pop(0), overrides)
+    results: dict[str, list[MethodResult]] = {name: _evaluated(name, config) for name in names}
+    found = [result for several in results.values() for result in several]
+    if len({(result.run, result.method) for result in found}) < max(2, len(found)):
+        raise GraspError("name two different methods, each once: METHOD after a YAML file, or RUN:METHOD")
+    if against is None and len(found) == 2:
+        return comparison(found[0], found[1], test)
+    reference = _evaluated(against, config)[0] if against else found[0]
+    here = [one for one in found if (one.run, one.method) == (reference.run, reference.method)]
+    if not here:
+        found.insert(0, reference)
+    return overview(found, here[0] if here else reference, test)
+
+
+def _evaluated(name: str, config: Config | None) -> list[MethodResult]:
+    run, colon, method = name.rpartition(":")
+    if colon:
+        return read_results(Path(run), method or None)
+    if Path(name).is_dir():
+        return read_results(Path(name))
+    if config is None:
+        raise GraspError(f"'{name}' is neither RUN:METHOD nor a run's folder, and no YAML file stands before")
+    return read_results(config.folder, name, config.seeds)
 
 
 def read_config(config: Named, overrides: Iterable[str] | Mapping[str, Any] = ()) -> Config:
@@ -131,9 +172,17 @@ def read_config(config: Named, overrides: Iterable[str] | Mapping[str, Any] = ()
 
 
 def start(config: Named, overrides: Iterable[str] | Mapping[str, Any] = ()) -> Start:
-    """A config with its task, which is prepared if it has a card and is not there yet."""
+    """A config with its tasks, each of which is prepared if it has a card and is not there yet."""
     read = read_config(config, overrides)
-    return Start(read, read.task if isinstance(read.task, Task) else find_task(read.task))
+    target, task = read.target, _task(read.task)
+    if target.tests:
+        splits = task.languages.get(target.language, {}) | {f"tests/{k}": p for k, p in target.tests.items()}
+        task = task.model_copy(update={"languages": task.languages | {target.language: splits}})
+    return Start(read, task, {side.label: _task(side.task) for side in read.sources if side.task is not None})
+
+
+def _task(task: Task | str) -> Task:
+    return task if isinstance(task, Task) else find_task(task)
 
 
 def _directory(x: Start, resources: Resources, force: bool, only: set[str] | None = None) -> RunDirectory:

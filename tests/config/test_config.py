@@ -120,14 +120,14 @@ def test_same_language_twice(write):
 @pytest.mark.parametrize(
     ("override", "complaint"),
     [
-        ("grid=[0.101,0.104]", "same to two decimals"),
+        ("grid=[0.1,0.10004]", "same to four decimals"),
         ("seeds=[]", "seeds"),
         ("seeds=[42,42]", "twice"),
         ("seeds=[-1]", "seeds"),
         ("optuna.p_min=0.9", "p_min <= p_max"),
         ("combine.weights={en: 1.0}", r"a weight for each of \['ar', 'en'\]"),
         ("merge_prune.unit=module", "threshold"),
-        ("merge_prune.threshold=0.1", "threshold"),
+        ("merge_prune.thresholds=[0.1]", "threshold"),
         ("methods=[merge,grasp,merge]", "methods names merge twice"),
     ],
 )

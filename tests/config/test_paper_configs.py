@@ -14,12 +14,12 @@ from grasp_lora.data.folder import write_prepared
 from grasp_lora.data.prepare import prepare_card
 from grasp_lora.experiment import read_config as load_config
 from grasp_lora.experiment import start
-from grasp_lora.methods.plan import plan
+from grasp_lora.methods.plan import chosen, plan
 from grasp_lora.paths import cache_dir
 
 FOLDER = Path(grasp_lora.__file__).parent / "configs" / "paper"
-LEAVES = sorted(path for path in FOLDER.glob("*.yaml") if not path.name.startswith("_"))
-LONGEST = 10
+LEAVES = sorted(FOLDER.glob("*/*.yaml"))
+LONGEST = 16
 
 
 def load(name: str) -> Config:
@@ -62,15 +62,17 @@ def pretend_prepared(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("path", LEAVES, ids=lambda path: path.stem)
 def test_it_resolves_and_can_be_planned(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = load_config(path, [f"runs={tmp_path}/runs"])
-    assert isinstance(config.task, str)
-    pretend_prepared(config.task, monkeypatch)
+    for task in {config.task, *(side.task for side in config.sources if side.task)}:
+        assert isinstance(task, str)
+        pretend_prepared(task, monkeypatch)
     x = start(config)
     assert config.target.language in x.task.languages
-    assert config.source.adapter is not None or config.source.language in x.task.languages
+    assert all(side.language in x.tasks.get(side.label, x.task).languages for side in config.sources)
+    assert all(side.adapter in (None, "none") for side in (*config.sources, config.target))
     stages = plan(x)
     names = [stage.name for stage in stages]
     assert names[-1] == "report"
-    evaluated = [f"eval/{m}/seed{config.seeds[0]}" for m in (*config.methods, *config.variants)]
+    evaluated = [f"eval/{method.name}/seed{config.seeds[0]}" for method in chosen(config)]
     assert set(evaluated) <= set(names)
     assert "bertscore_f1" in stages[names.index(evaluated[0])].given["metrics"]
     assert all({need.name for need in stage.needs} <= set(names[:i]) for i, stage in enumerate(stages))
@@ -81,7 +83,7 @@ def test_it_is_a_few_lines_and_named_after_its_file(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= LONGEST
     assert text.startswith("# ")
-    assert yaml.safe_load(text)["name"] == path.stem.replace("_", "-")
+    assert yaml.safe_load(text)["name"] == f"{path.parent.name}-{path.stem}".replace("_", "-")
 
 
 def test_settings_of_grasp() -> None:
@@ -92,7 +94,7 @@ def test_settings_of_grasp() -> None:
         "mlqa_zh": (0.05, 0.01),
     }
     for name, regularization in chosen.items():  # Sec. 4.3
-        config = load(f"grasp_{name}")
+        config = load(f"grasp/{name}")
         assert (config.control.beta, config.control.tau) == regularization
         assert (config.source.language, config.target.language) == ("en", name[-2:])
         assert config.seeds == (42, 1337, 9001)
@@ -105,7 +107,7 @@ def test_settings_of_grasp() -> None:
 
 def test_rows_of_grasps_table_2() -> None:
     for name in ("xlsum_ar", "xlsum_zh", "mlqa_ar", "mlqa_zh"):
-        config = load(f"grasp_{name}")
+        config = load(f"grasp/{name}")
         assert config.methods == (
             "zero_shot", "lora_target", "ties", "lorahub", "merge", "merge_prune", "grasp"
         )  # fmt: skip
@@ -116,70 +118,72 @@ def test_rows_of_grasps_table_2() -> None:
 def test_ablations_of_grasp() -> None:
     table3 = {"default": (0.05, 0.01), "no_tau": (0.05, 0.0), "high_tau": (0.05, 0.05)}
     table3 |= {"low_beta": (0.01, 0.01), "no_beta": (0.0, 0.01), "no_beta_tau": (0.0, 0.0)}
-    config = load("grasp_table3")
+    config = load("grasp/table3")
     rows = {"default": config.control, **config.variants}
     assert {name: (row.beta, row.tau) for name, row in rows.items()} == table3
     assert {row.micro_dev for row in rows.values()} == {16}
 
-    sizes = load("grasp_table4")
+    sizes = load("grasp/table4")
     assert {row.micro_dev for row in (sizes.control, *sizes.variants.values())} == {4, 8, 16, 32}
     assert {(row.beta, row.tau) for row in (sizes.control, *sizes.variants.values())} == {(0.05, 0.01)}
     card = find_card(str(sizes.task), [])
     assert card is not None
     assert card.language("ar").sizes.micro_dev == 32
-    trained = load("grasp_xlsum_ar")
-    for ablation in (config, sizes):
+    moving = load("grasp/figure2")
+    assert {**moving.variants} == {**config.variants, **sizes.variants}
+    usual = load("grasp/xlsum_ar")
+    for ablation in (config, sizes, moving):
         assert ablation.methods == ("grasp",)
-        assert ablation.target.adapter == trained.folder / "adapters" / "ar"
-        assert ablation.source.adapter == trained.folder / "adapters" / "en"
+        for key in ("source", "target", "lora", "training", "max_length", "backbone", "seed"):
+            assert getattr(ablation, key) == getattr(usual, key)  # so the adapters are the same ones
 
 
 @pytest.mark.parametrize("task", ["mimic", "scitldr", "bloomberg", "nlp", "medical"])
 def test_settings_of_miyano_and_arase(task: str) -> None:
     language = "en" if task in ("mimic", "scitldr") else "ja"
-    related, with_target = load(f"miyano_{task}_xs_wl"), load(f"miyano_{task}_xs_wl_tgt")
+    related, with_target = load(f"alm/{task}_xs_wl"), load(f"alm/{task}_xs_wl_tgt")
     for config in (related, with_target):  # Table 5
         training = config.training
         assert training.batch_size * training.gradient_accumulation == 16
         assert (training.epochs, training.learning_rate) == (40, 1e-4)
+        assert (len(config.seeds), config.repeat) == (3, "adapters")
         assert config.target.language == language
         assert config.backbone == "meta-llama/Meta-Llama-3-8B-Instruct"
-    assert related.source.adapter == load("miyano_xlsum").folder / "adapters" / language
-    assert related.target.adapter == load("miyano_wikilingua").folder / "adapters" / language
-    assert with_target.source.adapter == load(f"miyano_related_{language}").folder / "merged"
-    assert with_target.target.adapter is None
-    for config in (related, with_target):
-        assert {"merge", "merge_prune"} <= set(config.methods)
+        assert [(side.label, side.language, side.task) for side in config.sources] == [
+            ("xlsum", language, "xlsum_full"),
+            ("wikilingua", language, "wikilingua"),
+        ]
+        assert {"lorahub", "merge", "merge_prune"} <= set(config.methods)
         assert "grid" not in config.methods
         pruning = config.merge_prune
         assert (pruning.importance, pruning.unit, pruning.value) == ("input", "parameter", "zero")
-    assert "lorahub" in related.methods
-    assert related.lorahub.adapters == {}
-
-    hub = load(f"miyano_{task}_lorahub")  # three adapters: XS, WL and TGT
-    assert hub.methods == ("lorahub",)
-    assert hub.source.adapter == related.source.adapter
-    assert hub.lorahub.adapters == {"wikilingua": related.target.adapter}
-    assert hub.target.adapter == with_target.folder / "adapters" / language
-    assert (hub.task, hub.evaluation) == (with_target.task, with_target.evaluation)
+    assert related.target.adapter == "none"
+    assert {"zero_shot", "lora_source"} <= set(related.methods)
+    assert with_target.target.adapter is None
+    assert "lora_target" in with_target.methods
 
 
 @pytest.mark.parametrize("task", ["bloomberg", "nlp", "medical"])
 def test_cells_of_miyano_and_arases_table_4(task: str) -> None:
-    base = load(f"miyano_{task}_xs_wl_tgt")
+    base = load(f"alm/{task}_xs_wl_tgt")
     for cell in product(("module", "parameter"), ("input", "gradient"), ("zero", "init")):
-        config = load(f"miyano_table4_{task}_{'_'.join(cell)}")
+        config = load(f"alm/table4_{task}_{'_'.join(cell)}")
         pruning = config.merge_prune
         assert (pruning.unit, pruning.importance, pruning.value) == cell
-        assert (pruning.threshold is not None) == (pruning.unit == "module")
-        assert (config.task, config.evaluation, config.training) == (
-            base.task,
-            base.evaluation,
-            base.training,
-        )
-        assert config.source.adapter == base.source.adapter
-        assert config.target.adapter == base.folder / "adapters" / "ja"
+        assert bool(pruning.thresholds) == (pruning.unit == "module")
+        for key in ("task", "training", "source", "target"):
+            assert getattr(config, key) == getattr(base, key)
         assert config.methods == ("merge_prune",)
+
+
+def test_sizes_of_miyano_and_arases_figure_6() -> None:
+    card = find_card("bloomberg_ja", [])
+    assert card is not None
+    sizes = card.language("ja").sizes
+    for count, kind in product((5, 100, 200), ("xs_wl", "xs_wl_tgt")):
+        config = load(f"alm/figure6_{count}_{kind}")
+        assert config.target.train_examples == count <= int(sizes.train) + sizes.pool
+        assert config.target.adapter == load(f"alm/bloomberg_{kind}").target.adapter
 
 
 def test_the_first_16_of_the_larger_micro_dev_are_the_usual_ones(tmp_path: Path) -> None:

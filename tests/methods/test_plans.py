@@ -16,15 +16,16 @@ from grasp_lora.workspace.stage import Stage
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 GOLDEN = Path(__file__).parent / "golden" / "plans.json"
-PATHS = sorted(p for p in CONFIGS.rglob("*.yaml") if not p.name.startswith("_"))
+PATHS = sorted(p for p in CONFIGS.rglob("*.yaml") if p.parent.name != "base" and p.name[0] != "_")
 
 
 def planned(path):
     """Stages by name, and for each evaluation the adapter and the stages that are its cost."""
     config = read_config(path)
-    languages = {side.language: {"train": Path("x")} for side in (config.source, config.target)}
+    languages = {side.language: {"train": Path("x")} for side in (*config.sources, config.target)}
     task = Task(name="any", prompt="{text}", target="title", languages=languages)  # a plan reads no rows
-    stages = plan(Start(config, task))
+    own = {side.label: task.model_copy(update={"name": side.label}) for side in config.sources if side.task}
+    stages = plan(Start(config, task, own))
     rows = {}
     for stage in stages:
         if stage.name.startswith("eval/"):

@@ -90,11 +90,37 @@ def test_what_lies_behind_an_adapter(run, tmp_path):
     few = stage("few", 30, train=Rows(task, "ar", "train", 3), dev=Rows(task, "ar", "dev", 2), start=source)
     search = stage("search", 7, rows=Rows(task, "ar", "dev"), micro_dev=Rows(task, "ar", "micro_dev"))
     last = stage("last", 20, train=Rows(task, "ar", "train", 5), start=few, ratio=search)
-    assert Behind(last, "ar").resolve(run) == {
+    assert Behind(last, task, "ar").resolve(run) == {
         "steps": 50,  # what trained on Arabic rows
         "labels": {"train": 5, "dev": 4, "micro_dev": 4},  # the most of each split
     }
-    assert Behind(last, "en").resolve(run) == {"steps": 100, "labels": {"train": 12}}
+    assert Behind(last, task, "en").resolve(run) == {"steps": 100, "labels": {"train": 12}}
+    other = task.model_copy(update={"name": "another task of the same language"})
+    assert Behind(last, other, "ar").resolve(run) == {"steps": 0, "labels": {}}
     assert (
-        Behind(None, "ar").resolve(run) == Behind(tmp_path, "ar").resolve(run) == {"steps": 0, "labels": {}}
+        Behind(None, task, "ar").resolve(run)
+        == Behind(tmp_path, task, "ar").resolve(run)
+        == {"steps": 0, "labels": {}}
     )
+
+
+def test_more_training_rows_than_the_split_has_come_from_the_pool(run, tmp_path, caplog):
+    folder = write_setting(tmp_path)
+    (folder / "pool.jsonl").write_text(
+        "".join(f'{{"text": "more {i}", "title": "m{i}"}}\n' for i in range(5))
+    )
+    text = (folder / "task.yaml").read_text()
+    (folder / "task.yaml").write_text(text.replace("ar: {train", "ar: {pool: pool.jsonl, train"))
+    task = load_task(folder / "task.yaml")
+    whole = Rows(task, "ar", "train").resolve(run)
+    assert len(whole) == 8
+    assert Rows(task, "ar", "train", 3).resolve(run) == whole[:3]
+    more = Rows(task, "ar", "train", 10).resolve(run)
+    assert more[:8] == whole
+    assert [example.target for example in more[8:]] == ["m0", "m1"]
+    with caplog.at_level("INFO", logger="grasp_lora"):
+        assert len(Rows(task, "ar", "train", 99).resolve(run)) == 13
+        assert len(Rows(task, "en", "train", 99).resolve(run)) == 12
+    assert "ar has 13 training rows, not 99" in caplog.text
+    assert "en has 12 training rows, not 99" in caplog.text
+    assert len(Rows(task, "ar", "dev", 99).resolve(run)) == 4

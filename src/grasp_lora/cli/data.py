@@ -99,8 +99,8 @@ def _show(arguments: argparse.Namespace) -> None:
         config = read_config(arguments.task)
         task = config.task if isinstance(config.task, Task) else find_folder(config.task)
         read = task if isinstance(task, Task) else load_task(task)
-        # As in the run, where the target's limit is that of both languages.
-        max_new_tokens = config.max_new_tokens or read.new_tokens(config.target.language)
+        read.new_tokens(config.target.language)  # which the task must have
+        max_new_tokens = config.max_new_tokens
         max_length = config.max_length
         if name is None:
             name, revision = config.backbone, config.revision

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from grasp_lora.errors import GraspError
 
 if TYPE_CHECKING:
+    from grasp_lora.experiment import Result
     from grasp_lora.methods.start import Start
 
 __all__ = ["add_run_verbs"]
@@ -36,7 +37,9 @@ def add_run_verbs(verbs: Any, common: argparse.ArgumentParser) -> None:
         parser.add_argument("--force", action="store_true", help="make stages again whose settings changed")
         return parser
 
-    configured("run", _run, "Run a whole experiment: adapters, merge, learn, final run, evaluation, report.")
+    run = add("run", _run, "Run experiments: adapters, merge, learn, final run, evaluation, report.")
+    run.add_argument("config", type=Path, help="YAML file; several share what is equal")
+    overridable(run)
     adapter = configured("adapter", _adapter, "Train the source's or the target's adapter.")
     adapter.add_argument("--side", choices=["source", "target"], required=True)
     configured("merge", _merge, "Merge the two adapters.")
@@ -44,10 +47,20 @@ def add_run_verbs(verbs: Any, common: argparse.ArgumentParser) -> None:
     final = configured("finetune", _finetune, "Prune the merged adapter once and fine-tune it.")
     final.add_argument("--p", type=float, help="prune ratio in [0, 1]; default: the learned one")
     configured("config", _config, "Print the resolved config.")
-    compare = add("compare", _compare, "Is one method of a finished run better, or is it luck?")
-    compare.add_argument("config", type=Path, help="the run's YAML file")
-    compare.add_argument("methods", nargs=2, metavar="METHOD", help="as in the folder eval/ of the run")
-    compare.add_argument("overrides", nargs="*", metavar="key=value", help="those of the run")
+    score = add("evaluate", _evaluate, "Score any PEFT adapter as the methods of an experiment are.")
+    score.add_argument("adapter", help="a folder, or OWNER/NAME[@REVISION] on the model hub")
+    score.add_argument("config", type=Path, help="YAML file")
+    overridable(score)
+    score.add_argument("--split", default="test", help="of the target, or one of target.tests; default: test")
+    score.add_argument("--name", help="in the run's folder; default: after the adapter")
+    compare = add("compare", _compare, "Is one evaluated method better than another, or is it luck?")
+    compare.add_argument(
+        "what",
+        nargs="+",
+        metavar="CONFIG|METHOD|RUN:METHOD|RUN|key=value",
+        help="a YAML file and METHODs of its run; or methods of any runs' folders; or whole runs",
+    )
+    compare.add_argument("--against", metavar="METHOD|RUN:METHOD", help="what the others are tested against")
     compare.add_argument("--test", choices=("randomisation", "bootstrap"), default="randomisation")
     demo = add("demo", _demo, "Learn a ratio on a small real model and real text, in minutes.")
     demo.add_argument("language", nargs="?", choices=list(DEMOS), default="ar", help="target language")
@@ -66,14 +79,24 @@ def _start(arguments: argparse.Namespace) -> "Start":
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from grasp_lora.experiment import run
+    from grasp_lora.experiment import read_config, run
     from grasp_lora.workspace.records import SUMMARY_FILE
 
+    files = [one for one in arguments.overrides if "=" not in one and one.endswith((".yaml", ".yml"))]
+    arguments.overrides = [one for one in arguments.overrides if one not in files]
     x = _start(arguments)
-    result = run(x.config, force=arguments.force)
+    configs = [x.config, *(read_config(file, arguments.overrides) for file in files)]
+    results = run(configs, force=arguments.force)
+    for result in results:
+        if not files:
+            print((result.folder / "report" / SUMMARY_FILE).read_text(encoding="utf-8"))
+        print(f"Everything is in {result.folder}/; the report in {result.folder / 'report'}/")
+    if not files:
+        _show_adapter(x, results[0])
+
+
+def _show_adapter(x: "Start", result: "Result") -> None:
     report = result.folder / "report"
-    print((report / SUMMARY_FILE).read_text(encoding="utf-8"))
-    print(f"Everything is in {result.folder}/; the report in {report}/")
     if result.adapter is not None and (picture := report / "trajectory.png").exists():
         print(_HOW_TO_LOAD.format(backbone=x.model.path, picture=picture, adapter=result.adapter))
         _note_loaders(result.adapter)
@@ -92,13 +115,14 @@ The sparse adapter: {adapter}. To load it with PEFT alone:
 
 def _adapter(arguments: argparse.Namespace) -> None:
     from grasp_lora.experiment import make
-    from grasp_lora.methods.steps import adapter_of
+    from grasp_lora.methods.steps import adapters_of
+    from grasp_lora.workspace.stage import Stage
 
     x = _start(arguments)
-    side = x.config.source if arguments.side == "source" else x.config.target
-    trained = adapter_of(x, side)
-    made = make(x, [] if trained is None else [trained], force=arguments.force)  # looks at what is given
-    print(made[0] if made else side.adapter)
+    adapters = adapters_of(x, arguments.side)
+    trained = [adapter for adapter in adapters if isinstance(adapter, Stage)]
+    made = iter(make(x, trained, force=arguments.force))  # looks at what is given
+    print(*(next(made) if isinstance(one, Stage) else one for one in adapters), sep="\n")
 
 
 def _merge(arguments: argparse.Namespace) -> None:
@@ -133,10 +157,22 @@ def _finetune(arguments: argparse.Namespace) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    from grasp_lora.experiment import compare, read_config
+    from grasp_lora.experiment import compare
 
-    config = read_config(arguments.config, arguments.overrides)
-    print(compare(config, tuple(arguments.methods), arguments.test))
+    what = [one for one in arguments.what if "=" not in one]
+    overrides = [one for one in arguments.what if "=" in one]
+    print(compare(what, arguments.against, arguments.test, overrides))
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from grasp_lora.experiment import evaluate
+    from grasp_lora.reporting.write import markdown
+
+    x = _start(arguments)
+    row = evaluate(x, arguments.adapter, split=arguments.split, name=arguments.name, force=arguments.force)
+    scores = {"dev loss": f"{row.dev_loss:.4f}", f"{row.test_set or 'test'} loss": f"{row.test_loss:.4f}"}
+    scores |= {name: f"{score['value']:.2f}" for name, score in row.scores.items()}
+    print(markdown(["adapter", *scores], [[row.method, *scores.values()]]))
 
 
 def _config(arguments: argparse.Namespace) -> None:

@@ -33,7 +33,7 @@ def load_config(
     """Read a YAML file, apply overrides, validate.
 
     A file may start from another: `extends: other.yaml`, relative to itself. Relative paths inside an
-    inline task are relative to the file, like those of a task.yaml.
+    inline task, and of `target.tests`, are relative to the file, like those of a task.yaml.
 
     Args:
         overrides: `dotted.key=value` with the value in YAML, or dotted keys and values.
@@ -113,11 +113,25 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if not isinstance(parsed, dict):
         raise GraspError(f"{path} holds no mapping of keys to values")
     data: dict[str, Any] = parsed
-    if isinstance(task := data.get("task"), dict) and isinstance(task.get("languages"), dict):
-        data["task"] = {**task, "languages": _absolute(task["languages"], path.parent)}
+    data = _with_absolute_paths(data, path.parent)
+    if isinstance(source := data.get("source"), dict):
+        data["source"] = _with_absolute_paths(source, path.parent)
+    elif isinstance(source, list):
+        data["source"] = [_with_absolute_paths(one, path.parent) for one in source]
     if (base := data.pop("extends", None)) is not None:
         data = _merge(_read(path.parent / str(base), (*seen, path.resolve())), data)
     return data
+
+
+def _with_absolute_paths(node: Any, folder: Path) -> Any:
+    """The node, with the paths of an inline task in it taken from the folder."""
+    if not isinstance(node, dict):
+        return node
+    if isinstance(task := node.get("task"), dict) and isinstance(task.get("languages"), dict):
+        node = {**node, "task": {**task, "languages": _absolute(task["languages"], folder)}}
+    if isinstance(target := node.get("target"), dict) and isinstance(tests := target.get("tests"), dict):
+        node = {**node, "target": {**target, **_absolute({"tests": tests}, folder)}}
+    return node
 
 
 def _absolute(languages: dict[str, Any], folder: Path) -> dict[str, Any]:

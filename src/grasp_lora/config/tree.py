@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from grasp_lora.control.settings import Control, MergePrune
 from grasp_lora.lm.adapters import Lora
@@ -25,7 +33,7 @@ from grasp_lora.stages.lorahub import LoraHub
 from grasp_lora.stages.optuna import Optuna
 from grasp_lora.tasks.task import Task
 
-__all__ = ["Config", "MethodNames", "Part", "Side"]
+__all__ = ["Config", "MethodNames", "Part", "Side", "Source", "Target"]
 
 _LIMITS = Limits()
 
@@ -46,14 +54,33 @@ class MethodNames:
 
 
 class Side(Settings):
-    """The source or the target: its language, its adapter, how much of its data to use."""
+    """A language and its adapter: what trains it, how much of the data to use."""
 
     language: FolderName
-    adapter: Path | None = None  # a trained PEFT adapter; None trains one
+    name: FolderName | None = None  # of its adapter, in folders and prune units; None: the language
+    # A PEFT adapter, as a folder or OWNER/NAME[@REVISION]; None trains one. none: the target adds none.
+    adapter: Literal["none"] | Path | None = None
     train_examples: Count | None = None  # None takes all
     dev_examples: Count | None = None
     seed: Seed | None = None  # of its adapter's first weights and training; None: the run's
     training: Training = Training()
+
+    @property
+    def label(self) -> str:
+        """What its adapter is called."""
+        return self.name or self.language
+
+
+class Source(Side):
+    """One of the adapters that the target's is merged with."""
+
+    task: Task | str | None = None  # whose rows train it; None: the run's
+
+
+class Target(Side):
+    """What the methods are tuned for and judged by."""
+
+    tests: Mapping[FolderName, Path] = {}  # more test sets of the task by name, such as a dialect's
 
 
 class Part(Settings):
@@ -62,11 +89,37 @@ class Part(Settings):
     training: Training = Training()
 
 
+class Final(Part):
+    """The final run at a ratio (GRASP Sec. 3.4)."""
+
+    pruning: Literal["fixed", "every_step"] = "fixed"  # every_step: as merge_prune does, at that ratio
+
+
+def _apart(ratios: tuple[float, ...]) -> tuple[float, ...]:
+    if len({f"{p:.4f}" for p in ratios}) < len(ratios):
+        raise ValueError("it has two ratios that are the same to four decimals")
+    return ratios
+
+
+Ratios = Annotated[tuple[Ratio, ...], AfterValidator(_apart)]
+
+
+class Sweep(Settings):
+    """Ratios that the method `sweep` trains, answers and scores, with every seed."""
+
+    ratios: Ratios = ()
+
+
+def _kind_of_source(value: Any) -> str:
+    return "source[several]" if isinstance(value, list | tuple) else "source[one]"
+
+
 class Config(Settings):
     """A run: one backbone, one task, one pair of languages.
 
     `training` is the default of every training stage; `source.training`, `target.training`,
-    `learn.training` and `final.training` need only what differs.
+    `learn.training` and `final.training` need only what differs. `source` may be a list: the adapters of all
+    are merged with the target's.
     """
 
     name: FolderName
@@ -76,13 +129,17 @@ class Config(Settings):
     dtype: DType = "auto"
     device: str = "auto"
     task: Task | str
-    source: Side
-    target: Side
+    source: Annotated[
+        Annotated[Source, Tag("source[one]")]
+        | Annotated[tuple[Source, ...], Tag("source[several]"), Field(min_length=1)],
+        Discriminator(_kind_of_source),
+    ]
+    target: Target
     lora: Lora = Lora()
     merge: Literal["sum", "linear"] = "sum"
     training: Training = Training()
     learn: Part = Part()
-    final: Part = Part()
+    final: Final = Final()
     control: Control = Control()
     variants: Mapping[str, Control] = {}  # more GRASP runs by name: what differs from `control`
     methods: Annotated[tuple[str, ...], Field(min_length=1, validate_default=True)] = ()
@@ -90,13 +147,15 @@ class Config(Settings):
     merge_prune: MergePrune = MergePrune()
     lorahub: LoraHub = LoraHub()
     optuna: Optuna = Optuna()
-    grid: Annotated[tuple[Ratio, ...], Field(min_length=1)] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+    sweep: Sweep = Sweep()
+    grid: Annotated[Ratios, Field(min_length=1)] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
     evaluation: Evaluation = Evaluation(generate=4)
     max_length: Count = _LIMITS.max_length  # tokens of prompt and answer together
     max_new_tokens: Count | None = None  # None: the task's own
     token_budget: Count = _LIMITS.token_budget  # tokens of one evaluation batch
     seed: Seed = 42  # adapters, the learning run and the policy
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (42,)  # the final run is repeated with each
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (42,)  # the runs of `repeat`, with each
+    repeat: Literal["final", "adapters"] = "final"  # adapters: these are trained anew with each seed, too
 
     @model_validator(mode="before")
     @classmethod
@@ -107,8 +166,11 @@ class Config(Settings):
         data = dict(data)
         for key in ("source", "target", "learn", "final"):
             part = data.get(key, {})
-            if isinstance(part, Mapping) and isinstance(part.get("training", {}), Mapping):
-                data[key] = {**part, "training": {**data.get("training", {}), **part.get("training", {})}}
+            several = isinstance(part, list | tuple)
+            inherited = [
+                _with_training(one, data.get("training", {})) for one in (part if several else [part])
+            ]
+            data[key] = inherited if several else inherited[0]
         control = data.get("control", {})
         if isinstance(data.get("variants"), Mapping) and isinstance(control, Mapping):
             data["variants"] = {
@@ -138,21 +200,32 @@ class Config(Settings):
     @model_validator(mode="after")
     def _consistent(self, info: ValidationInfo) -> "Config":
         known = () if info.context is None else info.context.known
-        if self.source.language == self.target.language:
-            raise ValueError(f"source and target are both '{self.source.language}'")
+        labels = [side.label for side in (*self.sources, self.target)]
+        if twice := sorted({label for label in labels if labels.count(label) > 1}):
+            raise ValueError(f"source and target are both '{twice[0]}': give one a name")
+        for side in self.sources:
+            if side.adapter == "none":
+                raise ValueError(f"the source '{side.label}' needs an adapter; only the target's may be none")
+            if side.language == self.target.language and side.task is None and side.adapter is None:
+                raise ValueError(f"source and target are both '{side.language}' of one task")
         for name in self.variants:
             if name in known or not re.fullmatch(r"\w[\w.]*", name):
                 raise ValueError(f"a variant cannot be called '{name}': use letters, digits, _ and no method")
+        if self.final.pruning == "every_step" and self.merge_prune.unit == "module":
+            raise ValueError("final.pruning: every_step prunes at a ratio, and merge_prune.unit is module")
         for key in ("seeds", "methods"):
             listed = getattr(self, key)
             if twice := sorted({str(one) for one in listed if listed.count(one) > 1}):
                 raise ValueError(f"{key} names {', '.join(twice)} twice")
-        if len({f"{p:.2f}" for p in self.grid}) < len(self.grid):
-            raise ValueError(f"grid has two ratios that are the same to two decimals: {list(self.grid)}")
-        sides = {self.source.language, self.target.language}
-        if self.combine.weights is not None and set(self.combine.weights) != sides:
-            raise ValueError(f"combine.weights needs a weight for each of {sorted(sides)}")
+        merged = set(labels[:-1] if self.target.adapter == "none" else labels)
+        if self.combine.weights is not None and set(self.combine.weights) != merged:
+            raise ValueError(f"combine.weights needs a weight for each of {sorted(merged)}")
         return self
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """All of them."""
+        return self.source if isinstance(self.source, tuple) else (self.source,)
 
     @property
     def folder(self) -> Path:
@@ -162,3 +235,10 @@ class Config(Settings):
     def dump(self) -> str:
         """The resolved tree as YAML; reading it back gives the same config."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _with_training(part: Any, training: Mapping[str, Any]) -> Any:
+    """The part with what its own training does not name."""
+    if not isinstance(part, Mapping) or not isinstance(part.get("training", {}), Mapping):
+        return part
+    return {**part, "training": {**training, **part.get("training", {})}}

@@ -6,7 +6,7 @@ next step they are trained again. Three independent choices: importance from `in
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 
 from grasp_lora.control.importance import GradientImportance
 from grasp_lora.control.input_importance import InputImportance, Rescore
-from grasp_lora.control.pruning import masks_at, thresholds
+from grasp_lora.control.pruning import masks_at, pruned_share, thresholds
 from grasp_lora.control.units import (
     ImportanceFrom,
     Parts,
@@ -28,7 +28,7 @@ from grasp_lora.errors import GraspError, check_choice
 from grasp_lora.lm.loss import TargetLoss
 from grasp_lora.merging.parts import PartsOrFolder, find_parts
 
-__all__ = ["MergePruneCallback", "StepPruner"]
+__all__ = ["MergePruneCallback", "PrunedEpoch", "StepPruner"]
 
 
 class StepPruner:
@@ -87,6 +87,13 @@ class StepPruner:
         return list(modules.values())
 
 
+class PrunedEpoch(NamedTuple):
+    """The last step of an epoch: the share of all entries that it reset, each unit's mean importance."""
+
+    pruned_share: float
+    importance: dict[str, float]
+
+
 class MergePruneCallback(TrainerCallback):
     """Adaptive LoRA merge with pruning (Miyano & Arase, 2025): resets entries after every optimizer step.
 
@@ -103,11 +110,12 @@ class MergePruneCallback(TrainerCallback):
 
     Attributes:
         scores: The importance that the last step pruned by, one tensor per factor.
+        epochs: What the last step of each epoch saw and did.
     """
 
     def __init__(
         self,
-        p: float,
+        p: float = 0.0,
         *,
         validation: TargetLoss | None = None,
         parts: PartsOrFolder = None,
@@ -122,15 +130,19 @@ class MergePruneCallback(TrainerCallback):
         if importance == "input" and rescore == "validation" and validation is None:
             raise GraspError("importance from inputs needs a validation set, or rescore='train_batch'")
         self.p, self.validation, self.importance = p, validation, importance
+        self.unit, self.threshold = unit, threshold
         self.rescore_every, self.rescore = rescore_every, rescore
         self._parts = find_parts(parts)
         self._options: dict[str, Any] = {"p": p, "unit": unit, "value": value, "threshold": threshold}
         self._score: InputImportance | GradientImportance | None = None
         self._pruner: StepPruner | None = None
         self.scores: list[Tensor] = []
+        self.epochs: list[PrunedEpoch] = []
+        self._keep: list[Tensor] = []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: nn.Module, **_: Any) -> None:
         self._close()
+        self.epochs = []
         parameters = adapter_parameters(model)
         self._pruner = StepPruner(parameters, self._parts, **self._options)
         if self.importance == "input":
@@ -146,7 +158,12 @@ class MergePruneCallback(TrainerCallback):
         assert self._pruner is not None
         if self.importance == "gradient" or state.global_step % self.rescore_every == 0:
             self.scores = self._score()
-        self._pruner.prune(self.scores)
+        self._keep = self._pruner.prune(self.scores)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        assert self._pruner is not None
+        means = {unit.name: unit.of(self.scores).float().mean().item() for unit in self._pruner.units}
+        self.epochs.append(PrunedEpoch(pruned_share(self._keep), means))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._close()

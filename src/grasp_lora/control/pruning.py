@@ -16,7 +16,7 @@ from grasp_lora.control.importance import magnitude
 from grasp_lora.control.units import PruneUnit
 from grasp_lora.errors import GraspError
 
-__all__ = ["entries_to_prune", "masks_at", "thresholds"]
+__all__ = ["entries_to_prune", "masks_at", "pruned_share", "thresholds"]
 
 
 def entries_to_prune(p: float, size: int) -> int:
@@ -79,6 +79,12 @@ def masks_at(
     for unit, threshold in zip(units, cut, strict=True):
         block = unit.of(values)
         unit.of(out).copy_((_ranked(score(block.reshape(-1))) > threshold).view(block.shape))
+
+
+def pruned_share(masks: Iterable[Tensor]) -> float:
+    """The share of all entries that keep masks prune."""
+    kept = [(int(mask.sum()), mask.numel()) for mask in masks]
+    return 1.0 - sum(k for k, _ in kept) / max(1, sum(n for _, n in kept))
 
 
 def _ranked(scores: Tensor) -> Tensor:

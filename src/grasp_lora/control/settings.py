@@ -1,7 +1,7 @@
 """The settings of what prunes: the controller (GRASP Table 7), and pruning at every step (ALM)."""
 
 import inspect
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -33,6 +33,7 @@ class Control(Settings):
     unit: UnitKind = "adapter"
     importance_refresh: ImportanceRefresh = "round"
     select: SelectionRule = "best"
+    reset_moments: bool = True  # of the optimizer, where a commit changes the mask (Sec. 3.3)
 
     @model_validator(mode="after")
     def _ordered(self) -> "Control":
@@ -52,12 +53,19 @@ class MergePrune(Settings):
     importance: ImportanceFrom = "input"
     unit: ResetUnit = "parameter"
     value: ResetValue = "zero"
-    threshold: Annotated[float, Field(gt=0.0)] | None = None  # of the mean importance: for modules, no grid
+    thresholds: tuple[Annotated[float, Field(gt=0.0)], ...] = ()  # of modules' importance, the best on dev
     rescore_every: Count = 1  # optimizer steps; 1 is the paper's schedule
     rescore: Rescore = "validation"  # where X comes from; the paper: validation
 
     @model_validator(mode="after")
     def _threshold_of_modules(self) -> "MergePrune":
-        if (self.threshold is None) == (self.unit == "module"):
-            raise ValueError("merge_prune.threshold goes with unit: module, and module needs one")
+        if bool(self.thresholds) != (self.unit == "module"):
+            raise ValueError("merge_prune.thresholds go with unit: module, and module needs one or more")
+        if len(set(self.thresholds)) < len(self.thresholds):
+            raise ValueError(f"merge_prune.thresholds names one twice: {list(self.thresholds)}")
         return self
+
+    @property
+    def searched(self) -> Literal["p", "threshold"]:
+        """What dev chooses, as `MergePruneCallback` names it."""
+        return "threshold" if self.unit == "module" else "p"

@@ -3,7 +3,7 @@
 from grasp_lora.errors import GraspError
 from grasp_lora.merging import PEFT_METHODS
 from grasp_lora.methods.method import Method
-from grasp_lora.methods.start import Start
+from grasp_lora.methods.start import Start, found
 from grasp_lora.stages.combine import COMBINE
 from grasp_lora.stages.lorahub import LORAHUB
 from grasp_lora.workspace.stage import Stage
@@ -14,18 +14,18 @@ __all__ = ["COMBINATIONS"]
 def _combined(name: str, in_all: bool = True) -> Method:
     def adapter(x: Start, seed: int) -> Stage:
         how = x.config.combine.of(name)
-        given = {"adapters": x.both, "method": name, "seed": x.config.seed, "how": how}
-        return Stage(f"combined/{name}", COMBINE, given)
+        given = {"adapters": x.adapters, "method": name, "seed": x.config.seed, "how": how}
+        return Stage(f"combined/{name}{x.suffix}", COMBINE, given)
 
     return Method(name, name, adapter, seeded=False, in_all=in_all)
 
 
 def _lorahub(x: Start, seed: int) -> Stage:
-    settings, adapters = x.config.lorahub, x.both
+    settings, adapters = x.config.lorahub, x.adapters
     for name, folder in settings.adapters.items():
         if name in adapters:
             raise GraspError(f"lorahub.adapters.{name}: {name!r} is the run's own adapter; use another name")
-        adapters[name] = folder
+        adapters[name] = found(f"lorahub.adapters.{name}", folder)
     given = {
         "model": x.model,
         "adapters": adapters,
@@ -33,7 +33,7 @@ def _lorahub(x: Start, seed: int) -> Stage:
         "limits": x.limits,
         **settings.model_dump(exclude={"adapters"}),
     }
-    return Stage("combined/lorahub", LORAHUB, given)
+    return Stage(f"combined/lorahub{x.suffix}", LORAHUB, given)
 
 
 _FACTORS = ("ties", "dare_ties", "dare_linear", "magnitude_prune", "linear", "svd")

@@ -4,15 +4,14 @@ from grasp_lora.control.settings import Control
 from grasp_lora.methods.method import Method
 from grasp_lora.methods.start import Start
 from grasp_lora.workspace.stage import Stage
-from grasp_lora.workspace.training import Fixed
 
 __all__ = ["LEARNED", "variant"]
 
 
 def _learned(x: Start, seed: int, learn: str, final: str, policy: str, control: Control) -> Stage:
     """The ratio with the config's seed, and a final run at it with this one (GRASP Secs. 3.3, 3.4)."""
-    ratio = x.learn(f"learn/{learn}seed{x.config.seed}", policy, control)
-    return x.train(f"{final}/seed{seed}", seed, start=x.merged, mask=Fixed(ratio, control.unit))
+    ratio = x.first.learn(f"learn/{learn}seed{x.config.seed}", policy, control)
+    return x.train(f"{final}/seed{seed}", seed, start=x.merged, mask=x.final_mask(ratio, control.unit))
 
 
 def _grasp(x: Start, seed: int) -> Stage:

@@ -1,13 +1,14 @@
 """What a method is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from grasp_lora.config.tree import Config
 from grasp_lora.methods.start import Start
 from grasp_lora.workspace.stage import Stage, behind
 
-__all__ = ["Adapter", "Method", "Study"]
+__all__ = ["Adapter", "Group", "Method", "Study"]
 
 Adapter = Stage | Path | None
 """What makes an adapter, or where one is that the user gave; None is the bare backbone."""
@@ -42,6 +43,20 @@ class Method:
         if self.whole:
             return (made,) if isinstance(made, Stage) else ()
         return tuple(stage for stage in behind(made) if stage.counted)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Several methods under one name in a config, such as one for each of its sources.
+
+    Attributes:
+        name, in_all: As of a method, which it is listed with.
+        methods: From the config to the methods.
+    """
+
+    name: str
+    methods: Callable[[Config], Sequence[Method]]
+    in_all: bool = True
 
 
 @dataclass(frozen=True, slots=True)

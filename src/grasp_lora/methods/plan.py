@@ -1,5 +1,6 @@
 """The methods, and the stages that a config asks for."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -8,7 +9,7 @@ from grasp_lora.errors import GraspError
 from grasp_lora.methods.baselines import MERGED, SINGLE
 from grasp_lora.methods.combinations import COMBINATIONS
 from grasp_lora.methods.learned import LEARNED, variant
-from grasp_lora.methods.method import Adapter, Method, Study
+from grasp_lora.methods.method import Adapter, Group, Method, Study
 from grasp_lora.methods.searched import SEARCHED
 from grasp_lora.methods.start import Start
 from grasp_lora.methods.studies import STUDIES
@@ -19,14 +20,18 @@ from grasp_lora.stages.deploy import DEPLOY
 from grasp_lora.stages.evaluate import EVALUATE
 from grasp_lora.stages.learn import LEARN
 from grasp_lora.stages.report import REPORT
+from grasp_lora.stages.train import TRAIN
 from grasp_lora.workspace.resources import Behind, Bill, Encoder
 from grasp_lora.workspace.stage import Stage, behind
 
-__all__ = ["METHODS", "NAMES", "chosen", "plan"]
+__all__ = ["METHODS", "NAMES", "chosen", "plan", "scoring"]
 
-METHODS = {method.name: method for method in (*SINGLE, *COMBINATIONS, *MERGED, *SEARCHED, *LEARNED)}
-_STUDIES = {study.name: study for study in STUDIES}
-_LISTED: dict[str, Method | Study] = {**METHODS, **_STUDIES}
+_ALL: tuple[Method | Group | Study, ...] = (
+    *SINGLE, *COMBINATIONS, *MERGED, *SEARCHED, *LEARNED, *STUDIES
+)  # fmt: skip
+_LISTED = {one.name: one for one in _ALL}
+METHODS = {name: one for name, one in _LISTED.items() if isinstance(one, Method)}
+_STUDIES = {name: one for name, one in _LISTED.items() if isinstance(one, Study)}
 NAMES = MethodNames(
     known=tuple(_LISTED),
     all=tuple(name for name, one in _LISTED.items() if one.in_all),
@@ -39,12 +44,17 @@ def chosen(config: Config) -> list[Method]:
     """The methods and variants that a config names, in its order.
 
     Raises:
-        GraspError: There is no such method, or none but studies of methods.
+        GraspError: There is no such method, none but studies of methods, or two of one name.
     """
     if unknown := [name for name in config.methods if name not in _LISTED]:
         raise GraspError(f"no method is called {unknown[0]!r}; there are {', '.join(sorted(_LISTED))}")
-    named = [METHODS[name] for name in config.methods if name in METHODS]
+    named: list[Method] = []
+    for one in map(_LISTED.__getitem__, config.methods):
+        named += one.methods(config) if isinstance(one, Group) else [one] if isinstance(one, Method) else []
     named += [variant(name, control) for name, control in config.variants.items()]
+    names = [method.name for method in named]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise GraspError(f"two methods or variants are called {twice[0]!r}: give the variant another name")
     if not named:
         raise GraspError(f"{', '.join(config.methods)} is about methods: name at least one beside it")
     return named
@@ -55,51 +65,110 @@ def plan(x: Start) -> list[Stage]:
     config, methods = x.config, chosen(x.config)
     rows: list[Stage] = []
     deployed: dict[str, Stage] = {}
+    tests: dict[str, list[Stage]] = {name: [] for name in config.target.tests}
     for method in methods:
-        for seed in config.seeds if method.seeded else config.seeds[:1]:
-            made = method.adapter(x, seed)
+        for seed in _seeds(x, method):
+            made = _adapter(x, method, seed)
             row = _evaluated(x, method, seed, made)
             rows.append(row)
+            for name, found in tests.items():
+                found.append(_evaluated(x, method, seed, made, name))
             if config.evaluation.deployment and seed == config.seeds[0]:
                 deployed[method.title] = _deployed(x, method, seed, made, row)
     reference = next((method for method in methods if method.reference), methods[0])
+    learned = {method.name: _learned(_adapter(x, method, config.seed)) for method in methods}
     given: dict[str, Any] = {
         "rows": tuple(rows),
+        "tests": {name: tuple(found) for name, found in tests.items()},
         "reference": reference.name,
-        "learned": _learned(reference.adapter(x, config.seed)),
+        "learned": {name: stage for name, stage in learned.items() if stage is not None},
+        "searched": _dev_scores(x, rows),
         "deployed": deployed,
         **{
-            study.shown: study.stage(x) if name in config.methods else None
+            study.shown: study.stage(x.first) if name in config.methods else None
             for name, study in _STUDIES.items()
         },
     }
     return behind(Stage("report", REPORT, given, derived=True))
 
 
-def _evaluated(x: Start, method: Method, seed: int, made: Adapter) -> Stage:
-    config, metrics, bert = x.config, _metrics(x), x.config.evaluation.bertscore
+def _seeds(x: Start, method: Method) -> tuple[int, ...]:
+    """Those that the method is evaluated with."""
+    trained = x.config.repeat == "adapters" and any(s.work is TRAIN for s in behind(_adapter(x, method, 0)))
+    return x.config.seeds if method.seeded or trained else x.config.seeds[:1]
+
+
+def _adapter(x: Start, method: Method, seed: int) -> Adapter:
+    """What makes a method's adapter.
+
+    Raises:
+        GraspError: It cannot be made of what the config has.
+    """
+    try:
+        return method.adapter(x.repeated(seed), seed)
+    except GraspError as error:
+        raise GraspError(f"the method {method.name}: {error}") from None
+
+
+def _evaluated(x: Start, method: Method, seed: int, made: Adapter, test_set: str = "") -> Stage:
+    config = x.config
     given = {
-        "model": x.model,
         "adapter": made,
+        **scoring(x, f"tests/{test_set}" if test_set else "test"),
+        "bill": Bill(method.paid(made)),
+        "behind": Behind(made, x.task, config.target.language),
+        "method": method.name,
+        "title": method.title,
+        "exhaustive": any(stage.work is CHOOSE for stage in behind(made)),
+        "seed": seed,
+        "test_set": test_set,
+        "repeated": config.repeat if len(_seeds(x, method)) > 1 else "",
+    }
+    folder = f"tests/{test_set}" if test_set else "eval"
+    return Stage(f"{folder}/{method.name}/seed{seed}", EVALUATE, given)
+
+
+def scoring(x: Start, split: str) -> dict[str, Any]:
+    """What every evaluation is given, on the target's dev rows and on one more split."""
+    config, metrics, bert = x.config, _metrics(x), x.config.evaluation.bertscore
+    return {
+        "model": x.model,
         "dev": x.rows(config.target, "dev"),
-        "test": x.rows(config.target, "test"),
+        "test": x.rows(config.target, split),
         "limits": x.limits,
         "answers": config.evaluation.generate,
         "metrics": metrics,
         "encoder": Encoder(bert.encoder, bert.layer, bert.rescale)
         if bert and needs_encoder(metrics)
         else None,
-        "bill": Bill(method.paid(made)),
-        "behind": Behind(made, config.target.language),
-        "method": method.name,
-        "title": method.title,
-        "exhaustive": any(stage.work is CHOOSE for stage in behind(made)),
-        "seed": seed,
         "task": x.task.name,
-        "source": config.source.language,
+        "source": "+".join(side.label for side in config.sources),
         "target": config.target.language,
     }
-    return Stage(f"eval/{method.name}/seed{seed}", EVALUATE, given)
+
+
+def _dev_scores(x: Start, rows: Sequence[Stage]) -> dict[str, Any]:
+    """Method -> ratio or threshold -> the training at it, and its dev scores where they are asked for."""
+    found: dict[str, Any] = {}
+    for stage in behind(*rows):
+        if stage.work is not CHOOSE:
+            continue
+        name = stage.name.split("/")[0]
+        found[name] = {}
+        for at, made in stage.given["points"].items():
+            given = {
+                "adapter": made,
+                **scoring(x, "dev"),
+                "bill": Bill(()),
+                "behind": Behind(made, x.task, x.config.target.language),
+                "method": made.name.split("/")[0],
+                "title": made.name,
+                "seed": x.config.seed,
+                "test_set": "dev",
+            }
+            scored = Stage(f"dev/{made.name}", EVALUATE, given) if x.config.evaluation.points else None
+            found[name][at] = (made, scored)
+    return found
 
 
 def _metrics(x: Start) -> tuple[str, ...]:

@@ -1,17 +1,16 @@
 """What would stop a run after hours of training is said before it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
-from grasp_lora.config.tree import Config
 from grasp_lora.errors import GraspError
 from grasp_lora.merging.reading import CONFIG_FILE, read_adapters, same_base_model
-from grasp_lora.methods.start import Start
+from grasp_lora.methods.start import Start, found
 from grasp_lora.tasks.task import check_disjoint
 from grasp_lora.workspace.directory import RunDirectory
 from grasp_lora.workspace.resources import Model, Rows
 from grasp_lora.workspace.stage import Input, Stage, inside, resolve
 
-__all__ = ["check_adapters", "check_ready"]
+__all__ = ["check_adapters", "check_base", "check_ready"]
 
 
 def check_ready(x: Start, stages: Sequence[Stage], run: RunDirectory) -> None:
@@ -22,7 +21,7 @@ def check_ready(x: Start, stages: Sequence[Stage], run: RunDirectory) -> None:
             is shorter than a round, or something is not installed.
     """
     check_adapters(x)
-    _check_rows(x.config, stages, run)
+    _check_rows(x, stages, run)
     for stage in stages:
         try:
             known = {k: v for k, v in stage.given.items() if not (isinstance(v, Input) and v.stages)}
@@ -38,39 +37,57 @@ def check_adapters(x: Start) -> None:
         GraspError: One is missing, cannot be merged, or was trained on another model than the config's.
     """
     config = x.config
-    given = {"source.adapter": config.source.adapter, "target.adapter": config.target.adapter}
-    given |= {f"lorahub.adapters.{name}": folder for name, folder in config.lorahub.adapters.items()}
-    found = {key: folder for key, folder in given.items() if folder}
-    for adapter in read_adapters(found) if found else ():
-        base = adapter.config.base_model_name_or_path
-        if base and not _is_backbone(base, x.model):
-            raise GraspError(
-                f"{adapter.name}: {found[adapter.name]} was trained on {base!r}, and backbone is "
-                f"{config.backbone!r}. If they are the same model, write its name into the adapter's "
-                f"{CONFIG_FILE} (base_model_name_or_path)"
-            )
+    sides = (*config.sources, config.target)
+    given = {f"{x.key(side)}.adapter": side.adapter for side in sides if side.adapter not in (None, "none")}
+    given |= {f"lorahub.adapters.{name}": adapter for name, adapter in config.lorahub.adapters.items()}
+    folders = {key: found(key, str(adapter)) for key, adapter in given.items()}
+    for read in read_adapters(folders) if folders else ():
+        check_base(f"{read.name}: {folders[read.name]}", read.config.base_model_name_or_path, x.model)
+
+
+def check_base(adapter: str, base: str | None, model: Model) -> None:
+    """An adapter must be of the backbone.
+
+    Raises:
+        GraspError: It was trained on another one.
+    """
+    if base and not _is_backbone(base, model):
+        raise GraspError(
+            f"{adapter} was trained on {base!r}, and backbone is {model.name!r}. If they are the same model, "
+            f"write its name into the adapter's {CONFIG_FILE} (base_model_name_or_path)"
+        )
 
 
 def _is_backbone(base: str, model: Model) -> bool:
     return same_base_model(base, model.name) or same_base_model(base, model.path)
 
 
-def _check_rows(config: Config, stages: Sequence[Stage], run: RunDirectory) -> None:
-    """Nothing that is trained on is held out anywhere, in either language, and the held-out splits are
-    apart.
-    """
-    rows = _all_rows(stages)
+def _check_rows(x: Start, stages: Sequence[Stage], run: RunDirectory) -> None:
+    """Nothing that is trained on is held out anywhere, in any language, and the held-out splits are apart."""
+    given = _all_rows(stages)
+    target = x.config.target.language
     held_out = {
-        split: run.resources.examples(found)
-        for (language, split), found in rows.items()
-        if language == config.target.language and split != "train"
+        rows.split: run.resources.examples(rows)
+        for rows in given
+        if rows.language == target and rows.task == x.task and rows.split not in TRAINED_ON
     }
-    for side, language in (("target", config.target.language), ("source", config.source.language)):
-        if (trained := rows.get((language, "train"))) is not None:
-            check_disjoint({f"{side} train": run.resources.examples(trained), **held_out})
+    for rows in given:
+        if rows.split in TRAINED_ON:
+            own = rows.language == target and rows.task == x.task
+            name = f"{'target' if own else f'source {rows.language}'} {rows.split}"
+            check_disjoint({name: run.resources.examples(rows), **held_out})
 
 
-def _all_rows(stages: Iterable[Stage]) -> Mapping[tuple[str, str], Rows]:
-    """Every split that a stage is given, whole."""
-    found = (value for stage in stages for value in inside(stage.given) if isinstance(value, Rows))
-    return {(rows.language, rows.split): Rows(rows.task, rows.language, rows.split) for rows in found}
+TRAINED_ON = ("train", "pool")
+
+
+def _all_rows(stages: Iterable[Stage]) -> list[Rows]:
+    """Every split that a stage is given, whole, and the pool that training rows may come from."""
+    whole: list[Rows] = []
+    for value in (value for stage in stages for value in inside(stage.given) if isinstance(value, Rows)):
+        pool = value.limit is not None and value.split == "train" and "pool" in value.splits
+        for split in (value.split, *(["pool"] if pool else [])):
+            rows = Rows(value.task, value.language, split)
+            if rows not in whole:
+                whole.append(rows)
+    return whole

@@ -1,60 +1,91 @@
-"""A ratio that is searched: by training at every point of a grid, or at Optuna's."""
+"""A ratio that is searched: by training at every point of a grid or at ratios of the user's, by Optuna."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from grasp_lora.methods.method import Method
-from grasp_lora.methods.start import Start
+from grasp_lora.config.tree import Config
+from grasp_lora.errors import GraspError
+from grasp_lora.methods.method import Group, Method
+from grasp_lora.methods.start import Start, shown_ratio
 from grasp_lora.stages.choose import CHOOSE
 from grasp_lora.stages.optuna import SEARCH, random_trials
 from grasp_lora.workspace.stage import Stage
 from grasp_lora.workspace.training import EveryStep, Fixed
 
-__all__ = ["SEARCHED", "grid_points"]
+__all__ = ["SEARCHED", "fixed_run", "grid_points"]
+
+Mask = Callable[[float | Stage], Fixed | EveryStep]
 
 
-def grid_points(x: Start, folder: str, mask: Callable[[float], Fixed | EveryStep]) -> dict[float, Stage]:
-    """Ratio -> the training at it with the config's seed."""
+def grid_points(x: Start, folder: str, mask: Mask, thresholds: Sequence[float] = ()) -> dict[float, Stage]:
+    """Ratio -> the training at it with the config's seed; or each of the thresholds in its place."""
     seed = x.config.seed
+    named = {p: f"p{shown_ratio(p)}" for p in x.config.grid}
+    if thresholds:
+        named = {t: f"t{t:g}" for t in thresholds}
     return {
-        p: x.train(f"{folder}/p{p:.2f}-seed{seed}", seed, start=x.merged, mask=mask(p)) for p in x.config.grid
+        at: x.train(f"{folder}/{name}-seed{seed}", seed, start=x.merged, mask=mask(at))
+        for at, name in named.items()
     }
 
 
-def _best_of_grid(
-    x: Start, seed: int, folder: str, mask: Callable[[float | Stage], Fixed | EveryStep]
-) -> Stage:
+def fixed_run(x: Start, p: float, seed: int) -> Stage:
+    """A final run at a ratio that the user names."""
+    name = f"fixed/p{shown_ratio(p)}-seed{seed}"
+    return x.train(name, seed, start=x.merged, mask=x.final_mask(p))
+
+
+def _best_of(x: Start, seed: int, folder: str, mask: Mask, thresholds: Sequence[float] = ()) -> Stage:
     """The best of the grid, which is trained with the config's seed; another seed trains once more at its
     ratio, for the deviation only.
     """
-    best = Stage(f"{folder}/seed{x.config.seed}", CHOOSE, {"points": grid_points(x, folder, mask)})
+    points = grid_points(x.first, folder, mask, thresholds)
+    given: dict[str, Any] = {"points": points}
+    if thresholds:
+        given["of"] = "threshold"
+    best = Stage(f"{folder}/seed{x.config.seed}", CHOOSE, given)
     if seed == x.config.seed:
         return best
     return x.train(f"{folder}/seed{seed}", seed, start=x.merged, mask=mask(best), counted=False)
 
 
 def _grid(x: Start, seed: int) -> Stage:
-    return _best_of_grid(x, seed, "grid", lambda p: Fixed(p, x.config.control.unit))
+    return _best_of(x, seed, "grid", lambda p: Fixed(p, x.config.control.unit))
 
 
 def _merge_prune(x: Start, seed: int) -> Stage:
-    how = x.config.merge_prune
-    if how.unit == "module":  # by a threshold, so there is no ratio to find
-        return x.train(f"merge_prune/seed{seed}", seed, start=x.merged, mask=EveryStep(0.0, how))
-    return _best_of_grid(x, seed, "merge_prune", lambda p: EveryStep(p, how))
+    thresholds = x.config.merge_prune.thresholds
+    how = x.config.merge_prune.model_copy(update={"thresholds": ()})  # one more makes no other anew
+    if len(thresholds) == 1:  # nothing to search
+        mask = EveryStep(thresholds[0], how)
+        return x.train(f"merge_prune/seed{seed}", seed, start=x.merged, mask=mask)
+    return _best_of(x, seed, "merge_prune", lambda at: EveryStep(at, how), thresholds)
 
 
 def _optuna(x: Start, seed: int) -> Stage:
     how, mask = x.config.optuna, Fixed(0.0, x.config.control.unit)
     trials = how.trials or max(1, len(x.config.grid) - 1)  # with the final run, the grid's trainings
     how = how.model_copy(update={"trials": trials})
-    trial = x.train("", x.config.seed, start=x.merged, mask=mask)
+    trial = x.first.train("", x.config.seed, start=x.first.merged, mask=mask)
     given = {**trial.given, "how": how, "random_trials": random_trials(trials)}
     ratio = Stage(f"learn/optuna-seed{x.config.seed}", SEARCH, given)
     return x.train(f"optuna/seed{seed}", seed, start=x.merged, mask=Fixed(ratio, mask.unit))
 
 
+def _at(p: float) -> Method:
+    name = shown_ratio(p)
+    return Method(f"sweep_p{name}", f"p = {name}", lambda x, seed: fixed_run(x, p, seed))
+
+
+def _sweep(config: Config) -> list[Method]:
+    if not config.sweep.ratios:
+        raise GraspError("the method sweep trains at ratios of yours: set sweep.ratios, such as [0.3, 0.5]")
+    return [_at(p) for p in config.sweep.ratios]
+
+
 SEARCHED = (
     Method("merge_prune", "pruned at every step", _merge_prune),
     Method("grid", "fixed mask, best of the grid", _grid),
+    Group("sweep", _sweep, in_all=False),
     Method("optuna", "Optuna", _optuna),
 )

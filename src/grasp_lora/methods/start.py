@@ -1,13 +1,16 @@
-"""What all methods of an experiment start from: its rows, its two adapters and their sum."""
+"""What all methods of an experiment start from: its rows, its adapters and their sum."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from grasp_lora.config.tree import Config, Side
+from grasp_lora.config.tree import Config, Side, Source
 from grasp_lora.control.settings import Control
+from grasp_lora.errors import GraspError
 from grasp_lora.lm.encoding import Limits
 from grasp_lora.lm.training import Training
+from grasp_lora.merging.hub import find_adapter
 from grasp_lora.stages.learn import LEARN
 from grasp_lora.stages.merge import MERGE
 from grasp_lora.stages.train import TRAIN
@@ -16,7 +19,7 @@ from grasp_lora.workspace.resources import Model, Rows
 from grasp_lora.workspace.stage import Stage
 from grasp_lora.workspace.training import EveryStep, Fixed
 
-__all__ = ["Start"]
+__all__ = ["Start", "found", "shown_ratio"]
 
 
 @dataclass(frozen=True)
@@ -25,11 +28,26 @@ class Start:
 
     Attributes:
         config: All settings.
-        task: The one that the config names.
+        task: The one that the config names, with the target's further test sets as the splits `tests/NAME`.
+        tasks: Those of sources that have one of their own, by the sources' labels.
+        adapters_seed: What the adapters are trained with; None: the config's seed.
     """
 
     config: Config
     task: Task
+    tasks: Mapping[str, Task] = field(default_factory=dict)
+    adapters_seed: int | None = None
+
+    def repeated(self, seed: int) -> "Start":
+        """The experiment that a method's run with this seed begins from: other adapters where they are
+        trained anew with each seed.
+        """
+        return replace(self, adapters_seed=seed if self.config.repeat == "adapters" else None)
+
+    @property
+    def first(self) -> "Start":
+        """With the config's own seed: a ratio is found here, once."""
+        return replace(self, adapters_seed=None)
 
     @property
     def model(self) -> Model:
@@ -39,45 +57,70 @@ class Start:
 
     @property
     def limits(self) -> Limits:
-        """The task's own limit of an answer where the config has none: the target's, for both languages."""
-        config = self.config
-        new = config.max_new_tokens or self.task.new_tokens(config.target.language)
-        return Limits(config.max_length, new, config.token_budget)
+        """Of the target's examples."""
+        return self._limits(self.config.target)
 
     def rows(self, side: Side, split: str) -> Rows:
         """A split of the source's or the target's language, as much of it as the config takes."""
-        limits = {
-            "train": side.train_examples,
-            "dev": side.dev_examples,
-            "test": self.config.evaluation.test_examples,
-        }
-        return Rows(self.task, side.language, split, limits[split])
+        limits = {"train": side.train_examples, "dev": side.dev_examples}
+        limit = limits.get(split, self.config.evaluation.test_examples)
+        return Rows(self._task(side), side.language, split, limit)
 
     def micro_dev(self, wanted: int) -> Rows:
         """m held-out rows of the target for the controller; never made up from dev."""
         return Rows(self.task, self.config.target.language, "micro_dev", wanted, at_least=wanted)
 
     @property
+    def sources(self) -> dict[str, Stage | Path]:
+        """The sources' adapters by label: trained, or given."""
+        return {side.label: self._adapter(side) for side in self.config.sources}
+
+    @property
     def source(self) -> Stage | Path:
-        """The source language's adapter: trained, or given."""
-        return self._side(self.config.source)
+        """The one source's adapter.
+
+        Raises:
+            GraspError: There are several.
+        """
+        if len(self.sources) > 1:
+            raise GraspError(f"it takes one source, and there are {', '.join(self.sources)}")
+        return next(iter(self.sources.values()))
 
     @property
     def target(self) -> Stage | Path:
-        """The target language's adapter: trained, or given."""
-        return self._side(self.config.target)
+        """The target language's adapter: trained, or given.
+
+        Raises:
+            GraspError: It has none.
+        """
+        if self.config.target.adapter == "none":
+            raise GraspError("target.adapter is none, so that there is no target adapter")
+        return self._adapter(self.config.target)
 
     @property
-    def both(self) -> dict[str, Stage | Path]:
-        """The two adapters by language."""
-        config = self.config
-        return {config.source.language: self.source, config.target.language: self.target}
+    def adapters(self) -> dict[str, Stage | Path]:
+        """All that are merged, by label."""
+        target = self.config.target
+        return self.sources | ({} if target.adapter == "none" else {target.label: self.target})
 
     @property
     def merged(self) -> Stage:
         """Their sum (Eq. 1), or what else `merge` says."""
-        given = {"adapters": self.both, "method": self.config.merge}
-        return Stage("merged", MERGE, given, counted=False)
+        given = {"adapters": self.adapters, "method": self.config.merge}
+        return Stage(f"merged{self.suffix}", MERGE, given, counted=False)
+
+    @property
+    def suffix(self) -> str:
+        """Tells the folders of adapters that are trained with another seed than the config's."""
+        seed = self.adapters_seed
+        return "" if seed in (None, self.config.seed) else f"-seed{seed}"
+
+    def final_mask(self, ratio: float | Stage, unit: Any = None) -> Fixed | EveryStep:
+        """How the final run at a ratio prunes."""
+        config = self.config
+        if config.final.pruning == "every_step":
+            return EveryStep(ratio, config.merge_prune)
+        return Fixed(ratio, unit or config.control.unit)
 
     def train(
         self,
@@ -105,7 +148,7 @@ class Start:
             "dev": self.rows(side, "dev"),
             "mask": mask,
             "training": training or self.config.final.training,
-            "limits": self.limits,
+            "limits": self._limits(side),
             "seed": seed,
         }
         return Stage(name, TRAIN, given, counted)
@@ -128,14 +171,49 @@ class Start:
             "seed": self.config.seed,
         }
 
-    def _side(self, side: Side) -> Stage | Path:
+    def _adapter(self, side: Side) -> Stage | Path:
+        config = self.config
         if side.adapter is not None:
-            return side.adapter
+            return found(f"{self.key(side)}.adapter", side.adapter)
+        shift = 0 if self.adapters_seed is None else self.adapters_seed - config.seed
         return self.train(
-            f"adapters/{side.language}",
-            self.config.seed if side.seed is None else side.seed,
-            start=self.config.lora,
+            f"adapters/{side.label}{self.suffix}",
+            (config.seed if side.seed is None else side.seed) + shift,
+            start=config.lora,
             side=side,
             training=side.training,
             counted=False,
         )
+
+    def key(self, side: Side) -> str:
+        """Where the config has the side."""
+        if side is self.config.target:
+            return "target"
+        return "source" if len(self.config.sources) == 1 else f"source {side.label}"
+
+    def _task(self, side: Side) -> Task:
+        return self.tasks.get(side.label, self.task) if isinstance(side, Source) else self.task
+
+    def _limits(self, side: Side) -> Limits:
+        """A language's own limit of an answer where the config has none."""
+        config = self.config
+        new = config.max_new_tokens or self._task(side).new_tokens(side.language)
+        return Limits(config.max_length, new, config.token_budget)
+
+
+def found(key: str, adapter: str | Path) -> Path:
+    """The folder of an adapter that the config names.
+
+    Raises:
+        GraspError: There is none; the message begins with the key.
+    """
+    try:
+        return find_adapter(adapter)
+    except GraspError as error:
+        raise GraspError(f"{key}: {error}") from None
+
+
+def shown_ratio(p: float) -> str:
+    """A ratio in the name of a folder: two decimals, up to four where it has them."""
+    whole, decimals = f"{p:.4f}".split(".")
+    return f"{whole}.{decimals.rstrip('0').ljust(2, '0')}"

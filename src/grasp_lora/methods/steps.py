@@ -1,24 +1,31 @@
 """The paper's steps one at a time, as the command line names them."""
 
-from grasp_lora.config.tree import Side
-from grasp_lora.methods.plan import METHODS
+import re
+from pathlib import Path
+
+from grasp_lora.errors import GraspError
+from grasp_lora.merging.hub import find_adapter
+from grasp_lora.merging.reading import base_of
+from grasp_lora.methods.plan import METHODS, scoring
+from grasp_lora.methods.ready import check_base
+from grasp_lora.methods.searched import fixed_run
 from grasp_lora.methods.start import Start
+from grasp_lora.stages.evaluate import EVALUATE
 from grasp_lora.stages.learn import LEARN
+from grasp_lora.workspace.resources import Bill
 from grasp_lora.workspace.stage import Stage, behind
-from grasp_lora.workspace.training import Fixed
 
-__all__ = ["adapter_of", "final_runs", "fixed_runs", "learning_run"]
+__all__ = ["adapters_of", "evaluation", "final_runs", "fixed_runs", "learning_run"]
 
 
-def adapter_of(x: Start, side: Side) -> Stage | None:
-    """What trains a side's adapter; None where it is given."""
-    made = x.source if side is x.config.source else x.target
-    return made if isinstance(made, Stage) else None
+def adapters_of(x: Start, side: str) -> list[Stage | Path]:
+    """What trains the adapters of "source" or "target", or where they are that were given."""
+    return list(x.sources.values()) if side == "source" else [x.target]
 
 
 def final_runs(x: Start) -> list[Stage]:
     """GRASP's final runs, one per seed."""
-    made = [METHODS["grasp"].adapter(x, seed) for seed in x.config.seeds]
+    made = [METHODS["grasp"].adapter(x.repeated(seed), seed) for seed in x.config.seeds]
     return [stage for stage in made if isinstance(stage, Stage)]
 
 
@@ -29,5 +36,43 @@ def learning_run(x: Start) -> Stage:
 
 def fixed_runs(x: Start, p: float) -> list[Stage]:
     """Final runs at a ratio that the user gives, one per seed."""
-    mask = Fixed(p, x.config.control.unit)
-    return [x.train(f"fixed/p{p:.2f}-seed{seed}", seed, start=x.merged, mask=mask) for seed in x.config.seeds]
+    return [fixed_run(x.repeated(seed), p, seed) for seed in x.config.seeds]
+
+
+def evaluation(x: Start, adapter: str | Path, split: str = "test", name: str | None = None) -> Stage:
+    """An adapter of the user's scored as the methods are, so that it can be compared with them.
+
+    Args:
+        split: A split of the target's language, or one of its further test sets.
+        name: What it is called there; None: after the adapter's folder.
+
+    Raises:
+        GraspError: It holds no adapter, or one of another backbone, or the name is a method's.
+    """
+    if name is not None and not re.fullmatch(r"[\w-][\w.-]*", name):
+        raise GraspError(f"--name {name!r} names a folder: letters, digits, _, - and . may be in it")
+    folder = find_adapter(adapter)
+    check_base(str(adapter), base_of(folder), x.model)
+    called = name or _name_of(folder if folder.is_dir() else Path(adapter), x.config.folder)
+    if called in METHODS and name is None:
+        raise GraspError(f"{adapter} would be called {called!r}, which is a method: give it a --name")
+    split = f"tests/{split}" if split in x.config.target.tests else split
+    given = {
+        "adapter": folder,
+        **scoring(x, split),
+        "bill": Bill(()),
+        "behind": {},
+        "method": called,
+        "title": called,
+        "seed": x.config.seed,
+        "test_set": "" if split == "test" else split.removeprefix("tests/"),
+    }
+    where = "eval" if split == "test" else f"tests/{split.removeprefix('tests/')}"
+    return Stage(f"{where}/{called}/seed{x.config.seed}", EVALUATE, given)
+
+
+def _name_of(adapter: Path, run: Path) -> str:
+    """Of an adapter of the run, its place there; of another one, its folder's name."""
+    inside = adapter.resolve().is_relative_to(run.resolve())
+    parts = adapter.resolve().relative_to(run.resolve()).parts if inside else [adapter.resolve().name]
+    return re.sub(r"[^\w.-]+", "-", "-".join(parts)).strip(".-") or "adapter"

@@ -10,9 +10,10 @@ from grasp_lora.control.rounds import Round
 from grasp_lora.cost import Cost
 from grasp_lora.metrics.score import Score, Spread, over_seeds
 from grasp_lora.metrics.significance import Comparison, Test, compare_corpora, compare_scores
-from grasp_lora.workspace.records import MeasuredDeployment, RankCheck, Row
+from grasp_lora.workspace.records import MeasuredDeployment, RankCheck
+from grasp_lora.workspace.rows import Row
 
-__all__ = ["LOSSES", "Found", "Learned", "MethodResult", "compare_methods", "together"]
+__all__ = ["LOSSES", "Found", "Learned", "MethodResult", "compare_methods", "compare_with", "together"]
 
 LOSSES = ("dev_loss", "test_loss")  # nats per target token
 
@@ -22,6 +23,8 @@ class MethodResult:
     """One method of a run: its rows, one per seed; one for a method without any training of its own."""
 
     rows: tuple[Row, ...]
+    run: str = ""
+    """Its folder, where results of several are compared."""
 
     @property
     def method(self) -> str:
@@ -95,7 +98,12 @@ class Found:
     results: tuple[MethodResult, ...]
     reference: str
     """The method that the others are compared with."""
-    learned: Learned | None = None
+    learned: Mapping[str, Learned] = field(default_factory=dict)
+    """By method: GRASP, its variants, even draws."""
+    tests: Mapping[str, tuple[MethodResult, ...]] = field(default_factory=dict)
+    """By further test set."""
+    searched: Mapping[str, Mapping[float, Mapping[str, float]]] = field(default_factory=dict)
+    """Method -> ratio or threshold -> dev loss and dev metrics after training at it."""
     rank_check: RankCheck | None = None
     deployed: Mapping[str, MeasuredDeployment] = field(default_factory=dict)
     """By the methods' titles."""
@@ -112,15 +120,21 @@ class Found:
     @cached_property
     def comparisons(self) -> Mapping[str, Sequence[Comparison]]:
         """Method -> the reference compared with it, where there are examples enough for a test."""
-        reference = self.compared
-        tested = ["test_loss"] if len(reference.rows[0].test_losses) > 1 else []
-        if len(reference.rows[0].answers) > 1:
-            tested += reference.metrics
-        return {
-            result.method: [compare_methods(reference, result, metric) for metric in tested]
-            for result in self.results
-            if result is not reference
-        }
+        return compare_with(self.compared, self.results)
+
+
+def compare_with(
+    reference: MethodResult, results: Sequence[MethodResult]
+) -> Mapping[str, Sequence[Comparison]]:
+    """Method -> the reference compared with it, under all that there are examples enough to test."""
+    tested = ["test_loss"] if len(reference.rows[0].test_losses) > 1 else []
+    if len(reference.rows[0].answers) > 1:
+        tested += reference.metrics
+    return {
+        result.method: [compare_methods(reference, result, metric) for metric in tested]
+        for result in results
+        if result is not reference
+    }
 
 
 def compare_methods(

@@ -16,9 +16,10 @@ from grasp_lora.lm.packaged.encoders import packaged_encoder
 from grasp_lora.metrics.bertscore import BertScorer
 from grasp_lora.metrics.scoring import METRICS, needs_encoder, score_predictions
 from grasp_lora.settings import Count, Settings
-from grasp_lora.tasks.example import Example, prompt_hash
-from grasp_lora.workspace.records import Answer, Pruned, Row
+from grasp_lora.tasks.example import Example, examples_digest, prompt_hash
+from grasp_lora.workspace.records import Pruned
 from grasp_lora.workspace.resources import Encoder, Model, Resources
+from grasp_lora.workspace.rows import Answer, Row
 from grasp_lora.workspace.stage import Work
 
 __all__ = ["EVALUATE", "BertScore", "Evaluation"]
@@ -39,6 +40,7 @@ class Evaluation(Settings):
     generate: Annotated[int, Field(ge=0)] | None  # test examples to answer, 4; None is all, so with metrics
     metrics: tuple[str, ...] | Literal["task"] = ()  # of the answers: grasp_lora.metrics.scoring.METRICS
     bertscore: BertScore | None = None  # the encoder that the three bertscore metrics need
+    points: bool = False  # dev answers of every point of a grid, scored too: the metrics over p
     deployment: bool = False  # size, load time and speed of each method's adapter, merged and unmerged
 
     @model_validator(mode="before")
@@ -86,7 +88,7 @@ def evaluate(
         bill: What the stages cost that are this method's own.
         behind: What the adapter was made with, see `workspace.resources.Behind`.
         target: The language.
-        about: What else a row says of itself: method, seed, title, task, source.
+        about: What else a row says of itself: method, seed, title, task, source, test set.
 
     Raises:
         GraspError: A loss is not finite, or a metric's library is missing.
@@ -102,13 +104,17 @@ def evaluate(
             "finite; another dtype than float16, or another method, may do"
         )
     shown = test[:answers]
+    pruned = Pruned.of(adapter)
     texts = generate(adapted, backbone.tokenizer, shown, limits)
     references = [example.references or (example.target,) for example in shown]
     Row(
         **about,
         target=target,
         adapter=None if adapter is None else _below(folder.parents[2], adapter),
-        p=None if adapter is None else Pruned.of(adapter),
+        p=pruned.p,
+        threshold=pruned.threshold,
+        pruned_share=pruned.share,
+        test_rows=examples_digest(test),
         dev_loss=dev_loss(adapted),
         test_losses=by_example.tolist(),
         scores=_scores(texts, references, target, metrics, encoder) if metrics else {},

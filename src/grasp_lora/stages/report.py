@@ -7,7 +7,8 @@ from typing import Any
 from grasp_lora.control.rounds import read_rounds
 from grasp_lora.reporting.found import Found, Learned, together
 from grasp_lora.reporting.write import write_report
-from grasp_lora.workspace.records import LearnedRatio, MeasuredDeployment, RankCheck, Row
+from grasp_lora.workspace.records import DevLosses, LearnedRatio, MeasuredDeployment, RankCheck
+from grasp_lora.workspace.rows import Row
 from grasp_lora.workspace.stage import Work
 
 __all__ = ["REPORT"]
@@ -19,7 +20,9 @@ def report(
     *,
     rows: Sequence[Path],
     reference: str,
-    learned: Path | None,
+    learned: Mapping[str, Path],
+    tests: Mapping[str, Sequence[Path]],
+    searched: Mapping[str, Mapping[float, tuple[Path, Path | None]]],
     rank_check: Path | None,
     deployed: Mapping[str, Path],
 ) -> None:
@@ -28,17 +31,33 @@ def report(
     Args:
         rows: Folders of evaluations, in the order to show.
         reference: The method that the others are compared with.
-        learned: The folder of GRASP's learning run.
+        learned: Method -> the folder of its learning run.
+        tests: Further test set -> folders of the evaluations on it.
+        searched: Method -> ratio or threshold -> the folders of the training at it, and of its dev scores.
         deployed: Title -> the folder of a deployment's measurement.
     """
     found = Found(
         results=together([Row.read(row) for row in rows]),
         reference=reference,
-        learned=Learned(LearnedRatio.read(learned).p, read_rounds(learned)) if learned else None,
+        learned={name: _learned(made) for name, made in learned.items()},
+        tests={name: together([Row.read(row) for row in found]) for name, found in tests.items()},
+        searched={
+            name: {at: _point(*folders) for at, folders in points.items()}
+            for name, points in searched.items()
+        },
         rank_check=RankCheck.read(rank_check) if rank_check else None,
         deployed={title: MeasuredDeployment.read(made) for title, made in deployed.items()},
     )
     write_report(folder, found)
+
+
+def _learned(folder: Path) -> Learned:
+    return Learned(LearnedRatio.read(folder).found, read_rounds(folder))
+
+
+def _point(trained: Path, scored: Path | None) -> dict[str, float]:
+    scores = {} if scored is None else Row.read(scored).scores
+    return {"dev_loss": DevLosses.read(trained).best} | {k: one["value"] for k, one in scores.items()}
 
 
 REPORT = Work(report)

@@ -1,9 +1,8 @@
-"""The files of a run directory: each has one type here that writes and reads it.
+"""The files of a run directory: each has one type here that writes and reads it; an evaluation's in `rows`.
 
 What rooms below write on their own account has its name there: `control.rounds`, `lm.training`, `merging`.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -18,7 +17,7 @@ from grasp_lora.lm.deployment import Deployment
 from grasp_lora.lm.training import TENSORBOARD_FOLDER, TRAIN_LOG_FILE
 from grasp_lora.merging.reading import CONFIG_FILE as ADAPTER_CONFIG
 from grasp_lora.merging.reading import WEIGHTS_FILE
-from grasp_lora.workspace.files import read_lines, write_json, write_lines
+from grasp_lora.workspace.files import write_json
 
 __all__ = [
     "ADAPTER_FILES",
@@ -27,14 +26,13 @@ __all__ = [
     "LOGS",
     "MASK_FILE",
     "SUMMARY_FILE",
-    "Answer",
     "DevLosses",
     "Done",
+    "Importance",
     "LearnedRatio",
     "MeasuredDeployment",
     "Pruned",
     "RankCheck",
-    "Row",
     "Trial",
     "Weights",
 ]
@@ -110,34 +108,59 @@ class DevLosses(Record):
 
 @dataclass(frozen=True, slots=True)
 class Pruned(Record):
-    """The ratio that an adapter was trained at, and under a fixed mask each unit's pruned share."""
+    """What an adapter was pruned at and to: by a ratio, or modules by a threshold of their importance."""
 
     FILE: ClassVar[str] = "pruned.json"
 
-    p: float
+    p: float | None = None
     share_by_unit: Mapping[str, float] = field(default_factory=dict)
+    """Under a fixed mask."""
+    threshold: float | None = None
+    share: float | None = None
+    """Of all entries; where every step pruned, by the last one before the epoch that was kept."""
 
     @classmethod
-    def of(cls, folder: Path) -> float | None:
-        """The ratio of the adapter in `folder`, or None where nothing pruned it."""
-        return cls.read(folder).p if (folder / cls.FILE).exists() else None
+    def of(cls, folder: Path | None) -> Self:
+        """Of the adapter in `folder`; all None where nothing pruned it."""
+        return cls.read(folder) if folder is not None and (folder / cls.FILE).exists() else cls()
+
+
+@dataclass(frozen=True, slots=True)
+class Importance(Record):
+    """Each unit's mean importance at the last step of the epoch that was kept (ALM Fig. 5)."""
+
+    FILE: ClassVar[str] = "importance.json"
+
+    by_unit: Mapping[str, float]
+    """`SITE.lora_A[ADAPTER]` or `.lora_B`; a site's name has its layer and projection."""
 
 
 @dataclass(frozen=True, slots=True)
 class LearnedRatio(Record):
-    """A ratio that was found: by a controller, a grid or Optuna, which leave different things beside it."""
+    """A ratio that was found: by a controller, a grid or Optuna, which leave different things beside it; or a
+    threshold, by a grid of them.
+    """
 
     FILE: ClassVar[str] = "ratio.json"
 
-    p: float
+    p: float | None = None
+    threshold: float | None = None
     reward: float | None = None
     rule: str | None = None
     rounds: int | None = None
     dev_loss: Any = None
-    """Optuna's best, or a grid's by ratio."""
+    """Optuna's best, or a grid's by ratio or threshold."""
     trials: int | None = None
     pruned: int | None = None
     optuna: str | None = None
+
+    @property
+    def found(self) -> float:
+        """Whichever of the two it is."""
+        found = self.threshold if self.p is None else self.p
+        if found is None:
+            raise GraspError(f"{self.FILE} has neither a ratio nor a threshold")
+        return found
 
     def write(self, folder: Path) -> None:
         write_json(
@@ -186,89 +209,3 @@ class MeasuredDeployment(Deployment, Record):
     """What an adapter costs to deploy."""
 
     FILE: ClassVar[str] = "deployment.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A generated answer: one line of `predictions.jsonl`."""
-
-    FILE: ClassVar[str] = "predictions.jsonl"
-
-    id: str
-    prompt_hash: str
-    prediction: str
-    references: Sequence[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One evaluated adapter: `scores.json`, `predictions.jsonl` and `cost.json` of an evaluation's folder."""
-
-    SCORES_FILE: ClassVar[str] = "scores.json"
-    COST_FILE: ClassVar[str] = "cost.json"
-
-    method: str
-    seed: int
-    dev_loss: float
-    test_losses: Sequence[float]
-    """Of each test example, in nats per target token."""
-    scores: Mapping[str, Mapping[str, Any]]
-    """Metric -> the fields of `metrics.score.Score`."""
-    answers: Sequence[Answer]
-    costs: Mapping[str, Mapping[str, Any]]
-    """Stage -> its cost, of the stages that are this method's own."""
-    title: str = ""
-    task: str = ""
-    source: str = ""
-    target: str = ""
-    adapter: str | None = None
-    """Its folder, below the run's where it was made there; None: the bare backbone."""
-    p: float | None = None
-    steps: int | None = None
-    """Optimizer steps on target rows behind the adapter, those of a search for its ratio included."""
-    labels: Mapping[str, int] = field(default_factory=dict)
-    """Labelled target rows that anything behind the adapter looked at, by split."""
-    exhaustive: bool = False
-    """Its ratio was found by training at every one: what a cheaper search is measured against."""
-
-    @property
-    def test_loss(self) -> float:
-        return sum(self.test_losses) / len(self.test_losses)
-
-    @property
-    def cost(self) -> Cost:
-        """Seconds and passes add up over stages that run one after the other; memory peaks do not."""
-        return Cost.together([Cost(**one) for one in self.costs.values()])
-
-    def write(self, folder: Path) -> None:
-        about = {name: getattr(self, name) for name in ("method", "seed", *_ABOUT)}
-        losses = {"dev_loss": self.dev_loss, "test_loss": self.test_loss, "test_losses": self.test_losses}
-        metrics = {"metrics": self.scores} if self.scores else {}
-        write_json(folder / self.SCORES_FILE, {**about, **losses, **metrics})
-        write_lines(folder / Answer.FILE, map(asdict, self.answers))
-        write_json(folder / self.COST_FILE, {"total": asdict(self.cost), "stages": self.costs})
-
-    @classmethod
-    def read(cls, folder: Path) -> Self:
-        """From an evaluation's folder, `eval/METHOD/seedN`, whatever version wrote it.
-
-        Raises:
-            GraspError: A file is not there, or is not such a file.
-        """
-        try:
-            found = json.loads((folder / cls.SCORES_FILE).read_text(encoding="utf-8"))
-            costs = json.loads((folder / cls.COST_FILE).read_text(encoding="utf-8"))
-            named = {"method": folder.parent.name, "seed": folder.name.removeprefix("seed")}
-            read = {"scores": found.pop("metrics", {}), "costs": costs["stages"]}
-            answers = list(read_lines(folder / Answer.FILE))
-            row: Self = TypeAdapter(cls).validate_python({**named, **found, **read, "answers": answers})
-            return row
-        except FileNotFoundError as error:
-            raise GraspError(f"{error.filename} is missing: run that stage first, or `grasp run`") from None
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise GraspError(
-                f"{folder} holds no evaluation that can be read ({error}): make it again, with --force"
-            ) from None
-
-
-_ABOUT = ("title", "task", "source", "target", "adapter", "p", "steps", "labels", "exhaustive")

@@ -1,10 +1,9 @@
 """What the stages of a process share: tasks, their rows, the backbone; and the inputs that stand for them."""
 
 import hashlib
-import json
 import logging
-from collections.abc import Sequence
-from dataclasses import asdict, astuple, dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from grasp_lora.lm.encoding import Encoded, Limits, encode, lost_targets
 from grasp_lora.lm.loss import TargetLoss
 from grasp_lora.lm.packaged.backbones import resolve_backbone
 from grasp_lora.merging.parts import PARTS_FILE
-from grasp_lora.tasks.example import Example
+from grasp_lora.tasks.example import Example, examples_digest
 from grasp_lora.tasks.task import Task
 from grasp_lora.workspace.directory import RunDirectory, digest
 from grasp_lora.workspace.records import ADAPTER_FILES, Pruned
@@ -28,7 +27,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Rows(Input):
-    """A split of one language of a task, or its first `limit` rows. Resolved: examples.
+    """A split of one language of a task, or its first `limit` rows; where train has fewer, then the pool's.
+
+    Resolved: examples.
 
     Attributes:
         at_least: Fewer than so many rows are an error.
@@ -40,10 +41,14 @@ class Rows(Input):
     limit: int | None = None
     at_least: int = 0
 
+    @property
+    def splits(self) -> Collection[str]:
+        """Those that the task has of the language."""
+        return self.task.languages[self.language].keys()
+
     def fingerprint(self, run: RunDirectory) -> str:
         """A hash of all that is in the examples, in their order."""
-        text = json.dumps([astuple(example) for example in self.resolve(run)])
-        return hashlib.sha256(text.encode()).hexdigest()
+        return examples_digest(self.resolve(run))
 
     def resolve(self, run: RunDirectory) -> list[Example]:
         return run.resources.examples(self)
@@ -114,13 +119,14 @@ class Bill(Input):
 
 @dataclass(frozen=True)
 class Behind(Input):
-    """What an adapter was made with, of one language: whatever any stage behind it was given.
+    """What an adapter was made with, of one task and language: whatever any stage behind it was given.
 
     Resolved: `steps`, the optimizer steps on the language's rows, whether they trained the adapter or a
     search that chose it; and `labels`, how many labelled rows of each split were looked at.
     """
 
     adapter: Stage | Path | None
+    task: Task
     language: str
 
     @property
@@ -133,12 +139,15 @@ class Behind(Input):
     def resolve(self, run: RunDirectory) -> dict[str, Any]:
         steps, labels = 0, dict[str, int]()
         for stage in behind(*self.stages):
-            rows = [v for v in inside(stage.given) if isinstance(v, Rows) and v.language == self.language]
+            rows = [v for v in inside(stage.given) if isinstance(v, Rows) and self._is_own(v)]
             for found in rows:  # a limit takes the first rows, so that the longest holds the others
                 labels[found.split] = max(labels.get(found.split, 0), len(found.resolve(run)))
             if any(found.split == "train" for found in rows):
                 steps += run.done(stage.name).steps
         return {"steps": steps, "labels": labels}
+
+    def _is_own(self, rows: Rows) -> bool:
+        return rows.language == self.language and rows.task == self.task
 
 
 @dataclass(slots=True)
@@ -160,12 +169,23 @@ class Resources:
         if key not in self._splits:
             self._splits[key] = rows.task, rows.task.examples(rows.language, rows.split)
         found = self._splits[key][1][: rows.limit]
+        if rows.split == "train" and len(found) < (rows.limit or 0):
+            found = self._more(rows, found)
         if len(found) < rows.at_least:
             raise GraspError(
                 f"the {rows.split} split of '{rows.language}' has {len(found)} examples, "
                 f"the controller's {rows.split} asks for {rows.at_least}"
             )
         return found
+
+    def _more(self, rows: Rows, train: list[Example]) -> list[Example]:
+        """Where more training rows are wanted than the split has: those of the pool after them."""
+        if "pool" in rows.splits:
+            pool = self.examples(replace(rows, split="pool", limit=None))
+            train = (train + pool)[: rows.limit]
+        if len(train) < (rows.limit or 0):
+            self.say(f"{rows.task.name}: {rows.language} has {len(train)} training rows, not {rows.limit}")
+        return train
 
     def backbone(self, model: Model) -> Backbone:
         """A new one each time: PEFT edits a model in place."""

@@ -12,6 +12,7 @@ from grasp_lora.control.callback import GraspCallback
 from grasp_lora.control.fixed_mask import FixedMaskCallback
 from grasp_lora.control.merge_prune import MergePruneCallback
 from grasp_lora.control.policy import RatioPolicy, UniformPolicy
+from grasp_lora.control.pruning import pruned_share
 from grasp_lora.control.settings import Control, MergePrune
 from grasp_lora.control.units import UnitKind
 from grasp_lora.errors import GraspError
@@ -21,7 +22,7 @@ from grasp_lora.lm.encoding import Limits
 from grasp_lora.lm.training import BestEpoch, Training, build_trainer
 from grasp_lora.merging.parts import read_parts
 from grasp_lora.tasks.example import Example
-from grasp_lora.workspace.records import MASK_FILE, DevLosses, LearnedRatio, Pruned
+from grasp_lora.workspace.records import MASK_FILE, DevLosses, Importance, LearnedRatio, Pruned
 from grasp_lora.workspace.resources import Model, Resources
 from grasp_lora.workspace.stage import Stage
 
@@ -45,9 +46,13 @@ class Fixed:
 
 @dataclass(frozen=True)
 class EveryStep:
-    """No mask, but pruning anew after every step (Miyano & Arase)."""
+    """No mask, but pruning anew after every step (Miyano & Arase).
 
-    ratio: float | Stage | Path
+    Attributes:
+        at: The ratio, or where modules are pruned the threshold: a number, or the stage that finds one.
+    """
+
+    at: float | Stage | Path
     how: MergePrune
 
 
@@ -81,25 +86,26 @@ def fine_tune(
         keep_start = not isinstance(mask, EveryStep)
         best = BestEpoch(trainer, loss, training.patience, on_epoch, keep_start=keep_start)
         if isinstance(mask, Fixed):
-            found.append(FixedMaskCallback(ratio_of(mask.ratio), parts=_parts(start), unit=mask.unit))
+            found.append(FixedMaskCallback(found_by(mask.ratio), parts=_parts(start), unit=mask.unit))
         elif isinstance(mask, EveryStep):
-            how = mask.how.model_dump(exclude_none=True)
-            found.append(
-                MergePruneCallback(ratio_of(mask.ratio), validation=loss, parts=_parts(start), **how)
-            )
+            how = mask.how.model_dump(exclude={"thresholds"})
+            how |= {mask.how.searched: found_by(mask.at)}
+            found.append(MergePruneCallback(validation=loss, parts=_parts(start), **how))
         return [*found, best]
 
     trainer, added = _train(resources, folder, model, start, train, training, limits, seed, callbacks)
     save_adapter(trainer.model, folder, start if isinstance(start, Path) else None)
-    for callback in found:
-        shares = {}
-        if isinstance(callback, FixedMaskCallback) and callback.masked is not None:
-            save_file(callback.masked.masks(), folder / MASK_FILE)
-            shares = callback.masked.pruned_shares()
-        if not (isinstance(mask, EveryStep) and mask.how.unit == "module"):  # whose threshold is no ratio
-            Pruned(callback.p, shares).write(folder)
-    best = added[-1]
+    best: BestEpoch = added[-1]
     DevLosses(best.losses, best.epoch).write(folder)
+    for callback in found:
+        if isinstance(callback, MergePruneCallback):
+            _say_what_steps_pruned(callback, best.epoch, folder)
+        elif callback.masked is not None:
+            masks = callback.masked.masks()
+            save_file(masks, folder / MASK_FILE)
+            Pruned(callback.p, callback.masked.pruned_shares(), share=pruned_share(masks.values())).write(
+                folder
+            )
 
 
 def learn(
@@ -138,6 +144,7 @@ def learn(
             unit=control.unit,
             importance_refresh=control.importance_refresh,
             select=control.select,
+            reset_moments=control.reset_moments,
             folder=folder,
         )
         return [grasp, *([] if watcher is None else [watcher(grasp)])]
@@ -145,7 +152,9 @@ def learn(
     _, added = _train(resources, folder, model, start, train, training, limits, seed, callbacks)
     grasp: GraspCallback = added[0]
     result = grasp.result
-    LearnedRatio(result.best_ratio, result.best_reward, result.rule, len(result.rounds)).write(folder)
+    LearnedRatio(
+        result.best_ratio, reward=result.best_reward, rule=result.rule, rounds=len(result.rounds)
+    ).write(folder)
     return grasp
 
 
@@ -161,10 +170,21 @@ def enough_steps(
         raise GraspError(f"it would make no round: every {control.every} steps, training takes {steps}")
 
 
-def ratio_of(ratio: float | Stage | Path) -> float:
-    """The ratio, or what the stage in the folder found."""
-    assert not isinstance(ratio, Stage), "stages arrive as folders"
-    return LearnedRatio.read(ratio).p if isinstance(ratio, Path) else ratio
+def found_by(at: float | Stage | Path) -> float:
+    """The ratio or threshold, or the one that the stage in the folder found."""
+    assert not isinstance(at, Stage), "stages arrive as folders"
+    return LearnedRatio.read(at).found if isinstance(at, Path) else at
+
+
+def _say_what_steps_pruned(callback: MergePruneCallback, epoch: int, folder: Path) -> None:
+    seen = callback.epochs[max(epoch, 1) - 1]
+    by_ratio = callback.unit == "parameter"
+    Pruned(
+        p=callback.p if by_ratio else None,
+        threshold=None if by_ratio else callback.threshold,
+        share=seen.pruned_share,
+    ).write(folder)
+    Importance(seen.importance).write(folder)
 
 
 def _train(

@@ -4,7 +4,17 @@ from collections.abc import Callable, Iterator
 
 from grasp_lora.reporting.blocks import Block
 from grasp_lora.reporting.found import Found
-from grasp_lora.reporting.sections import answers, costs, deployment, learned, losses, metrics, rank_check
+from grasp_lora.reporting.sections import (
+    answers,
+    costs,
+    deployment,
+    learned,
+    losses,
+    metrics,
+    rank_check,
+    searched,
+    tests,
+)
 
 __all__ = ["SECTIONS"]
 
@@ -12,7 +22,9 @@ SECTIONS: tuple[Callable[[Found], Iterator[Block]], ...] = (
     learned.blocks,
     losses.blocks,
     metrics.blocks,
+    tests.blocks,
     costs.blocks,
+    searched.blocks,
     rank_check.blocks,
     deployment.blocks,
     answers.blocks,

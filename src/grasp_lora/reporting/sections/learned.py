@@ -3,14 +3,21 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from grasp_lora.reporting.blocks import Block, Figure, Text
+from grasp_lora.reporting.blocks import Block, Data, Figure, Text
 from grasp_lora.reporting.found import Found, Learned
 
 
 def blocks(found: Found) -> Iterator[Block]:
-    if found.learned is None:
+    values = ("step", "p_curr", "mu", "sigma", "base_reward", "committed", "p_next")
+    rounds = [(name, one) for name, learned in found.learned.items() for one in learned.rounds]
+    yield Data(
+        "trajectories",
+        ("method", "round", *values),
+        [(name, one.round, *(getattr(one, value) for value in values)) for name, one in rounds],
+    )
+    learned, row = found.learned.get(found.reference), found.compared.rows[0]
+    if learned is None:
         return
-    learned, row = found.learned, found.compared.rows[0]
     title = f"{row.task}: {row.source} → {row.target}"
     yield Figure("trajectory", lambda path: draw(path, learned, title), ("png", "svg"))
     probes = sum(len(one.probes) for one in learned.rounds)

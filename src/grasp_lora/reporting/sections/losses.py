@@ -5,9 +5,16 @@ from collections.abc import Iterator
 from grasp_lora.reporting.blocks import Block, Data, Table, show_p_value, show_spread
 from grasp_lora.reporting.found import LOSSES, Found
 
+_REPEATED = {"final": "(final run)", "adapters": "(adapters too)"}
+
 
 def blocks(found: Found) -> Iterator[Block]:
     rows, tested = [], False
+    columns = ["p"]
+    if any(result.rows[0].threshold is not None for result in found.results):
+        columns += ["threshold", "pruned"]
+    if any(len(result.rows) > 1 for result in found.results):
+        columns.append("seeds")
     for result in found.results:
         losses = [show_spread(result.spread(name), 4) for name in LOSSES]
         on_loss = [c for c in found.comparisons.get(result.method, ()) if c.metric == "test_loss"]
@@ -16,9 +23,15 @@ def blocks(found: Found) -> Iterator[Block]:
         row = result.rows[0]
         made_with = ["" if row.steps is None else str(row.steps), str(sum(row.labels.values()) or "")]
         p = "" if result.p is None else f"{result.p:.3f}"
-        rows.append([result.title, p, *made_with, *losses, *difference])
-    headers = ["method", "p", "steps", "labels", "dev", "test", f"test − {found.compared.title}", "p-value"]
-    width = len(headers) if tested else 6
+        seeds = f"{len(result.rows)} {_REPEATED.get(row.repeated, '')}".strip()
+        threshold = "" if row.threshold is None else f"{row.threshold:g}"
+        share = "" if row.pruned_share is None else f"{row.pruned_share:.2%}"
+        shown = {"p": p, "threshold": threshold, "pruned": share, "seeds": seeds}
+        rows.append([result.title, *(shown[name] for name in columns), *made_with, *losses, *difference])
+    headers = [
+        "method", *columns, "steps", "labels", "dev", "test", f"test − {found.compared.title}", "p-value"
+    ]  # fmt: skip
+    width = len(headers) - (0 if tested else 2)
     title = (
         "Loss on target tokens (nats; lower is better), with the optimizer steps on target rows and the "
         "labelled target rows behind each adapter, search included:"

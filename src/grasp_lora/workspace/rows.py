@@ -1,0 +1,114 @@
+"""An evaluation: what an adapter scored, what was answered, what it cost."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from pydantic import TypeAdapter
+
+from grasp_lora.cost import Cost
+from grasp_lora.errors import GraspError
+from grasp_lora.workspace.files import read_lines, write_json, write_lines
+
+__all__ = ["Answer", "Row"]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A generated answer: one line of `predictions.jsonl`."""
+
+    FILE: ClassVar[str] = "predictions.jsonl"
+
+    id: str
+    prompt_hash: str
+    prediction: str
+    references: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One evaluated adapter: `scores.json`, `predictions.jsonl` and `cost.json` of an evaluation's folder."""
+
+    SCORES_FILE: ClassVar[str] = "scores.json"
+    COST_FILE: ClassVar[str] = "cost.json"
+
+    method: str
+    seed: int
+    dev_loss: float
+    test_losses: Sequence[float]
+    """Of each test example, in nats per target token."""
+    scores: Mapping[str, Mapping[str, Any]]
+    """Metric -> the fields of `metrics.score.Score`."""
+    answers: Sequence[Answer]
+    costs: Mapping[str, Mapping[str, Any]]
+    """Stage -> its cost, of the stages that are this method's own."""
+    title: str = ""
+    task: str = ""
+    source: str = ""
+    target: str = ""
+    adapter: str | None = None
+    """Its folder, below the run's where it was made there; None: the bare backbone."""
+    p: float | None = None
+    threshold: float | None = None
+    """Of modules' importance, where that pruned instead of a ratio."""
+    pruned_share: float | None = None
+    """Of all entries, where something pruned."""
+    test_set: str = ""
+    """Its name, where it is not the task's own."""
+    test_rows: str = ""
+    """A hash of the test rows: only scores of the same ones can be compared."""
+    repeated: str = ""
+    """What was done anew with each seed: "adapters", "final", or nothing."""
+    steps: int | None = None
+    """Optimizer steps on target rows behind the adapter, those of a search for its ratio included."""
+    labels: Mapping[str, int] = field(default_factory=dict)
+    """Labelled target rows that anything behind the adapter looked at, by split."""
+    exhaustive: bool = False
+    """Its ratio was found by training at every one: what a cheaper search is measured against."""
+
+    @property
+    def test_loss(self) -> float:
+        return sum(self.test_losses) / len(self.test_losses)
+
+    @property
+    def cost(self) -> Cost:
+        """Seconds and passes add up over stages that run one after the other; memory peaks do not."""
+        return Cost.together([Cost(**one) for one in self.costs.values()])
+
+    def write(self, folder: Path) -> None:
+        about = {name: getattr(self, name) for name in ("method", "seed", *_ABOUT)}
+        losses = {"dev_loss": self.dev_loss, "test_loss": self.test_loss, "test_losses": self.test_losses}
+        metrics = {"metrics": self.scores} if self.scores else {}
+        write_json(folder / self.SCORES_FILE, {**about, **losses, **metrics})
+        write_lines(folder / Answer.FILE, map(asdict, self.answers))
+        write_json(folder / self.COST_FILE, {"total": asdict(self.cost), "stages": self.costs})
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """From an evaluation's folder, `eval/METHOD/seedN`, whatever version wrote it.
+
+        Raises:
+            GraspError: A file is not there, or is not such a file.
+        """
+        try:
+            found = json.loads((folder / cls.SCORES_FILE).read_text(encoding="utf-8"))
+            costs = json.loads((folder / cls.COST_FILE).read_text(encoding="utf-8"))
+            named = {"method": folder.parent.name, "seed": folder.name.removeprefix("seed")}
+            read = {"scores": found.pop("metrics", {}), "costs": costs["stages"]}
+            answers = list(read_lines(folder / Answer.FILE))
+            row: Self = TypeAdapter(cls).validate_python({**named, **found, **read, "answers": answers})
+            return row
+        except FileNotFoundError as error:
+            raise GraspError(f"{error.filename} is missing: run that stage first, or `grasp run`") from None
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise GraspError(
+                f"{folder} holds no evaluation that can be read ({error}): make it again, with --force"
+            ) from None
+
+
+_ABOUT = (
+    "title", "task", "source", "target", "adapter", "p", "threshold", "pruned_share", "test_set", "test_rows",
+    "repeated", "steps", "labels", "exhaustive",
+)  # fmt: skip

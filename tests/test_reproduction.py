@@ -1,0 +1,303 @@
+"""What the papers need beyond one run: several sources, thresholds, sweeps, runs side by side."""
+
+import json
+import re
+from statistics import mean
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.helpers.run import write_setting
+
+import grasp_lora
+from grasp_lora import GraspError
+from grasp_lora.cli.main import main
+from grasp_lora.experiment import compare, read_config, start
+from grasp_lora.methods.plan import plan
+from grasp_lora.workspace.rows import Row
+
+THREE = """
+name: three
+backbone: BACKBONE
+task: TASK
+source:
+  - {name: xs, language: en, task: FOLDER/other.yaml}
+  - {name: wl, language: en}
+target: {language: ar, tests: {dialect: dialect.jsonl}}
+training: {epochs: 2, learning_rate: 1e-2}
+control: {micro_dev: 4, every: 2, p_min: 0.0}
+methods: [lora_source, lora_target, lorahub, ties, sweep, merge, merge_prune, grasp]
+sweep: {ratios: [0.3, 0.6749]}
+merge_prune: {unit: module, thresholds: [1e-9, 0.35, 1e9]}
+lorahub: {budget: 3}
+seeds: [42, 7]
+repeat: adapters
+evaluation: {generate: null, metrics: [rougeL, chrf], points: true}
+max_length: 40
+max_new_tokens: 6
+"""
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    folder = write_setting(tmp_path_factory.mktemp("setting"))
+    other = (folder / "task.yaml").read_text().replace("name: copy", "name: other").replace("say", "sing")
+    (folder / "other.yaml").write_text(other)
+    rows = [json.dumps({"text": f"abab {i}", "title": "ba"}) for i in range(200, 203)]
+    (folder / "dialect.jsonl").write_text("\n".join(rows))
+    text = (folder / "run.yaml").read_text()
+    backbone = re.search("backbone: (.*)", text)[1]
+    text = THREE.replace("BACKBONE", backbone).replace("TASK", str(folder / "task.yaml"))
+    (folder / "three.yaml").write_text(text.replace("FOLDER", str(folder)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def three(setting):
+    assert main(["run", str(setting / "three.yaml"), f"runs={setting}/runs"]) == 0
+    return setting / "runs" / "three"
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def test_three_adapters_are_merged_and_pruned_apart(three):
+    parts = read(three / "merged/parts.json")
+    names = [part["name"] for part in next(iter(parts.values()))]
+    assert names == ["xs", "wl", "ar"]
+    shares = read(three / "final/seed42/pruned.json")["share_by_unit"]
+    assert len(shares) == 2 * 2 * 2 * 3  # layers, q and v, A and B, adapters
+    weights = read(three / "combined/lorahub/weights.json")["weights"]
+    assert set(weights) == {"xs", "wl", "ar"}
+
+
+def test_a_source_is_trained_on_its_own_tasks_rows(three):
+    xs, wl = (read(three / f"adapters/{name}/done.json")["inputs"] for name in ("xs", "wl"))
+    assert xs["train"] != wl["train"]
+    assert xs["seed"] == wl["seed"] == 42
+    row = Row.read(three / "eval/merge/seed42")
+    assert row.source == "xs+wl"
+    assert row.labels == {"train": 8, "dev": 4}  # none of the sources'
+
+
+def test_adapters_are_trained_with_each_seed(three):
+    for method in ("lora_source_xs", "lora_source_wl", "lora_target", "lorahub", "ties", "merge", "grasp"):
+        rows = [Row.read(three / f"eval/{method}/seed{seed}") for seed in (42, 7)]
+        assert [row.repeated for row in rows] == ["adapters", "adapters"]
+        assert rows[0].test_losses != rows[1].test_losses, method
+    assert read(three / "adapters/xs-seed7/done.json")["inputs"]["seed"] == 7
+    assert (
+        read(three / "merge/seed7/done.json")["inputs"]["start"]
+        != (read(three / "merge/seed42/done.json")["inputs"]["start"])
+    )
+    assert not (three / "learn/seed7").exists()  # a ratio is found once
+    assert Row.read(three / "eval/grasp/seed7").p == Row.read(three / "eval/grasp/seed42").p
+    assert "2 (adapters too)" in (three / "report/summary.md").read_text()
+
+
+def test_a_sweep_trains_and_scores_every_ratio_with_every_seed(three):
+    for name, p in (("sweep_p0.30", 0.3), ("sweep_p0.6749", 0.6749)):
+        for seed in (42, 7):
+            row = Row.read(three / f"eval/{name}/seed{seed}")
+            assert (row.p, row.adapter) == (p, f"fixed/{name.removeprefix('sweep_')}-seed{seed}")
+            assert set(row.scores) == {"rougeL", "chrf"}
+            assert row.pruned_share == pytest.approx(p, abs=0.03)
+
+
+def test_the_threshold_is_the_best_on_dev_and_what_it_pruned_is_shown(three):
+    found = read(three / "merge_prune/seed42/ratio.json")
+    losses = {float(at): loss for at, loss in found["dev_loss"].items()}
+    assert set(losses) == {1e-9, 0.35, 1e9}
+    assert losses[found["threshold"]] == min(losses.values())
+    shares = {t: read(three / f"merge_prune/t{t:g}-seed42/pruned.json")["share"] for t in losses}
+    assert shares[1e-9] == 0.0
+    assert shares[1e9] == 1.0
+    assert 0.0 < shares[0.35] < 1.0
+    for t, share in shares.items():  # zeros in the file are what was reset: the kept epoch ends with a step
+        weights = load_file(three / f"merge_prune/t{t:g}-seed42/adapter_model.safetensors")
+        zeros = sum(int((w == 0).sum()) for w in weights.values()) / sum(w.numel() for w in weights.values())
+        assert zeros == pytest.approx(share, abs=1e-3)
+    rows = [Row.read(three / f"eval/merge_prune/seed{seed}") for seed in (42, 7)]
+    assert {row.threshold for row in rows} == {found["threshold"]}
+    assert rows[0].p is None
+    summary = (three / "report/summary.md").read_text()
+    assert f"{rows[0].pruned_share:.2%}" in summary
+    assert "threshold" in summary
+
+
+def test_importance_by_unit_is_kept(three):
+    by_unit = read(three / "merge_prune/t0.35-seed42/importance.json")["by_unit"]
+    assert len(by_unit) == 24
+    assert any("layers.1.self_attn.v_proj.lora_A[wl]" in name for name in by_unit)
+    a, b = (by_unit[f"model.layers.0.self_attn.q_proj.lora_{f}[xs]"] for f in "AB")
+    assert a == pytest.approx(b, rel=1e-5)  # a module's entries all score the module's mean
+    assert (three / "merge_prune/seed42/importance.json").exists()
+
+
+def test_dev_scores_over_the_points_of_the_search(three):
+    lines = (three / "report/points.csv").read_text().splitlines()
+    assert lines[0] == "method,at,metric,dev"
+    found = {tuple(line.split(",")[:3]): float(line.split(",")[3]) for line in lines[1:]}
+    assert {metric for _, _, metric in found} == {"dev_loss", "rougeL", "chrf"}
+    scored = Row.read(three / "dev/merge_prune/t0.35-seed42")
+    assert found["merge_prune", "0.35", "chrf"] == scored.scores["chrf"]["value"]
+    assert mean(scored.test_losses) == pytest.approx(found["merge_prune", "0.35", "dev_loss"], rel=1e-4)
+
+
+def test_a_dialect_is_one_more_test_set(three):
+    for method in ("merge", "grasp"):
+        row = Row.read(three / f"tests/dialect/{method}/seed7")
+        assert row.test_set == "dialect"
+        assert [answer.id for answer in row.answers] == [f"ar/tests/dialect:{i}" for i in (1, 2, 3)]
+        assert set(row.scores) == {"rougeL", "chrf"}
+    summary = (three / "report/summary.md").read_text()
+    assert "On 3 rows of dialect" in summary
+
+
+def test_the_trajectory_of_every_learning_run_is_written(three):
+    lines = (three / "report/trajectories.csv").read_text().splitlines()
+    rounds = (three / "learn/seed42/rounds.jsonl").read_text().splitlines()
+    assert len(lines) == 1 + len(rounds)
+    assert lines[1].split(",")[:4] == ["grasp", "1", "2", str(json.loads(rounds[0])["p_curr"])]
+
+
+def test_the_target_need_not_have_an_adapter(setting, three):
+    given = {"name": "related", "target": {"adapter": "none"}, "runs": setting / "runs", "repeat": "final"}
+    result = grasp_lora.run(setting / "three.yaml", methods=["lora_source", "merge"], **given)
+    assert [row.method for row in result.rows] == ["lora_source_xs", "lora_source_wl", "merge", "merge"]
+    assert not (result.folder / "adapters/ar").exists()
+    names = [part["name"] for part in next(iter(read(result.folder / "merged/parts.json").values()))]
+    assert names == ["xs", "wl"]
+    with pytest.raises(GraspError, match=r"method lora_target: target\.adapter is none"):
+        grasp_lora.run(setting / "three.yaml", methods=["lora_target"], **given)
+
+
+def test_what_starts_from_one_source_says_so(setting):
+    config = read_config(setting / "three.yaml", {"methods": ["sequential"]})
+    with pytest.raises(GraspError, match="method sequential: it takes one source, and there are xs, wl"):
+        plan(start(config))
+
+
+def test_the_final_run_pruned_at_every_step(setting, three):
+    """Is `merge_prune` at the learned ratio."""
+    changes = {"name": "stepwise", "final": {"pruning": "every_step"}, "merge_prune": {"unit": "parameter"}}
+    changes |= {"merge_prune.thresholds": [], "methods": ["grasp", "merge_prune"], "grid": [0.5]}
+    changes |= {"control.p_min": 0.5, "control.p_max": 0.5, "control.p_init": 0.5, "repeat": "final"}
+    result = grasp_lora.run(setting / "three.yaml", runs=setting / "runs", seeds=[42], **changes)
+    assert result.ratio == 0.5
+    assert not (result.folder / "final/seed42/mask.safetensors").exists()
+    ours = load_file(result.folder / "final/seed42/adapter_model.safetensors")
+    theirs = load_file(result.folder / "merge_prune/seed42/adapter_model.safetensors")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_any_adapter_is_evaluated_as_the_methods_are(setting, three, capsys, monkeypatch):
+    command = [
+        "evaluate",
+        str(three / "fixed/p0.30-seed42"),
+        str(setting / "three.yaml"),
+        f"runs={setting}/runs",
+    ]
+    assert main(command) == 0
+    shown = capsys.readouterr().out
+    made, known = (
+        Row.read(three / "eval/fixed-p0.30-seed42/seed42"),
+        Row.read(three / "eval/sweep_p0.30/seed42"),
+    )
+    assert made.test_losses == known.test_losses
+    assert made.scores == known.scores
+    assert f"{made.scores['chrf']['value']:.2f}" in shown
+    assert main([*command, "--split", "micro_dev", "--name", "mine"]) == 0
+    assert Row.read(three / "tests/micro_dev/mine/seed42").test_set == "micro_dev"
+    assert main([*command, "--split", "dialect"]) == 0
+    assert len(Row.read(three / "tests/dialect/fixed-p0.30-seed42/seed42").test_losses) == 3
+    capsys.readouterr()
+    assert main(["evaluate", str(three / "nothing"), *command[2:]]) == 2
+    assert "adapter_config.json is missing" in capsys.readouterr().err
+    assert main([*command, "--name", "../x"]) == 2
+    assert "--name '../x' names a folder" in capsys.readouterr().err
+    assert main([*command, "--split", "nowhere"]) == 2
+    assert "has no 'nowhere' split" in capsys.readouterr().err
+    config = read(three / "fixed/p0.30-seed42/adapter_config.json")
+    other = setting / "merge"
+    other.mkdir()
+    (other / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "some/other"}))
+    assert main(["evaluate", str(other), *command[2:]]) == 2
+    assert "was trained on 'some/other'" in capsys.readouterr().err
+    (other / "adapter_config.json").write_text(json.dumps(config))
+    assert main(["evaluate", str(other), *command[2:]]) == 2
+    assert "would be called 'merge', which is a method: give it a --name" in capsys.readouterr().err
+
+
+def test_runs_side_by_side(setting, three, capsys):
+    twin = {"name": "twin", "runs": setting / "runs", "methods": ["merge", "zero_shot"], "seeds": [42]}
+    grasp_lora.run(setting / "three.yaml", **twin, final={"training": {"epochs": 1}})
+    one, two = f"{setting}/runs/three", f"{setting}/runs/twin"
+    assert main(["compare", f"{one}:merge", f"{two}:merge"]) == 0
+    assert re.search(r"metric +\| three:merge \| twin:merge \|", capsys.readouterr().out)
+    assert main(["compare", one, two, "--against", f"{two}:zero_shot"]) == 0
+    table = capsys.readouterr().out
+    rows = {line.split("|")[1].strip(): line for line in table.splitlines() if line.startswith("| t")}
+    assert {"three:merge", "twin:merge", "three:sweep_p0.30", "twin:zero_shot"} <= set(rows)
+    assert "differs from twin:zero_shot with p < 0.05" in table
+    assert "†" not in rows["twin:zero_shot"]
+    losses = {
+        name: mean(mean(Row.read(folder).test_losses) for folder in sorted(found.glob("seed*")))
+        for name, found in (
+            (f"{run}:{method.name}", method)
+            for run in ("three", "twin")
+            for method in (setting / "runs" / run / "eval").iterdir()
+        )
+    }
+    best = min(rows, key=losses.__getitem__)
+    assert f"**{losses[best]:.4f}" in rows[best]
+    assert "†" in table  # training helps, on any seed
+
+
+def test_what_cannot_be_compared_is_said(setting, three, capsys):
+    short = {"name": "short", "runs": setting / "runs", "methods": ["zero_shot"], "repeat": "final"}
+    grasp_lora.run(setting / "three.yaml", evaluation={"test_examples": 5}, **short)
+    one, other = f"{setting}/runs/three:merge", f"{setting}/runs/short:zero_shot"
+    with pytest.raises(GraspError, match="cannot be compared: one was tested on 6 rows, the other on 5"):
+        compare([one, other])
+    task = {"task": str(setting / "other.yaml"), "name": "other"}
+    grasp_lora.run(setting / "three.yaml", **short | task)
+    with pytest.raises(GraspError, match="they were tested on other rows"):
+        compare([one, f"{setting}/runs/other:zero_shot"])
+    for what, reason in (
+        ([one], "two different methods"),
+        ([one, one], "two different methods"),
+        (["merge", "grasp"], "no YAML file stands before"),
+        ([f"{setting}/runs/three:nothing", one], "no evaluation of 'nothing'; evaluated are: .*grasp"),
+        ([], "two different methods"),
+    ):
+        with pytest.raises(GraspError, match=reason):
+            compare(what)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (
+            {"source": [{"language": "en"}, {"language": "en"}]},
+            "source and target are both 'en': give one a name",
+        ),
+        ({"source": []}, "source: .*at least 1 item"),
+        (
+            {"source": [{"language": "en", "name": "x"}, {"languge": "en"}]},
+            r"source\.1\.languge: unknown key",
+        ),
+        ({"source": {"language": "ar", "name": "x"}}, "source and target are both 'ar' of one task"),
+        ({"source": {"language": "en", "adapter": "none"}}, "source 'en' needs an adapter"),
+        ({"sweep": {"ratios": [0.3, 0.3]}}, r"sweep\.ratios: .*same to four decimals"),
+        ({"sweep": {"ratios": []}}, "set sweep.ratios"),
+        ({"merge_prune": {"thresholds": [1.0, 1.0]}}, "names one twice"),
+        ({"final": {"pruning": "every_step"}}, "merge_prune.unit is module"),
+        ({"variants": {"sweep_p0.30": {}}}, "two methods or variants are called 'sweep_p0.30'"),
+        ({"combine": {"weights": {"xs": 1.0, "ar": 1.0}}}, r"weight for each of \['ar', 'wl', 'xs'\]"),
+    ],
+)
+def test_what_does_not_go_together(setting, change, reason):
+    with pytest.raises(GraspError, match=reason):
+        plan(start(read_config(setting / "three.yaml", change)))
