@@ -12,8 +12,9 @@ from tests.helpers.run import write_setting
 import grasp_lora
 from grasp_lora import GraspError
 from grasp_lora.cli.main import main
-from grasp_lora.experiment import compare, read_config, start
+from grasp_lora.experiment import compare, preview, read_config, start
 from grasp_lora.methods.plan import plan
+from grasp_lora.workspace.records import Done
 from grasp_lora.workspace.rows import Row
 
 THREE = """
@@ -274,6 +275,29 @@ def test_what_cannot_be_compared_is_said(setting, three, capsys):
     ):
         with pytest.raises(GraspError, match=reason):
             compare(what)
+
+
+def test_the_plan_of_several_runs(setting, three, capsys):
+    """Passes are what the finished run counted: no training here is long enough to stop early."""
+    given = {"runs": setting / "new"}
+    twin = {"name": "twin", "methods": ["merge", "grasp"], "control": {"every": 4}}
+    configs = [read_config(setting / "three.yaml", given), read_config(setting / "three.yaml", given | twin)]
+    planned = {(one.run.name, one.name): one for one in preview(configs)}
+    measured = {}
+    for path in three.rglob("done.json"):
+        done, name = Done.read(path.parent), path.parent.relative_to(three).as_posix()
+        measured["three", name] = done.forward_examples + done.backward_examples
+    assert all(planned[key].passes == measured[key] for key in planned if key[0] == "three")
+    states = {name: one.state for (run, name), one in planned.items() if run == "twin"}
+    assert states["adapters/xs-seed7"] == states["merged"] == states["eval/merge/seed7"] == "shared"
+    assert states["learn/seed42"] == states["final/seed42"] == states["report"] == "new"
+    assert not (setting / "new").exists()
+    command = ["plan", str(setting / "three.yaml"), f"runs={setting}/runs"]
+    assert main([*command, "--stages"]) == 0
+    shown = capsys.readouterr().out
+    count = len(planned) - len(states)
+    assert re.search(rf"runs/three \| +{count} \| +{count} \| +0 \| +0 \| +0 \|", shown)
+    assert re.search(rf"done +{measured['three', 'learn/seed42']} .*runs/three/learn/seed42\n", shown)
 
 
 @pytest.mark.parametrize(

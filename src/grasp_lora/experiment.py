@@ -19,11 +19,13 @@ from grasp_lora.reporting.compare import comparison, overview, read_results
 from grasp_lora.reporting.found import MethodResult
 from grasp_lora.tasks.task import Task
 from grasp_lora.workspace.directory import RunDirectory
+from grasp_lora.workspace.preview import Planned
+from grasp_lora.workspace.preview import preview as preview_of
 from grasp_lora.workspace.resources import Resources
 from grasp_lora.workspace.rows import Row
 from grasp_lora.workspace.stage import Stage, behind, resolve
 
-__all__ = ["Result", "compare", "evaluate", "make", "read_config", "run", "start"]
+__all__ = ["Result", "compare", "evaluate", "make", "preview", "read_config", "run", "start"]
 
 Named = Config | str | Path
 
@@ -74,15 +76,20 @@ def run(config: Named | Sequence[Named], *, force: bool = False, **overrides: An
     if isinstance(config, Mapping | bytes) or not isinstance(config, Iterable):
         raise GraspError(f"an experiment is a YAML file, a Config, or a list of them; got {config!r}")
     starts = [start(one, overrides) for one in config]
-    folders = [x.config.folder.resolve() for x in starts]
-    if twice := sorted({str(folder) for folder in folders if folders.count(folder) > 1}):
-        raise GraspError(f"two experiments would write to {twice[0]}: give each another name")
-    resources = Resources()
-    plans = [(_directory(x, resources, force), plan(x)) for x in starts]
+    plans = _plans(starts, force)
     for x, (directory, stages) in zip(starts, plans, strict=True):
         check_ready(x, stages, directory)
     execute(plans)
     return [_result(directory, stages) for directory, stages in plans]
+
+
+def preview(configs: Sequence[Named], overrides: Iterable[str] | Mapping[str, Any] = ()) -> list[Planned]:
+    """What `run` would do with the configs, in its order; only the rows of their tasks are read.
+
+    Raises:
+        GraspError: As `run`.
+    """
+    return preview_of(_plans([start(one, overrides) for one in configs], force=False))
 
 
 def make(x: Start, stages: Sequence[Stage], *, force: bool = False) -> list[Path]:
@@ -183,6 +190,14 @@ def start(config: Named, overrides: Iterable[str] | Mapping[str, Any] = ()) -> S
 
 def _task(task: Task | str) -> Task:
     return task if isinstance(task, Task) else find_task(task)
+
+
+def _plans(starts: Sequence[Start], force: bool) -> list[tuple[RunDirectory, list[Stage]]]:
+    folders = [x.config.folder.resolve() for x in starts]
+    if twice := sorted({str(folder) for folder in folders if folders.count(folder) > 1}):
+        raise GraspError(f"two experiments would write to {twice[0]}: give each another name")
+    resources = Resources()
+    return [(_directory(x, resources, force), plan(x)) for x in starts]
 
 
 def _directory(x: Start, resources: Resources, force: bool, only: set[str] | None = None) -> RunDirectory:

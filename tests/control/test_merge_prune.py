@@ -516,3 +516,56 @@ def test_what_is_not_trained_or_no_factor_is_left_alone():
     frozen = next(iter(factors))
     factors[frozen].requires_grad_(False)
     assert adapter_parameters(model).keys() == factors.keys() - {frozen}
+
+
+@pytest.mark.parametrize("rescore", ["validation", "train_batch"])
+def test_inputs_without_the_norms_learned_weight(rescore):
+    """The projection sees them times the weight."""
+    model = adapted()
+    for i, layer in enumerate(model.base_model.model.model.layers):
+        torch.manual_seed(i)
+        layer.input_layernorm.weight.data.uniform_(0.2, 3.0)
+    parameters = adapter_parameters(model)
+    validation = TargetLoss(VALIDATION, tiny_tokenizer(), model, **LIMITS)
+    scores = {
+        inputs: InputImportance(model, parameters, validation, rescore=rescore, inputs=inputs)
+        for inputs in ("projection", "layer")
+    }
+    if rescore == "train_batch":
+        model.train()(input_ids=tokens(), labels=tokens())
+    real, plain = scores["projection"].input_norms(), scores["layer"].input_norms()
+    assert len(real) == 4
+    for site, norm in real.items():
+        layer = int(site.split(".layers.")[1].split(".")[0])
+        weight = model.base_model.model.model.layers[layer].input_layernorm.weight.detach()
+        torch.testing.assert_close(norm, plain[site] * weight, rtol=1e-4, atol=1e-5)
+
+
+def test_only_what_reads_a_layers_input_can_take_it():
+    model = new_adapter(tiny_llama(), Lora(r=2, target_modules=["q_proj", "o_proj"]))
+    validation = TargetLoss(VALIDATION, tiny_tokenizer(), model, **LIMITS)
+    with pytest.raises(GraspError, match=r"for q_proj, k_proj and v_proj, which .*o_proj is not"):
+        InputImportance(model, adapter_parameters(model), validation, inputs="layer")
+    with pytest.raises(GraspError, match=r"^inputs is one of projection, layer; got 'norm'$"):
+        InputImportance(model, adapter_parameters(model), validation, inputs="norm")
+
+
+def test_a_modules_score_of_gradients_pooled_either_way():
+    """By hand: A's mean is 2 (3 entries), B's 5 (2 entries): 3.2 over all, 7 as the sum of the means."""
+    importance = [torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[4.0], [6.0]])]
+    for pool, score in (("entries", 3.2), ("factors", 7.0)):
+        for threshold, kept in ((score - 0.01, True), (score + 0.01, False)):
+            tensors = {A: nn.Parameter(torch.ones(1, 3)), B: nn.Parameter(torch.ones(2, 1))}
+            pruner = StepPruner(tensors, unit="module", threshold=threshold, pool=pool)
+            assert all(bool(mask.all()) == kept for mask in pruner.prune(importance))
+    with pytest.raises(GraspError, match=r"^pool is one of entries, factors; got 'mean'$"):
+        StepPruner(factors(), unit="module", pool="mean")
+
+
+def test_pooling_is_of_gradients(tmp_path):
+    """From inputs, a module's entries all score the module's mean, as published."""
+    sums = {}
+    for importance in ("input", "gradient"):
+        callback, _ = fitted(tmp_path / importance, unit="module", importance=importance, pool="factors")
+        sums[importance] = callback._pruner.pool
+    assert sums == {"input": "entries", "gradient": "factors"}

@@ -40,6 +40,10 @@ def add_run_verbs(verbs: Any, common: argparse.ArgumentParser) -> None:
     run = add("run", _run, "Run experiments: adapters, merge, learn, final run, evaluation, report.")
     run.add_argument("config", type=Path, help="YAML file; several share what is equal")
     overridable(run)
+    plan = add("plan", _plan, "Show what a run of experiments would do: stages, what they share, passes.")
+    plan.add_argument("config", type=Path, help="YAML file; or several")
+    plan.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. control.every=5")
+    plan.add_argument("--stages", action="store_true", help="every stage, in the order in which it is made")
     adapter = configured("adapter", _adapter, "Train the source's or the target's adapter.")
     adapter.add_argument("--side", choices=["source", "target"], required=True)
     configured("merge", _merge, "Merge the two adapters.")
@@ -82,8 +86,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from grasp_lora.experiment import read_config, run
     from grasp_lora.workspace.records import SUMMARY_FILE
 
-    files = [one for one in arguments.overrides if "=" not in one and one.endswith((".yaml", ".yml"))]
-    arguments.overrides = [one for one in arguments.overrides if one not in files]
+    files = _more_configs(arguments)
     x = _start(arguments)
     configs = [x.config, *(read_config(file, arguments.overrides) for file in files)]
     results = run(configs, force=arguments.force)
@@ -93,6 +96,33 @@ def _run(arguments: argparse.Namespace) -> None:
         print(f"Everything is in {result.folder}/; the report in {result.folder / 'report'}/")
     if not files:
         _show_adapter(x, results[0])
+
+
+def _more_configs(arguments: argparse.Namespace) -> list[str]:
+    """Further YAML files, which argparse takes for overrides."""
+    files = [one for one in arguments.overrides if "=" not in one and one.endswith((".yaml", ".yml"))]
+    arguments.overrides = [one for one in arguments.overrides if one not in files]
+    return files
+
+
+def _plan(arguments: argparse.Namespace) -> None:
+    from grasp_lora.experiment import preview
+    from grasp_lora.reporting.write import markdown
+
+    files = _more_configs(arguments)
+    planned = preview([arguments.config, *files], arguments.overrides)
+    if arguments.stages:
+        print(*(f"{one.state:<6} {one.passes:>12,} {one.run / one.name}" for one in planned), sep="\n")
+        print()
+    folders = dict.fromkeys(one.run for one in planned)
+    runs = {str(run): [one for one in planned if one.run == run] for run in folders}
+    rows = []
+    for name, stages in (runs | {"all": planned} if len(runs) > 1 else runs).items():
+        new = [one for one in stages if one.state == "new"]
+        counts = [sum(one.state == state for one in stages) for state in ("done", "shared")]
+        rows.append([name, *map(str, (len(stages), *counts, len(new))), f"{sum(p.passes for p in new):,}"])
+    headers = ["run", "stages", "done", "shared", "to be made", "example passes at most"]
+    print(markdown(headers, rows))
 
 
 def _show_adapter(x: "Start", result: "Result") -> None:

@@ -3,12 +3,13 @@
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from grasp_lora.control.units import Parts, ResetUnit, prune_units
+from grasp_lora.control.units import InputsOf, Parts, ResetUnit, prune_units
 from grasp_lora.cost import count_passes
 from grasp_lora.errors import GraspError, check_choice
 from grasp_lora.lm.loss import TargetLoss, evaluation_mode
@@ -37,6 +38,9 @@ class InputImportance:
             the paper. "train_batch": the training forward passes since the call before, which cost nothing
             more; the upstream layers then have their dropout on. Call `close` when training ends.
         unit: As for `StepPruner`.
+        inputs: "projection": what the projection really sees. "layer": the hidden states that its decoder
+            layer begins with, divided by their root mean square, which is what q_proj, k_proj and v_proj of a
+            model that normalises first see but for the norm's learned weight. The published code takes these.
     """
 
     def __init__(
@@ -47,7 +51,9 @@ class InputImportance:
         parts: Parts | None = None,
         rescore: Rescore = "validation",
         unit: ResetUnit = "parameter",
+        inputs: InputsOf = "projection",
     ) -> None:
+        check_choice("inputs", inputs, InputsOf)
         check_choice("rescore", rescore, Rescore)
         check_choice("unit", unit, ResetUnit)
         if rescore == "validation" and validation is None:
@@ -57,7 +63,8 @@ class InputImportance:
         self._sites = list(dict.fromkeys(name.split(".lora_")[0] for name in parameters))
         self._units = {(u.name, u.dim): u for u in prune_units(parameters, parts)}
         self._index = list(parameters)
-        self._training = _ProjectionInputs(model, self._sites) if rescore == "train_batch" else None
+        self._layers = _layers_of(self._sites, model) if inputs == "layer" else {}
+        self._training = self._watch() if rescore == "train_batch" else None
         if self._training is not None:
             weakref.finalize(self, self._training.close)  # where training raised and nobody called `close`
 
@@ -98,13 +105,16 @@ class InputImportance:
             raise GraspError(f"no forward pass went through {unseen[0]} since importance was last asked for")
         return {name: total.sqrt() for name, total in squares.items()}
 
+    def _watch(self, *, training: bool = True) -> "_ProjectionInputs":
+        return _ProjectionInputs(self.model, self._sites, training=training, layers=self._layers)
+
     def _of_validation(self) -> dict[str, Tensor]:
         assert self.validation is not None
         device = self.parameters[0].device
         inputs: dict[str, Any]
         with (
             evaluation_mode(self.model),
-            closing(_ProjectionInputs(self.model, self._sites, training=False)) as seen,
+            closing(self._watch(training=False)) as seen,
             _one_position_for_the_head(self.model),  # after: an adapted head's inputs count as they come
         ):
             for rows, batch in zip(self.validation.rows, self.validation.batches, strict=True):
@@ -146,9 +156,17 @@ class _ProjectionInputs:
         model: Called with its `attention_mask` by keyword; without one, every token counts.
         names: The modules.
         training: Whether to count training passes only (training mode, with gradients), or all.
+        layers: Module -> the decoder layer whose normalised input counts in the place of the module's own.
     """
 
-    def __init__(self, model: nn.Module, names: Iterable[str], *, training: bool = True) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        names: Iterable[str],
+        *,
+        training: bool = True,
+        layers: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.squares: dict[str, Tensor] = {}
         self._only_training = training
         self._active = False
@@ -157,7 +175,12 @@ class _ProjectionInputs:
         self._handles = [
             model.register_forward_pre_hook(self._begin, with_kwargs=True),
             model.register_forward_hook(self._end, always_call=True),
-            *(model.get_submodule(n).register_forward_pre_hook(self._adder(n)) for n in names),
+            *(
+                model.get_submodule(layers.get(n, n)).register_forward_pre_hook(
+                    self._adder(n, _eps(model) if n in layers else None), with_kwargs=True
+                )
+                for n in names
+            ),
         ]
 
     def take(self) -> dict[str, Tensor]:
@@ -180,12 +203,14 @@ class _ProjectionInputs:
     def _end(self, *_: Any) -> None:
         self._active = False
 
-    def _adder(self, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+    def _adder(self, name: str, eps: float | None) -> Callable[..., None]:
         @torch.no_grad()
-        def add(module: Any, arguments: tuple[Any, ...]) -> None:
+        def add(module: Any, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> None:
             if not self._active:
                 return
-            seen: Tensor = arguments[0].detach()
+            seen: Tensor = (arguments[0] if arguments else named["hidden_states"]).detach()
+            if eps is not None:
+                seen = seen.float() * torch.rsqrt(seen.float().square().mean(-1, keepdim=True) + eps)
             if seen.is_floating_point():
                 squares = self._real(seen, name).float().square().sum(0)
             else:  # an embedding's token ids (batch, length)
@@ -210,3 +235,28 @@ class _ProjectionInputs:
         if length not in self._rows:
             self._rows[length] = self._kept[:, -length:].reshape(-1).nonzero().squeeze(1)
         return rows.index_select(0, self._rows[length])
+
+
+def _layers_of(sites: Iterable[str], model: nn.Module) -> dict[str, str]:
+    """Site -> its decoder layer, which is the innermost member of a `ModuleList` that it is in.
+
+    Raises:
+        GraspError: It is no projection that reads the layer's normalised input.
+    """
+    layers = {}
+    for site in sites:
+        parts = site.split(".")
+        above = [".".join(parts[:i]) for i in range(len(parts) - 1, 0, -1)]
+        layer = next((a for a in above if isinstance(_parent(model, a), nn.ModuleList)), None)
+        if layer is None or parts[-1] not in ("q_proj", "k_proj", "v_proj"):
+            raise GraspError(f"inputs='layer' is for q_proj, k_proj and v_proj, which {site} is not")
+        layers[site] = layer
+    return layers
+
+
+def _parent(model: nn.Module, name: str) -> nn.Module:
+    return model.get_submodule(name.rpartition(".")[0])
+
+
+def _eps(model: Any) -> float:
+    return float(getattr(model.config, "rms_norm_eps", 1e-5))

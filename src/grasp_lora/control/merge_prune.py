@@ -17,7 +17,9 @@ from grasp_lora.control.input_importance import InputImportance, Rescore
 from grasp_lora.control.pruning import masks_at, pruned_share, thresholds
 from grasp_lora.control.units import (
     ImportanceFrom,
+    InputsOf,
     Parts,
+    Pool,
     PruneUnit,
     ResetUnit,
     ResetValue,
@@ -42,6 +44,8 @@ class StepPruner:
         unit: "parameter" resets the lowest entries of each factor; "module" resets an adapter's A and B at
             a site as a whole where the mean importance of their entries is under `threshold`.
         value: "zero", or "init": what the entry was at construction.
+        pool: A module's score: the mean over all "entries" of A and B, or over "factors" the sum of A's mean
+            and B's, as the published code takes of gradients; about twice as much where A and B are alike.
     """
 
     def __init__(
@@ -53,12 +57,14 @@ class StepPruner:
         unit: ResetUnit = "parameter",
         value: ResetValue = "zero",
         threshold: float = 0.0,
+        pool: Pool = "entries",
     ) -> None:
+        check_choice("pool", pool, Pool)
         check_choice("unit", unit, ResetUnit)
         check_choice("value", value, ResetValue)
         self.parameters = list(parameters.values())
         self.units = prune_units(parameters, parts)
-        self.p, self.unit, self.threshold = p, unit, threshold
+        self.p, self.unit, self.threshold, self.pool = p, unit, threshold, pool
         self._reset = [
             w.detach().clone() if value == "init" else torch.zeros_like(w) for w in self.parameters
         ]
@@ -72,9 +78,13 @@ class StepPruner:
             masks_at(importance, self.units, cut, out=keep)
         else:
             for module in self._modules():
-                scores = torch.cat([unit.of(importance).reshape(-1) for unit in module])
+                scores = [unit.of(importance).reshape(-1) for unit in module]
+                if self.pool == "factors":
+                    score = torch.stack([one.mean() for one in scores]).sum()
+                else:
+                    score = torch.cat(scores).mean()
                 for unit in module:
-                    unit.of(keep).copy_(scores.mean() >= self.threshold)
+                    unit.of(keep).copy_(score >= self.threshold)
         for weight, mask, value in zip(self.parameters, keep, self._reset, strict=True):
             weight.copy_(torch.where(mask, weight, value))
         return keep
@@ -104,6 +114,8 @@ class MergePruneCallback(TrainerCallback):
         importance: "input" or "gradient".
         unit, value, threshold: See `StepPruner`.
         rescore_every: Optimizer steps between two evaluations of the importance; 1 is the paper's.
+        inputs: Which inputs X are, see `InputImportance`.
+        pool: See `StepPruner`; of importance from gradients.
         rescore: Where the inputs come from, see `InputImportance`; "validation" is the paper's. With
             "train_batch" the model has hooks on it until training ends, or until a run that raised is
             followed by another or this callback is dropped.
@@ -125,6 +137,8 @@ class MergePruneCallback(TrainerCallback):
         threshold: float = 0.0,
         rescore_every: int = 1,
         rescore: Rescore = "validation",
+        inputs: InputsOf = "projection",
+        pool: Pool = "entries",
     ) -> None:
         check_choice("importance", importance, ImportanceFrom)
         if importance == "input" and rescore == "validation" and validation is None:
@@ -133,7 +147,10 @@ class MergePruneCallback(TrainerCallback):
         self.unit, self.threshold = unit, threshold
         self.rescore_every, self.rescore = rescore_every, rescore
         self._parts = find_parts(parts)
+        self._inputs = inputs
         self._options: dict[str, Any] = {"p": p, "unit": unit, "value": value, "threshold": threshold}
+        if importance == "gradient":  # from inputs, all entries of a module score the module's
+            self._options["pool"] = pool
         self._score: InputImportance | GradientImportance | None = None
         self._pruner: StepPruner | None = None
         self.scores: list[Tensor] = []
@@ -147,7 +164,13 @@ class MergePruneCallback(TrainerCallback):
         self._pruner = StepPruner(parameters, self._parts, **self._options)
         if self.importance == "input":
             self._score = InputImportance(
-                model, parameters, self.validation, self._parts, self.rescore, self._options["unit"]
+                model,
+                parameters,
+                self.validation,
+                self._parts,
+                self.rescore,
+                self._options["unit"],
+                self._inputs,
             )
         else:
             self._score = GradientImportance(list(parameters.values()))

@@ -9,7 +9,15 @@ from grasp_lora.control.controller import EVERY
 from grasp_lora.control.input_importance import Rescore
 from grasp_lora.control.policy import RatioPolicy
 from grasp_lora.control.selection import SelectionRule
-from grasp_lora.control.units import ImportanceFrom, ImportanceRefresh, ResetUnit, ResetValue, UnitKind
+from grasp_lora.control.units import (
+    ImportanceFrom,
+    ImportanceRefresh,
+    InputsOf,
+    Pool,
+    ResetUnit,
+    ResetValue,
+    UnitKind,
+)
 from grasp_lora.settings import Count, NotNegative, Ratio, Settings
 
 __all__ = ["Control", "MergePrune"]
@@ -53,6 +61,8 @@ class MergePrune(Settings):
     importance: ImportanceFrom = "input"
     unit: ResetUnit = "parameter"
     value: ResetValue = "zero"
+    inputs: InputsOf = "projection"  # X; layer: without the norm's learned weight, as the published code
+    pool: Pool = "entries"  # of a module's gradient scores; factors: mean of A + mean of B, as published
     thresholds: tuple[Annotated[float, Field(gt=0.0)], ...] = ()  # of modules' importance, the best on dev
     rescore_every: Count = 1  # optimizer steps; 1 is the paper's schedule
     rescore: Rescore = "validation"  # where X comes from; the paper: validation

@@ -13,7 +13,9 @@ __all__ = [
     "AdapterPart",
     "ImportanceFrom",
     "ImportanceRefresh",
+    "InputsOf",
     "Parts",
+    "Pool",
     "PruneUnit",
     "Pruning",
     "ResetUnit",
@@ -29,6 +31,8 @@ ImportanceRefresh = Literal["round", "start"]
 ImportanceFrom = Literal["input", "gradient"]
 ResetUnit = Literal["parameter", "module"]
 ResetValue = Literal["zero", "init"]
+InputsOf = Literal["projection", "layer"]
+Pool = Literal["entries", "factors"]
 
 # PEFT's names: `base_model.model.SITE.lora_A.ADAPTER.weight`, and `lora_embedding_A.ADAPTER` for embeddings.
 _LORA_NAME = re.compile(r"^(?:base_model\.model\.)?(?P<site>.+)\.lora_(?:embedding_)?(?P<factor>[AB])\.")

@@ -5,7 +5,7 @@ from typing import Any
 
 from grasp_lora.workspace.resources import Resources
 from grasp_lora.workspace.stage import Work
-from grasp_lora.workspace.training import enough_steps, learn
+from grasp_lora.workspace.training import enough_steps, learn, passes_of_learning
 
 __all__ = ["LEARN"]
 
@@ -15,4 +15,4 @@ def run(resources: Resources, folder: Path, **given: Any) -> None:
     learn(resources, folder, **given)
 
 
-LEARN = Work(run, ready=enough_steps)
+LEARN = Work(run, ready=enough_steps, passes=passes_of_learning)

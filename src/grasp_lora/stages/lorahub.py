@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 from tqdm import tqdm
@@ -83,4 +83,8 @@ def lorahub(
     write_lines(folder / Weights.SEARCH_FILE, lines)
 
 
-LORAHUB = Work(lorahub)
+def _passes(*, train: Sequence[Example], budget: int, **_: Any) -> int:
+    return budget * len(train)
+
+
+LORAHUB = Work(lorahub, passes=_passes)

@@ -17,7 +17,7 @@ from grasp_lora.workspace.files import append_line
 from grasp_lora.workspace.records import LearnedRatio, Trial
 from grasp_lora.workspace.resources import Resources
 from grasp_lora.workspace.stage import Work
-from grasp_lora.workspace.training import Fixed, fine_tune
+from grasp_lora.workspace.training import Fixed, fine_tune, passes_of_training
 
 __all__ = ["SEARCH", "Optuna", "new_study", "random_trials"]
 
@@ -133,4 +133,9 @@ def _optuna() -> Any:
         ) from error
 
 
-SEARCH = Work(search, ready=_installed)
+def _passes(*, how: Optuna, **given: Any) -> int:
+    assert how.trials is not None, "set from the grid's length"
+    return how.trials * passes_of_training(**given)
+
+
+SEARCH = Work(search, ready=_installed, passes=_passes)

@@ -15,7 +15,7 @@ from grasp_lora.control.callback import GraspCallback
 from grasp_lora.workspace.records import DevLosses, RankCheck
 from grasp_lora.workspace.resources import Resources
 from grasp_lora.workspace.stage import Work
-from grasp_lora.workspace.training import enough_steps, learn
+from grasp_lora.workspace.training import enough_steps, learn, passes_of_learning
 
 __all__ = ["RANK_CHECK"]
 
@@ -42,6 +42,12 @@ def rank_check(resources: Resources, folder: Path, *, points: Mapping[float, Pat
         for step, rewards in watched[0].rewards.items()
     ]
     RankCheck({str(p): loss for p, loss in final.items()}, rounds).write(folder)
+
+
+def _passes(*, points: Mapping[float, Path], **given: Any) -> int:
+    rounds: int = given["training"].steps(len(given["train"])) // given["control"].every
+    probes: int = (rounds + 1) * len(points) * len(given["micro_dev"])
+    return passes_of_learning(**given) + probes
 
 
 class _GridRewards(TrainerCallback):
@@ -72,4 +78,4 @@ def _rho(rewards: Mapping[float, float], losses: Mapping[float, float]) -> float
     return rho if math.isfinite(rho) else None
 
 
-RANK_CHECK = Work(rank_check, ready=enough_steps)
+RANK_CHECK = Work(rank_check, ready=enough_steps, passes=_passes)

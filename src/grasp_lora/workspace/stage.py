@@ -26,6 +26,11 @@ def _nothing(resources: Any, **given: Any) -> None:
     """Nothing to check before a run."""
 
 
+def _no_passes(**given: Any) -> int:
+    """No model works."""
+    return 0
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
     """What makes a stage's files.
@@ -35,10 +40,12 @@ class Work:
             a stage as its folder, rows as examples.
         ready: `ready(resources, **given)` raises, before anything is trained, what would stop `run` later.
             Stages arrive as folders that need not be there yet.
+        passes: `passes(**given)`, the most example passes that `run` makes, forward and backward.
     """
 
     run: Callable[..., None]
     ready: Callable[..., None] = _nothing
+    passes: Callable[..., int] = _no_passes
 
     @property
     def name(self) -> str:

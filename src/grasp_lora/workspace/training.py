@@ -1,5 +1,6 @@
 """The one training of an adapter, whatever it starts from, its rows, its mask, and when it stops."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,16 @@ from grasp_lora.workspace.records import MASK_FILE, DevLosses, Importance, Learn
 from grasp_lora.workspace.resources import Model, Resources
 from grasp_lora.workspace.stage import Stage
 
-__all__ = ["POLICIES", "EveryStep", "Fixed", "enough_steps", "fine_tune", "learn"]
+__all__ = [
+    "POLICIES",
+    "EveryStep",
+    "Fixed",
+    "enough_steps",
+    "fine_tune",
+    "learn",
+    "passes_of_learning",
+    "passes_of_training",
+]
 
 POLICIES = {"gaussian": RatioPolicy, "uniform": UniformPolicy}
 
@@ -168,6 +178,42 @@ def enough_steps(
     """
     if control.every > (steps := training.steps(len(train))):
         raise GraspError(f"it would make no round: every {control.every} steps, training takes {steps}")
+
+
+def passes_of_training(
+    *,
+    train: Sequence[Example],
+    dev: Sequence[Example],
+    training: Training,
+    mask: Fixed | EveryStep | None = None,
+    **_: Any,
+) -> int:
+    """The most example passes of `fine_tune`: where it does not stop early."""
+    steps = training.steps(len(train))
+    evaluations = 1 + math.ceil(steps / training.steps_per_epoch(len(train)))
+    if isinstance(mask, EveryStep) and (mask.how.importance, mask.how.rescore) == ("input", "validation"):
+        evaluations += math.ceil(steps / mask.how.rescore_every)
+    return 2 * _examples(training, train) + evaluations * len(dev)
+
+
+def passes_of_learning(
+    *,
+    train: Sequence[Example],
+    micro_dev: Sequence[Example],
+    training: Training,
+    control: Control,
+    **_: Any,
+) -> int:
+    """The most example passes of `learn`."""
+    rounds = training.steps(len(train)) // control.every
+    return 2 * _examples(training, train) + rounds * (control.candidates + 1) * len(micro_dev)
+
+
+def _examples(training: Training, train: Sequence[Example]) -> int:
+    """How often training sees an example."""
+    if training.max_steps is None:
+        return training.epochs * len(train)
+    return training.max_steps * training.batch_size * training.gradient_accumulation
 
 
 def found_by(at: float | Stage | Path) -> float:

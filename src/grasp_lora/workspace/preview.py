@@ -1,0 +1,67 @@
+"""What runs would do before they do it: stages that are done, equal to others or new, and their passes."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from grasp_lora.workspace.directory import RunDirectory
+from grasp_lora.workspace.records import Done
+from grasp_lora.workspace.stage import Stage, fingerprint, flat, resolve
+
+__all__ = ["Planned", "preview"]
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A stage of a run that was not started.
+
+    Attributes:
+        run: The run's folder.
+        name: The stage's.
+        state: "done" (with whatever inputs), "shared" with one that comes before it, or "new".
+        passes: Example passes at most, forward and backward; 0 where no model works.
+    """
+
+    run: Path
+    name: str
+    state: str
+    passes: int
+
+
+def preview(plans: Sequence[tuple[RunDirectory, Sequence[Stage]]]) -> list[Planned]:
+    """All stages in the order in which they would be made; rows are read, nothing else is."""
+    seen: set[str] = set()
+    planned = []
+    for run, stages in plans:
+        before = _Before(run)
+        for stage in stages:
+            given = {key: fingerprint(value, before) for key, value in stage.given.items()}  # type: ignore[arg-type]
+            inputs = json.dumps([stage.work.name, flat(given)], sort_keys=True, default=str)
+            key = before.keys[stage.name] = hashlib.sha256(inputs.encode()).hexdigest()
+            state = "done" if run.is_done(stage.name) else "shared" if key in seen else "new"
+            seen.add(key)
+            passes = stage.work.passes(**resolve(stage.given, before))  # type: ignore[arg-type]
+            planned.append(Planned(run.root, stage.name, state, passes))
+    return planned
+
+
+class _Before:
+    """A run directory as stages see it when none was made: each stands for what it would be given."""
+
+    def __init__(self, run: RunDirectory) -> None:
+        self.resources, self._run = run.resources, run
+        self.keys: dict[str, str] = {}
+
+    def path(self, name: str) -> Path:
+        return self._run.path(name)
+
+    def results(self, name: str) -> str:
+        return self.keys[name]
+
+    made = results
+
+    def done(self, name: str) -> Any:
+        return Done()
