@@ -24,7 +24,9 @@ def block(language, number=0):
 
 def test_the_table_of_methods_names_all():
     rows = re.findall(r"^\| (`.*?) \|", README, flags=re.M)
-    assert set(re.findall(r"`(\w+)`", " ".join(rows))) == set(NAMES.all)
+    named = set(re.findall(r"`(\w+)`", " ".join(rows)))
+    assert named - set(NAMES.all) == {"sweep"}
+    assert set(NAMES.all) <= named
 
 
 @pytest.fixture
