@@ -48,7 +48,7 @@ class Rows(Input):
 
     def fingerprint(self, run: RunDirectory) -> str:
         """A hash of all that is in the examples, in their order."""
-        return examples_digest(self.resolve(run))
+        return run.resources.rows_digest(self)
 
     def resolve(self, run: RunDirectory) -> list[Example]:
         return run.resources.examples(self)
@@ -154,7 +154,9 @@ class Behind(Input):
 class Resources:
     """Loads data and models on demand, once where that is safe."""
 
-    _splits: dict[tuple[int, str, str], tuple[Task, list[Example]]] = field(default_factory=dict)
+    _tasks: dict[int, tuple[Task, str]] = field(default_factory=dict)
+    _splits: dict[tuple[str, str, str], list[Example]] = field(default_factory=dict)
+    _digests: dict[tuple[str, str, str, int | None], str] = field(default_factory=dict)
     _said: set[str] = field(default_factory=set)
     checked: set[str] = field(default_factory=set)
     """What was tried before a run, so that it is tried once."""
@@ -165,10 +167,10 @@ class Resources:
         Raises:
             GraspError: There is no such split, or it has too few rows.
         """
-        key = (id(rows.task), rows.language, rows.split)
+        key = (self._task(rows.task), rows.language, rows.split)
         if key not in self._splits:
-            self._splits[key] = rows.task, rows.task.examples(rows.language, rows.split)
-        found = self._splits[key][1][: rows.limit]
+            self._splits[key] = rows.task.examples(rows.language, rows.split)
+        found = self._splits[key][: rows.limit]
         if rows.split == "train" and len(found) < (rows.limit or 0):
             found = self._more(rows, found)
         if len(found) < rows.at_least:
@@ -177,6 +179,19 @@ class Resources:
                 f"the controller's {rows.split} asks for {rows.at_least}"
             )
         return found
+
+    def rows_digest(self, rows: Rows) -> str:
+        """A hash of all that is in the rows, in their order, made once: many stages are given the same."""
+        key = (self._task(rows.task), rows.language, rows.split, rows.limit)
+        if key not in self._digests:
+            self._digests[key] = examples_digest(self.examples(rows))
+        return self._digests[key]
+
+    def _task(self, task: Task) -> str:
+        """Equal for equal tasks: several experiments each load their own."""
+        if id(task) not in self._tasks:
+            self._tasks[id(task)] = task, task.model_dump_json()
+        return self._tasks[id(task)][1]
 
     def _more(self, rows: Rows, train: list[Example]) -> list[Example]:
         """Where more training rows are wanted than the split has: those of the pool after them."""
