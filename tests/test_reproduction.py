@@ -13,8 +13,12 @@ import grasp_lora
 from grasp_lora import GraspError
 from grasp_lora.cli.main import main
 from grasp_lora.experiment import compare, preview, read_config, start
+from grasp_lora.merging import read_parts
 from grasp_lora.methods.plan import plan
+from grasp_lora.methods.ready import check_ready
+from grasp_lora.workspace.directory import RunDirectory
 from grasp_lora.workspace.records import Done
+from grasp_lora.workspace.resources import Resources
 from grasp_lora.workspace.rows import Row
 
 THREE = """
@@ -129,10 +133,19 @@ def test_the_threshold_is_the_best_on_dev_and_what_it_pruned_is_shown(three):
 
 def test_importance_by_unit_is_kept(three):
     by_unit = read(three / "merge_prune/t0.35-seed42/importance.json")["by_unit"]
-    assert len(by_unit) == 24
-    assert any("layers.1.self_attn.v_proj.lora_A[wl]" in name for name in by_unit)
-    a, b = (by_unit[f"model.layers.0.self_attn.q_proj.lora_{f}[xs]"] for f in "AB")
-    assert a == pytest.approx(b, rel=1e-5)  # a module's entries all score the module's mean
+    assert len(by_unit) == 12
+    assert "model.layers.1.self_attn.v_proj[wl]" in by_unit
+    share = read(three / "merge_prune/t0.35-seed42/pruned.json")["share"]
+    weights = load_file(three / "merge_prune/t0.35-seed42/adapter_model.safetensors")
+    parts, entries, gone = read_parts(three / "merged"), 0, 0
+    for name, score in by_unit.items():
+        site, adapter = name.removesuffix("]").split("[")
+        part = next(part for part in parts[site] if part.name == adapter)
+        a = weights[f"base_model.model.{site}.lora_A.weight"][part.start : part.stop]
+        b = weights[f"base_model.model.{site}.lora_B.weight"][:, part.start : part.stop]
+        assert (not a.any()) == (not b.any()) == (score < 0.35)
+        entries, gone = entries + a.numel() + b.numel(), gone + (a.numel() + b.numel()) * (score < 0.35)
+    assert 0 < share == pytest.approx(gone / entries)
     assert (three / "merge_prune/seed42/importance.json").exists()
 
 
@@ -150,6 +163,7 @@ def test_a_dialect_is_one_more_test_set(three):
     for method in ("merge", "grasp"):
         row = Row.read(three / f"tests/dialect/{method}/seed7")
         assert row.test_set == "dialect"
+        assert row.adapter == {"merge": "merge/seed7", "grasp": "final/seed7"}[method]
         assert [answer.id for answer in row.answers] == [f"ar/tests/dialect:{i}" for i in (1, 2, 3)]
         assert set(row.scores) == {"rougeL", "chrf"}
     summary = (three / "report/summary.md").read_text()
@@ -215,7 +229,10 @@ def test_any_adapter_is_evaluated_as_the_methods_are(setting, three, capsys, mon
     assert len(Row.read(three / "tests/dialect/fixed-p0.30-seed42/seed42").test_losses) == 3
     capsys.readouterr()
     assert main(["evaluate", str(three / "nothing"), *command[2:]]) == 2
-    assert "adapter_config.json is missing" in capsys.readouterr().err
+    assert "nothing is no folder: give a saved PEFT adapter's" in capsys.readouterr().err
+    for name in ("grasp", "sweep_p0.30", "lora_source_xs", "rank_check"):
+        assert main([*command, "--name", name]) == 2
+        assert f"would be called '{name}', which is a method" in capsys.readouterr().err
     assert main([*command, "--name", "../x"]) == 2
     assert "--name '../x' names a folder" in capsys.readouterr().err
     assert main([*command, "--split", "nowhere"]) == 2
@@ -228,7 +245,7 @@ def test_any_adapter_is_evaluated_as_the_methods_are(setting, three, capsys, mon
     assert "was trained on 'some/other'" in capsys.readouterr().err
     (other / "adapter_config.json").write_text(json.dumps(config))
     assert main(["evaluate", str(other), *command[2:]]) == 2
-    assert "would be called 'merge', which is a method: give it a --name" in capsys.readouterr().err
+    assert "would be called 'merge', which is a method: give it another --name" in capsys.readouterr().err
 
 
 def test_runs_side_by_side(setting, three, capsys):
@@ -251,6 +268,8 @@ def test_runs_side_by_side(setting, three, capsys):
             for method in (setting / "runs" / run / "eval").iterdir()
         )
     }
+    assert main(["compare", one]) == 0  # against what the run's report compares with
+    assert "differs from grasp with" in capsys.readouterr().out
     best = min(rows, key=losses.__getitem__)
     assert f"**{losses[best]:.4f}" in rows[best]
     assert "†" in table  # training helps, on any seed
@@ -270,6 +289,9 @@ def test_what_cannot_be_compared_is_said(setting, three, capsys):
         ([one], "two different methods"),
         ([one, one], "two different methods"),
         (["merge", "grasp"], "no YAML file stands before"),
+        ([one, f"{setting}/runs/nothing:merge"], "runs/nothing is no run's folder"),
+        ([str(setting / "three.yaml"), "run.yaml", "grasp"], "give one YAML file, before its methods"),
+        ([str(setting), one], r"has no evaluation; evaluated are: none"),
         ([f"{setting}/runs/three:nothing", one], "no evaluation of 'nothing'; evaluated are: .*grasp"),
         ([], "two different methods"),
     ):
@@ -296,8 +318,154 @@ def test_the_plan_of_several_runs(setting, three, capsys):
     assert main([*command, "--stages"]) == 0
     shown = capsys.readouterr().out
     count = len(planned) - len(states)
-    assert re.search(rf"runs/three \| +{count} \| +{count} \| +0 \| +0 \| +0 \|", shown)
+    assert re.search(rf"runs/three \| +{count} \| +{count} \| +0 \| +0 \| +0 \| +0 \|", shown)
     assert re.search(rf"done +{measured['three', 'learn/seed42']} .*runs/three/learn/seed42\n", shown)
+
+
+def test_a_plan_says_what_was_made_with_other_settings(setting, three, capsys):
+    config = read_config(setting / "three.yaml", {"runs": setting / "runs", "control.every": 4})
+    states = {one.name: one.state for one in preview([config])}
+    changed = {name for name, state in states.items() if state == "changed"}
+    assert {"learn/seed42", "final/seed42", "final/seed7", "eval/grasp/seed7", "report"} <= changed
+    assert {states[name] for name in ("merged", "adapters/xs", "merge/seed7", "eval/merge/seed7")} == {"done"}
+    assert "new" not in states.values()
+    assert main(["plan", str(setting / "three.yaml"), f"runs={setting}/runs", "control.every=4"]) == 0
+    assert "run --force makes them again" in capsys.readouterr().out
+
+
+def test_what_another_seed_left_does_not_count(setting, three):
+    given = {"name": "stale", "methods": ["merge", "zero_shot"], "repeat": "final", "runs": setting / "runs"}
+    grasp_lora.run(setting / "three.yaml", **given)
+    changed = grasp_lora.run(
+        setting / "three.yaml", force=True, seeds=[42], final={"training": {"epochs": 1}}, **given
+    )
+    shown = compare([f"{changed.folder}:merge", f"{changed.folder}:zero_shot"])
+    assert f"| {changed.rows[0].test_loss:.4f} |" in shown
+    only = compare([f"{changed.folder}:merge"], against=f"{three}:grasp")
+    assert re.search(r"stale:merge +\| +\| +1 \|", only.replace("0.000", "     "))
+
+
+def test_a_method_wins_over_a_folder_of_its_name(setting, three, monkeypatch):
+    monkeypatch.chdir(setting)
+    (setting / "zero_shot").mkdir(exist_ok=True)
+    config = str(setting / "three.yaml")
+    assert "grasp" in compare([config, "merge", "grasp"], overrides=[f"runs={setting}/runs"])
+
+
+def test_steps_one_at_a_time_train_adapters_with_each_seed(setting, three, capsys):
+    more = [f"runs={setting}/steps", "methods=[grasp]"]
+    for verb in (
+        ["adapter", "--side", "source"],
+        ["adapter", "--side", "target"],
+        ["merge"],
+        ["learn"],
+        ["finetune"],
+    ):
+        assert main([verb[0], str(setting / "three.yaml"), *more, *verb[1:]]) == 0, verb
+    printed = capsys.readouterr().out.split()
+    for made in ("adapters/wl-seed7", "adapters/ar", "merged-seed7", "final/seed7"):
+        assert f"{setting}/steps/three/{made}" in printed
+    ours, theirs = (
+        load_file(run / "final/seed7/adapter_model.safetensors") for run in (setting / "steps/three", three)
+    )
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_the_ratio_is_found_with_the_configs_own_adapters(three):
+    for stage in ("learn/seed42", "merge_prune/t0.35-seed42"):
+        start = read(three / stage / "done.json")["inputs"]["start"]
+        assert start == read(three / "merge/seed42/done.json")["inputs"]["start"]
+
+
+def test_a_sources_own_seed_moves_with_the_others(setting):
+    source = [{"name": "xs", "language": "en", "seed": 1}, {"name": "wl", "language": "en"}]
+    x = start(read_config(setting / "three.yaml", {"source": source, "methods": ["merge"]}))
+    seeds = {stage.name: stage.given["seed"] for stage in plan(x) if stage.name.startswith("adapters/")}
+    assert seeds["adapters/xs"] == 1
+    assert seeds["adapters/xs-seed7"] == (1 + 7 - 42) % 2**32
+    assert seeds["adapters/wl-seed7"] == 7
+
+
+def test_adapters_that_are_given_are_not_trained_anew(setting, three):
+    given = [{"name": n, "language": "en", "adapter": str(three / f"adapters/{n}")} for n in ("xs", "wl")]
+    changes = {
+        "source": given,
+        "target.adapter": str(three / "adapters/ar"),
+        "methods": ["merge", "lora_target"],
+    }
+    stages = plan(start(read_config(setting / "three.yaml", changes)))
+    names = [stage.name for stage in stages]
+    assert [name for name in names if name.startswith("merged")] == ["merged"]
+    assert "eval/lora_target/seed7" not in names
+    repeated = {stage.name: stage.given["repeated"] for stage in stages if stage.name.startswith("eval/")}
+    assert repeated == {
+        "eval/merge/seed42": "final",
+        "eval/merge/seed7": "final",
+        "eval/lora_target/seed42": "",
+    }
+
+
+def test_two_stages_of_one_name_are_refused(setting):
+    source = [{"name": "xs", "language": "en"}, {"name": "xs-seed7", "language": "en"}]
+    with pytest.raises(GraspError, match="two stages would be called adapters/xs-seed7"):
+        plan(start(read_config(setting / "three.yaml", {"source": source, "methods": ["merge"]})))
+
+
+def test_ids_of_another_task_mean_something_else(setting, tmp_path):
+    """Rows numbered from 0 in each task; the same text is a leak all the same."""
+    first = {"train": 0, "dev": 9, "test": 20}
+    for task, word in (("one", "ab"), ("two", "cd")):
+        for split, number in first.items():
+            rows = [{"n": n, "text": f"{word} {n}", "title": word} for n in range(number, number + 5)]
+            (tmp_path / f"{task}-{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        files = {split: f"{task}-{split}.jsonl" for split in ("train", "dev", "test")}
+        (tmp_path / f"{task}.yaml").write_text(
+            json.dumps(
+                {
+                    "name": task,
+                    "prompt": "say {text}\n",
+                    "target": "title",
+                    "id": "n",
+                    "languages": {"en": files},
+                }
+            )
+        )
+    changes = {
+        "task": str(tmp_path / "one.yaml"), "target": {"language": "en", "adapter": "none", "tests": {}},
+        "source": [{"name": "xs", "language": "en", "task": str(tmp_path / "two.yaml")}],
+        "methods": ["lora_source"], "runs": tmp_path, "repeat": "final",
+    }  # fmt: skip
+    x = start(read_config(setting / "three.yaml", changes))
+    run = RunDirectory(tmp_path / "run", Resources())
+    check_ready(x, plan(x), run)
+    (tmp_path / "two-train.jsonl").write_text((tmp_path / "one-test.jsonl").read_text())
+    x = start(read_config(setting / "three.yaml", changes))
+    with pytest.raises(GraspError, match=r"'source en train' and 'test' share the example .*same text as"):
+        check_ready(x, plan(x), RunDirectory(tmp_path / "run", Resources()))
+
+
+def test_a_pool_and_further_tests_are_apart_too(setting, tmp_path):
+    text = (setting / "task.yaml").read_text().replace("ar: {train", "ar: {pool: ar-test.jsonl, train")
+    (setting / "pooled.yaml").write_text(text)
+    changes = {"task": str(setting / "pooled.yaml"), "methods": ["lora_target"], "source": {"language": "en"}}
+    x = start(read_config(setting / "three.yaml", changes))
+    check_ready(x, plan(x), RunDirectory(tmp_path, Resources()))  # nothing comes from the pool
+    x = start(read_config(setting / "three.yaml", changes | {"target.train_examples": 9}))
+    with pytest.raises(GraspError, match="'target pool' and 'test' share"):
+        check_ready(x, plan(x), RunDirectory(tmp_path, Resources()))
+    (setting / "leak.jsonl").write_text((setting / "ar-train.jsonl").read_text())
+    leak = {"target.tests": {"leak": str(setting / "leak.jsonl")}, "methods": ["lora_target"]}
+    x = start(read_config(setting / "three.yaml", leak))
+    with pytest.raises(GraspError, match="'target train' and 'tests/leak' share"):
+        check_ready(x, plan(x), RunDirectory(tmp_path, Resources()))
+
+
+def test_all_is_what_can_be_made(setting, caplog):
+    given = {"methods": "all", "target.adapter": "none", "name": "whatever", "optuna": {"trials": 2}}
+    names = [stage.name for stage in plan(start(read_config(setting / "three.yaml", given)))]
+    assert not any(name.startswith(("eval/lora_target", "eval/sequential")) for name in names)
+    assert "eval/grasp/seed42" in names
+    assert "left out: the method lora_target: target.adapter is none" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -305,7 +473,7 @@ def test_the_plan_of_several_runs(setting, three, capsys):
     [
         (
             {"source": [{"language": "en"}, {"language": "en"}]},
-            "source and target are both 'en': give one a name",
+            "two adapters are called 'en': give one side a name",
         ),
         ({"source": []}, "source: .*at least 1 item"),
         (
@@ -316,9 +484,15 @@ def test_the_plan_of_several_runs(setting, three, capsys):
         ({"source": {"language": "en", "adapter": "none"}}, "source 'en' needs an adapter"),
         ({"sweep": {"ratios": [0.3, 0.3]}}, r"sweep\.ratios: .*same to four decimals"),
         ({"sweep": {"ratios": []}}, "set sweep.ratios"),
-        ({"merge_prune": {"thresholds": [1.0, 1.0]}}, "names one twice"),
+        ({"merge_prune": {"thresholds": [0.1234567, 0.1234568]}}, "two that are the same to six digits"),
         ({"final": {"pruning": "every_step"}}, "merge_prune.unit is module"),
         ({"variants": {"sweep_p0.30": {}}}, "two methods or variants are called 'sweep_p0.30'"),
+        ({"target": {"tests": {"test": "x.jsonl"}}}, "'test' is a split of every task"),
+        (
+            {"target": {"tests": {"other": "no/where.jsonl"}}},
+            r"target\.tests\.other: .*no/where",
+        ),
+        ({"merge_prune": {"pool": "factors"}}, "pool is of modules' scores from gradients"),
         ({"combine": {"weights": {"xs": 1.0, "ar": 1.0}}}, r"weight for each of \['ar', 'wl', 'xs'\]"),
     ],
 )

@@ -15,7 +15,7 @@ from grasp_lora.methods.ready import check_ready
 from grasp_lora.methods.start import Start
 from grasp_lora.methods.steps import evaluation
 from grasp_lora.metrics.significance import Test
-from grasp_lora.reporting.compare import comparison, overview, read_results
+from grasp_lora.reporting.compare import comparison, overview, read_results, reference_of
 from grasp_lora.reporting.found import MethodResult
 from grasp_lora.tasks.task import Task
 from grasp_lora.workspace.directory import RunDirectory
@@ -132,7 +132,8 @@ def compare(
     Args:
         what: METHODs of the run of a YAML file that stands before them; RUN:METHOD of a run's folder; or a
             RUN, which is all of its methods.
-        against: The one of them that the others are tested against; None: the first.
+        against: The one of them that the others are tested against; None: the first one's report's reference,
+            where it is among them, or else the first.
         overrides: Those of the YAML file.
 
     Raises:
@@ -141,16 +142,22 @@ def compare(
     names, config = list(what), None
     if names and names[0].endswith((".yaml", ".yml")):
         config = read_config(names.pop(0), overrides)
+    if more := [name for name in names if name.endswith((".yaml", ".yml")) or ".yaml:" in name]:
+        raise GraspError(f"give one YAML file, before its methods, and other runs as folders; got {more[0]}")
     results: dict[str, list[MethodResult]] = {name: _evaluated(name, config) for name in names}
     found = [result for several in results.values() for result in several]
-    if len({(result.run, result.method) for result in found}) < max(2, len(found)):
+    if len({(result.run, result.method) for result in found}) < max(1 if against else 2, len(found)):
         raise GraspError("name two different methods, each once: METHOD after a YAML file, or RUN:METHOD")
     if against is None and len(found) == 2:
         return comparison(found[0], found[1], test)
-    reference = _evaluated(against, config)[0] if against else found[0]
+    usual = reference_of(Path(found[0].run))
+    shown = [one for one in found if (one.run, one.method) == (found[0].run, usual)]
+    reference = _evaluated(against, config)[0] if against else [*shown, found[0]][0]
     here = [one for one in found if (one.run, one.method) == (reference.run, reference.method)]
     if not here:
         found.insert(0, reference)
+    if len(found) == 1:
+        raise GraspError("name two different methods, each once: METHOD after a YAML file, or RUN:METHOD")
     return overview(found, here[0] if here else reference, test)
 
 
@@ -158,6 +165,8 @@ def _evaluated(name: str, config: Config | None) -> list[MethodResult]:
     run, colon, method = name.rpartition(":")
     if colon:
         return read_results(Path(run), method or None)
+    if config is not None and "/" not in name:
+        return read_results(config.folder, name, config.seeds)
     if Path(name).is_dir():
         return read_results(Path(name))
     if config is None:
@@ -183,6 +192,9 @@ def start(config: Named, overrides: Iterable[str] | Mapping[str, Any] = ()) -> S
     read = read_config(config, overrides)
     target, task = read.target, _task(read.task)
     if target.tests:
+        for name, path in target.tests.items():
+            if not path.is_file():
+                raise GraspError(f"target.tests.{name}: {path} does not exist, or is no file")
         splits = task.languages.get(target.language, {}) | {f"tests/{k}": p for k, p in target.tests.items()}
         task = task.model_copy(update={"languages": task.languages | {target.language: splits}})
     return Start(read, task, {side.label: _task(side.task) for side in read.sources if side.task is not None})

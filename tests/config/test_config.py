@@ -113,7 +113,7 @@ def test_bad_override(write, override):
 
 
 def test_same_language_twice(write):
-    with pytest.raises(GraspError, match="both 'en'"):
+    with pytest.raises(GraspError, match="are called 'en'"):
         load_config(write(SMALL.replace("language: ar", "language: en")))
 
 

@@ -326,6 +326,8 @@ def test_a_commit_says_what_changed_and_what_went_back():
     assert masked.commit(0.25) == (2 / 8, 0.0)  # 3 and 4 are revived, for the first time
     assert masked.commit(0.25) == (0.0, 0.0)
     assert masked.commit(0.75) == (4 / 8, 2 / 4)  # 3 and 4 go back; 5 and 6 are new
+    assert masked.commit(0.25) == (4 / 8, 1.0)  # all of them changed before, 3 and 4 twice
+    assert masked.commit(0.75) == (4 / 8, 1.0)
     restored = MaskedAdapter({A: nn.Parameter(values.clone())})
     restored.load_state_dict(masked.state_dict())
     assert restored.commit(0.625) == masked.commit(0.625) == (1 / 8, 1.0)

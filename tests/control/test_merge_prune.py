@@ -505,7 +505,11 @@ def test_a_modules_entries_all_score_its_mean(tmp_path):
     for scores in seen:
         assert all(len(set(score.reshape(-1).tolist())) == 1 for score in scores)
     assert callback.epochs[-1].pruned_share == 0.0  # no threshold: nothing is under it
-    assert callback.epochs[-1].importance.keys() == {unit.name for unit in callback._pruner.units}
+    sites = {unit.name.replace(".lora_A", "").replace(".lora_B", "") for unit in callback._pruner.units}
+    assert callback.epochs[-1].importance.keys() == sites
+    means = [score.mean().item() for score in seen[-1]]
+    assert list(callback.epochs[-1].importance.values()) == pytest.approx(means[::2], rel=1e-5)
+    assert means[::2] == pytest.approx(means[1::2], rel=1e-5)
 
 
 def test_what_is_not_trained_or_no_factor_is_left_alone():

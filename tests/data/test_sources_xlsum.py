@@ -22,8 +22,11 @@ from tests.helpers.sources import (
     zipped,
 )
 
+from grasp_lora.data.card import Sizes
+from grasp_lora.data.corpus import Item
 from grasp_lora.data.prepare import prepare_card
-from grasp_lora.data.sources import base
+from grasp_lora.data.sampling import sample_official
+from grasp_lora.data.sources import Record, base
 from grasp_lora.errors import GraspError
 from grasp_lora.tasks.task import load_task
 
@@ -258,3 +261,17 @@ def test_a_bz2_that_is_no_tar(tmp_path: Path) -> None:
     path = tmp_path / "english_XLSum_v2.0.tar.bz2"
     path.write_bytes(bz2.compress(b"not a tar"))
     refused(tmp_path, path, "cut off or damaged")
+
+
+def test_the_pool_is_of_train_and_of_nothing_else() -> None:
+    """Official splits: what train leaves over, in the order that it was drawn in."""
+    names = {split: [f"{split}{i}" for i in range(20)] for split in ("train", "dev", "test")}
+    items = {"en": {n: Item(Record(n, {}, ()), s, "") for s, found in names.items() for n in found}}
+    sizes = {"en": Sizes(train=4, dev=3, micro_dev=2, test=5, pool=7)}
+    chosen = sample_official(items, sizes, seed=1)["en"]
+    assert len(chosen["pool"]) == 7
+    assert all(name.startswith("train") for name in chosen["pool"])
+    assert not set(chosen["pool"]) & set(chosen["train"])
+    more = sample_official(items, {"en": Sizes(train=11, dev=3, micro_dev=2, test=5)}, seed=1)["en"]
+    assert more["train"] == [*chosen["train"], *chosen["pool"]]
+    assert len(more["pool"]) == 9  # at most 400, here what is left

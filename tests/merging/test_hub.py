@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from tests.helpers.hub import hub
 from tests.helpers.models import tiny_llama
 from tests.helpers.run import write_setting
 
+from grasp_lora.errors import GraspError
 from grasp_lora.merging.hub import find_adapter
 
 CONFIG = """
@@ -66,7 +68,12 @@ FIND = "import sys; from grasp_lora.merging.hub import find_adapter; print(find_
 
 def test_a_folder_is_itself(tmp_path):
     assert find_adapter(tmp_path) == tmp_path
-    assert str(find_adapter("./adapters/en")) == "adapters/en"  # a path, whatever is there
+    (tmp_path / "file").write_text("")
+    names = ("not/here/at-all", "./adapters/en", "single", "owner/name@", "a b/c", str(tmp_path / "file"))
+    for other in names:
+        reason = re.escape(f"{other} is no folder: give a saved PEFT adapter's, or")
+        with pytest.raises(GraspError, match=reason):
+            find_adapter(other)
 
 
 def test_a_branch_a_commit_and_main(served, tmp_path):
@@ -104,8 +111,6 @@ def test_merging_by_name(served, tmp_path):
     ],
 )
 def test_what_is_not_there_is_one_message(served, tmp_path, name, reason):
-    import re
-
     made = python(FIND, tmp_path, served[1], name)
     assert re.search(f"GraspError: .*{reason}", made.stderr)
 

@@ -46,7 +46,7 @@ def add_run_verbs(verbs: Any, common: argparse.ArgumentParser) -> None:
     plan.add_argument("--stages", action="store_true", help="every stage, in the order in which it is made")
     adapter = configured("adapter", _adapter, "Train the source's or the target's adapter.")
     adapter.add_argument("--side", choices=["source", "target"], required=True)
-    configured("merge", _merge, "Merge the two adapters.")
+    configured("merge", _merge, "Merge the adapters.")
     configured("learn", _learn, "Learn the prune ratio of the merged adapter.")
     final = configured("finetune", _finetune, "Prune the merged adapter once and fine-tune it.")
     final.add_argument("--p", type=float, help="prune ratio in [0, 1]; default: the learned one")
@@ -118,11 +118,13 @@ def _plan(arguments: argparse.Namespace) -> None:
     runs = {str(run): [one for one in planned if one.run == run] for run in folders}
     rows = []
     for name, stages in (runs | {"all": planned} if len(runs) > 1 else runs).items():
-        new = [one for one in stages if one.state == "new"]
-        counts = [sum(one.state == state for one in stages) for state in ("done", "shared")]
-        rows.append([name, *map(str, (len(stages), *counts, len(new))), f"{sum(p.passes for p in new):,}"])
-    headers = ["run", "stages", "done", "shared", "to be made", "example passes at most"]
+        new = [one for one in stages if one.state in ("new", "changed")]
+        counts = [sum(one.state == state for one in stages) for state in ("done", "shared", "changed", "new")]
+        rows.append([name, *map(str, (len(stages), *counts)), f"{sum(p.passes for p in new):,}"])
+    headers = ["run", "stages", "done", "shared", "changed", "new", "example passes at most"]
     print(markdown(headers, rows))
+    if any(one.state == "changed" for one in planned):
+        print("\nChanged stages were made with other settings: run --force makes them again.")
 
 
 def _show_adapter(x: "Start", result: "Result") -> None:
@@ -157,11 +159,12 @@ def _adapter(arguments: argparse.Namespace) -> None:
 
 def _merge(arguments: argparse.Namespace) -> None:
     from grasp_lora.experiment import make
+    from grasp_lora.methods.steps import merges
 
     x = _start(arguments)
-    (merged,) = make(x, [x.merged], force=arguments.force)
-    print(merged)
-    _note_loaders(merged)
+    for merged in make(x, merges(x), force=arguments.force):
+        print(merged)
+        _note_loaders(merged)
 
 
 def _learn(arguments: argparse.Namespace) -> None:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
@@ -31,7 +31,7 @@ from grasp_lora.stages.combine import Combine
 from grasp_lora.stages.evaluate import Evaluation
 from grasp_lora.stages.lorahub import LoraHub
 from grasp_lora.stages.optuna import Optuna
-from grasp_lora.tasks.task import Task
+from grasp_lora.tasks.task import Split, Task
 
 __all__ = ["Config", "MethodNames", "Part", "Side", "Source", "Target"]
 
@@ -81,6 +81,13 @@ class Target(Side):
     """What the methods are tuned for and judged by."""
 
     tests: Mapping[FolderName, Path] = {}  # more test sets of the task by name, such as a dialect's
+
+    @field_validator("tests")
+    @classmethod
+    def _no_split(cls, tests: Mapping[str, Path]) -> Mapping[str, Path]:
+        if taken := sorted(tests.keys() & set(get_args(Split))):
+            raise ValueError(f"{taken[0]!r} is a split of every task; call the test set otherwise")
+        return tests
 
 
 class Part(Settings):
@@ -202,7 +209,7 @@ class Config(Settings):
         known = () if info.context is None else info.context.known
         labels = [side.label for side in (*self.sources, self.target)]
         if twice := sorted({label for label in labels if labels.count(label) > 1}):
-            raise ValueError(f"source and target are both '{twice[0]}': give one a name")
+            raise ValueError(f"two adapters are called '{twice[0]}': give one side a name")
         for side in self.sources:
             if side.adapter == "none":
                 raise ValueError(f"the source '{side.label}' needs an adapter; only the target's may be none")

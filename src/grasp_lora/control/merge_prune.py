@@ -5,6 +5,7 @@ next step they are trained again. Three independent choices: importance from `in
 `parameter` or `module`, reset value `zero` or `init`. Nothing stays masked, so there are no dense values.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -77,28 +78,34 @@ class StepPruner:
             cut = [t[0] for t in thresholds(importance, self.units, [self.p])]
             masks_at(importance, self.units, cut, out=keep)
         else:
-            for module in self._modules():
-                scores = [unit.of(importance).reshape(-1) for unit in module]
-                if self.pool == "factors":
-                    score = torch.stack([one.mean() for one in scores]).sum()
-                else:
-                    score = torch.cat(scores).mean()
-                for unit in module:
+            for name, score in self.scores(importance).items():
+                for unit in self._modules()[name]:
                     unit.of(keep).copy_(score >= self.threshold)
         for weight, mask, value in zip(self.parameters, keep, self._reset, strict=True):
             weight.copy_(torch.where(mask, weight, value))
         return keep
 
-    def _modules(self) -> list[list[PruneUnit]]:
-        """Units of one adapter's A and B at one site together."""
+    def scores(self, importance: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Each module's score, which the threshold is compared with; for entries, each unit's mean."""
+        if self.unit == "parameter":
+            return {unit.name: unit.of(importance).float().mean() for unit in self.units}
+        found = {}
+        for name, module in self._modules().items():
+            scores = [unit.of(importance).float().reshape(-1) for unit in module]
+            means = torch.stack([one.mean() for one in scores])
+            found[name] = means.sum() if self.pool == "factors" else torch.cat(scores).mean()
+        return found
+
+    def _modules(self) -> dict[str, list[PruneUnit]]:
+        """Units of one adapter's A and B at one site together: `SITE[ADAPTER]`."""
         modules: dict[str, list[PruneUnit]] = {}
         for unit in self.units:
-            modules.setdefault(unit.name.replace(".lora_B", ".lora_A"), []).append(unit)
-        return list(modules.values())
+            modules.setdefault(re.sub(r"\.lora_[AB]", "", unit.name), []).append(unit)
+        return modules
 
 
 class PrunedEpoch(NamedTuple):
-    """The last step of an epoch: the share of all entries that it reset, each unit's mean importance."""
+    """The last step of an epoch: the share of all entries that it reset, and `StepPruner.scores`."""
 
     pruned_share: float
     importance: dict[str, float]
@@ -185,8 +192,8 @@ class MergePruneCallback(TrainerCallback):
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         assert self._pruner is not None
-        means = {unit.name: unit.of(self.scores).float().mean().item() for unit in self._pruner.units}
-        self.epochs.append(PrunedEpoch(pruned_share(self._keep), means))
+        scores = {name: score.item() for name, score in self._pruner.scores(self.scores).items()}
+        self.epochs.append(PrunedEpoch(pruned_share(self._keep), scores))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._close()

@@ -71,8 +71,10 @@ class MergePrune(Settings):
     def _threshold_of_modules(self) -> "MergePrune":
         if bool(self.thresholds) != (self.unit == "module"):
             raise ValueError("merge_prune.thresholds go with unit: module, and module needs one or more")
-        if len(set(self.thresholds)) < len(self.thresholds):
-            raise ValueError(f"merge_prune.thresholds names one twice: {list(self.thresholds)}")
+        if self.pool == "factors" and (self.unit, self.importance) != ("module", "gradient"):
+            raise ValueError("merge_prune.pool is of modules' scores from gradients")
+        if len({f"{t:g}" for t in self.thresholds}) < len(self.thresholds):
+            raise ValueError("merge_prune.thresholds has two that are the same to six digits")
         return self
 
     @property

@@ -1,11 +1,12 @@
 """Adapters on a model hub, by name where a folder may stand."""
 
 import re
+from functools import cache
 from pathlib import Path
 
 from grasp_lora.errors import GraspError
 
-__all__ = ["CONFIG_FILE", "WEIGHTS_FILE", "find_adapter"]
+__all__ = ["CONFIG_FILE", "WEIGHTS_FILE", "find_adapter", "is_hub_name"]
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -23,16 +24,31 @@ def find_adapter(adapter: str | Path) -> Path:
     Raises:
         GraspError: It is neither, or cannot be downloaded; the message names the cause.
     """
-    path = Path(adapter).expanduser()
-    if path.exists() or (match := _HUB_NAME.fullmatch(str(adapter))) is None:
+    path, match = Path(adapter).expanduser(), _HUB_NAME.fullmatch(str(adapter))
+    if path.is_dir():
         return path
+    if match is None or not is_hub_name(adapter):
+        raise GraspError(
+            f"{adapter} is no folder: give a saved PEFT adapter's, or OWNER/NAME[@REVISION] on the model hub"
+        )
+    return _downloaded(str(adapter), match["repository"], match["revision"])
+
+
+def is_hub_name(adapter: str | Path) -> bool:
+    """Whether it looks like OWNER/NAME[@REVISION], and nothing here is called so."""
+    return not Path(adapter).expanduser().exists() and _HUB_NAME.fullmatch(str(adapter)) is not None
+
+
+@cache
+def _downloaded(adapter: str, repository: str, revision: str | None) -> Path:
+    """Asked once in a process."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
         downloaded = snapshot_download(
-            match["repository"],
-            revision=match["revision"],
+            repository,
+            revision=revision,
             allow_patterns=["*.json", WEIGHTS_FILE],
             ignore_patterns=["tokenizer*", "vocab.json", "*/*"],
         )

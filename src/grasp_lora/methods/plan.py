@@ -1,6 +1,7 @@
 """The methods, and the stages that a config asks for."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,6 +31,8 @@ _ALL: tuple[Method | Group | Study, ...] = (
     *SINGLE, *COMBINATIONS, *MERGED, *SEARCHED, *LEARNED, *STUDIES
 )  # fmt: skip
 _LISTED = {one.name: one for one in _ALL}
+logger = logging.getLogger(__name__)
+
 METHODS = {name: one for name, one in _LISTED.items() if isinstance(one, Method)}
 _STUDIES = {name: one for name, one in _LISTED.items() if isinstance(one, Study)}
 NAMES = MethodNames(
@@ -62,17 +65,18 @@ def chosen(config: Config) -> list[Method]:
 
 def plan(x: Start) -> list[Stage]:
     """The stages of a whole run, each after those it needs; the last is the report."""
-    config, methods = x.config, chosen(x.config)
+    config, methods = x.config, _possible(x, chosen(x.config))
     rows: list[Stage] = []
     deployed: dict[str, Stage] = {}
     tests: dict[str, list[Stage]] = {name: [] for name in config.target.tests}
     for method in methods:
-        for seed in _seeds(x, method):
-            made = _adapter(x, method, seed)
-            row = _evaluated(x, method, seed, made)
+        adapters = _adapters(x, method)
+        repeated = _repeated(x, adapters)
+        for seed, made in adapters.items():
+            row = _evaluated(x, method, seed, made, repeated)
             rows.append(row)
             for name, found in tests.items():
-                found.append(_evaluated(x, method, seed, made, name))
+                found.append(_evaluated(x, method, seed, made, repeated, name))
             if config.evaluation.deployment and seed == config.seeds[0]:
                 deployed[method.title] = _deployed(x, method, seed, made, row)
     reference = next((method for method in methods if method.reference), methods[0])
@@ -92,10 +96,34 @@ def plan(x: Start) -> list[Stage]:
     return behind(Stage("report", REPORT, given, derived=True))
 
 
-def _seeds(x: Start, method: Method) -> tuple[int, ...]:
-    """Those that the method is evaluated with."""
-    trained = x.config.repeat == "adapters" and any(s.work is TRAIN for s in behind(_adapter(x, method, 0)))
-    return x.config.seeds if method.seeded or trained else x.config.seeds[:1]
+def _possible(x: Start, methods: list[Method]) -> list[Method]:
+    """The methods; where the config says `all`, or nothing, without those that it has nothing to make of."""
+    named = x.config.methods
+    if not set(named) >= set(NAMES.all) and named != NAMES.default:
+        return methods
+    possible = []
+    for method in methods:
+        try:
+            _adapter(x, method, x.config.seed)
+            possible.append(method)
+        except GraspError as error:
+            logger.warning("left out: %s", error)
+    return possible
+
+
+def _adapters(x: Start, method: Method) -> dict[int, Adapter]:
+    """Seed -> what makes the adapter that is evaluated."""
+    first, *others = x.config.seeds
+    made = _adapter(x, method, first)
+    again = method.seeded or (x.repeats_adapters and any(s.work is TRAIN for s in behind(made)))
+    return {first: made, **({seed: _adapter(x, method, seed) for seed in others} if again else {})}
+
+
+def _repeated(x: Start, adapters: Mapping[int, Adapter]) -> str:
+    """What is made anew with each seed."""
+    if len(adapters) < 2:
+        return ""
+    return "adapters" if x.repeats_adapters else "final"
 
 
 def _adapter(x: Start, method: Method, seed: int) -> Adapter:
@@ -110,7 +138,9 @@ def _adapter(x: Start, method: Method, seed: int) -> Adapter:
         raise GraspError(f"the method {method.name}: {error}") from None
 
 
-def _evaluated(x: Start, method: Method, seed: int, made: Adapter, test_set: str = "") -> Stage:
+def _evaluated(
+    x: Start, method: Method, seed: int, made: Adapter, repeated: str, test_set: str = ""
+) -> Stage:
     config = x.config
     given = {
         "adapter": made,
@@ -122,7 +152,7 @@ def _evaluated(x: Start, method: Method, seed: int, made: Adapter, test_set: str
         "exhaustive": any(stage.work is CHOOSE for stage in behind(made)),
         "seed": seed,
         "test_set": test_set,
-        "repeated": config.repeat if len(_seeds(x, method)) > 1 else "",
+        "repeated": repeated,
     }
     folder = f"tests/{test_set}" if test_set else "eval"
     return Stage(f"{folder}/{method.name}/seed{seed}", EVALUATE, given)

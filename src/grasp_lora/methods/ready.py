@@ -1,6 +1,7 @@
 """What would stop a run after hours of training is said before it."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from grasp_lora.errors import GraspError
 from grasp_lora.merging.reading import CONFIG_FILE, read_adapters, same_base_model
@@ -41,6 +42,11 @@ def check_adapters(x: Start) -> None:
     given = {f"{x.key(side)}.adapter": side.adapter for side in sides if side.adapter not in (None, "none")}
     given |= {f"lorahub.adapters.{name}": adapter for name, adapter in config.lorahub.adapters.items()}
     folders = {key: found(key, str(adapter)) for key, adapter in given.items()}
+    if missing := [key for key, folder in folders.items() if not folder.is_dir()]:
+        raise GraspError(
+            f"{missing[0]}: {given[missing[0]]} is no folder: give a saved PEFT adapter's, or "
+            "OWNER/NAME[@REVISION] on the model hub"
+        )
     for read in read_adapters(folders) if folders else ():
         check_base(f"{read.name}: {folders[read.name]}", read.config.base_model_name_or_path, x.model)
 
@@ -72,10 +78,14 @@ def _check_rows(x: Start, stages: Sequence[Stage], run: RunDirectory) -> None:
         if rows.language == target and rows.task == x.task and rows.split not in TRAINED_ON
     }
     for rows in given:
-        if rows.split in TRAINED_ON:
-            own = rows.language == target and rows.task == x.task
-            name = f"{'target' if own else f'source {rows.language}'} {rows.split}"
-            check_disjoint({name: run.resources.examples(rows), **held_out})
+        if rows.split not in TRAINED_ON:
+            continue
+        own = rows.language == target and rows.task == x.task
+        name = f"{'target' if own else f'source {rows.language}'} {rows.split}"
+        trained_on = run.resources.examples(rows)
+        if rows.task != x.task:  # whose ids mean something else: there texts alone are compared
+            trained_on = [replace(row, id=f"{rows.task.name}: {row.id}") for row in trained_on]
+        check_disjoint({name: trained_on, **held_out})
 
 
 TRAINED_ON = ("train", "pool")

@@ -10,7 +10,7 @@ from grasp_lora.control.settings import Control
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.encoding import Limits
 from grasp_lora.lm.training import Training
-from grasp_lora.merging.hub import find_adapter
+from grasp_lora.merging.hub import find_adapter, is_hub_name
 from grasp_lora.stages.learn import LEARN
 from grasp_lora.stages.merge import MERGE
 from grasp_lora.stages.train import TRAIN
@@ -42,7 +42,13 @@ class Start:
         """The experiment that a method's run with this seed begins from: other adapters where they are
         trained anew with each seed.
         """
-        return replace(self, adapters_seed=seed if self.config.repeat == "adapters" else None)
+        return replace(self, adapters_seed=seed if self.repeats_adapters else None)
+
+    @property
+    def repeats_adapters(self) -> bool:
+        """Whether adapters are trained anew with each seed: the config says so, and has any to train."""
+        sides = (*self.config.sources, self.config.target)
+        return self.config.repeat == "adapters" and any(side.adapter is None for side in sides)
 
     @property
     def first(self) -> "Start":
@@ -178,7 +184,7 @@ class Start:
         shift = 0 if self.adapters_seed is None else self.adapters_seed - config.seed
         return self.train(
             f"adapters/{side.label}{self.suffix}",
-            (config.seed if side.seed is None else side.seed) + shift,
+            ((config.seed if side.seed is None else side.seed) + shift) % 2**32,
             start=config.lora,
             side=side,
             training=side.training,
@@ -202,11 +208,13 @@ class Start:
 
 
 def found(key: str, adapter: str | Path) -> Path:
-    """The folder of an adapter that the config names.
+    """The folder of an adapter that the config names; whether it is there is asked before a run.
 
     Raises:
-        GraspError: There is none; the message begins with the key.
+        GraspError: It is not on the model hub; the message begins with the key.
     """
+    if not is_hub_name(adapter):
+        return Path(adapter).expanduser()
     try:
         return find_adapter(adapter)
     except GraspError as error:

@@ -6,7 +6,7 @@ from pathlib import Path
 from grasp_lora.errors import GraspError
 from grasp_lora.merging.hub import find_adapter
 from grasp_lora.merging.reading import base_of
-from grasp_lora.methods.plan import METHODS, scoring
+from grasp_lora.methods.plan import METHODS, NAMES, scoring
 from grasp_lora.methods.ready import check_base
 from grasp_lora.methods.searched import fixed_run
 from grasp_lora.methods.start import Start
@@ -15,12 +15,26 @@ from grasp_lora.stages.learn import LEARN
 from grasp_lora.workspace.resources import Bill
 from grasp_lora.workspace.stage import Stage, behind
 
-__all__ = ["adapters_of", "evaluation", "final_runs", "fixed_runs", "learning_run"]
+__all__ = ["adapters_of", "evaluation", "final_runs", "fixed_runs", "learning_run", "merges"]
 
 
 def adapters_of(x: Start, side: str) -> list[Stage | Path]:
     """What trains the adapters of "source" or "target", or where they are that were given."""
-    return list(x.sources.values()) if side == "source" else [x.target]
+    found = [
+        adapter
+        for one in _repeated(x)
+        for adapter in (one.sources.values() if side == "source" else [one.target])
+    ]
+    return list({str(a) if isinstance(a, Path) else a.name: a for a in found}.values())
+
+
+def merges(x: Start) -> list[Stage]:
+    """The sum of the adapters; one for each seed that they are trained with."""
+    return list({one.merged.name: one.merged for one in _repeated(x)}.values())
+
+
+def _repeated(x: Start) -> list[Start]:
+    return [x.first, *(x.repeated(seed) for seed in x.config.seeds)]
 
 
 def final_runs(x: Start) -> list[Stage]:
@@ -53,9 +67,9 @@ def evaluation(x: Start, adapter: str | Path, split: str = "test", name: str | N
         raise GraspError(f"--name {name!r} names a folder: letters, digits, _, - and . may be in it")
     folder = find_adapter(adapter)
     check_base(str(adapter), base_of(folder), x.model)
-    called = name or _name_of(folder if folder.is_dir() else Path(adapter), x.config.folder)
-    if called in METHODS and name is None:
-        raise GraspError(f"{adapter} would be called {called!r}, which is a method: give it a --name")
+    called = name or _name_of(Path(adapter), x.config.folder)
+    if called in (*NAMES.known, *x.config.variants) or called.startswith(("sweep_", "lora_source_")):
+        raise GraspError(f"{adapter} would be called {called!r}, which is a method: give it another --name")
     split = f"tests/{split}" if split in x.config.target.tests else split
     given = {
         "adapter": folder,
@@ -72,7 +86,11 @@ def evaluation(x: Start, adapter: str | Path, split: str = "test", name: str | N
 
 
 def _name_of(adapter: Path, run: Path) -> str:
-    """Of an adapter of the run, its place there; of another one, its folder's name."""
-    inside = adapter.resolve().is_relative_to(run.resolve())
-    parts = adapter.resolve().relative_to(run.resolve()).parts if inside else [adapter.resolve().name]
+    """Of an adapter of the run, its place there; of another one, its folder's or its hub's name."""
+    if not adapter.is_dir():
+        parts = list(adapter.parts)
+    elif (place := adapter.resolve()).is_relative_to(run.resolve()):
+        parts = list(place.relative_to(run.resolve()).parts)
+    else:
+        parts = [place.name]
     return re.sub(r"[^\w.-]+", "-", "-".join(parts)).strip(".-") or "adapter"

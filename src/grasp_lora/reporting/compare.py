@@ -4,38 +4,65 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import yaml
+
 from grasp_lora.errors import GraspError
 from grasp_lora.metrics.significance import Comparison, Test
 from grasp_lora.reporting.blocks import show_p_value, show_spread
 from grasp_lora.reporting.found import LOSSES, MethodResult, compare_methods, together
 from grasp_lora.reporting.write import markdown
+from grasp_lora.workspace.records import CONFIG_FILE, Done
 from grasp_lora.workspace.rows import Row
 
-__all__ = ["comparison", "overview", "read_results"]
+__all__ = ["comparison", "overview", "read_results", "reference_of"]
 
 EVALUATIONS = "eval"
+REPORT = "report"
 SIGNIFICANT = 0.05
 
 
 def read_results(
     run: Path, method: str | None = None, seeds: Sequence[int] | None = None
 ) -> list[MethodResult]:
-    """What was evaluated in a run directory: one method, or all; with these seeds, or all that are there.
+    """What was evaluated in a run directory: one method, or all.
+
+    Args:
+        seeds: Of the run; None: those of the config that it was last run with. What other seeds have left
+            there does not count, but for a method that has no other.
 
     Raises:
         GraspError: Nothing of it was.
     """
-    folders = (run / EVALUATIONS / (method or "")).glob("seed*" if method else "*/seed*")
-    numbers = {path: int(path.name[4:]) for path in folders if path.name[4:].isdigit()}  # not: replaced ones
-    rows = [
-        Row.read(path)
-        for path, seed in sorted(numbers.items(), key=lambda one: (one[0].parent.name, one[1]))
-        if (seeds is None or seed in seeds) and (path / Row.SCORES_FILE).exists()
-    ]
-    if not rows:
+    if not run.is_dir():
+        raise GraspError(f"{run} is no run's folder: there is none of that name")
+    seeds = _seeds_of(run) if seeds is None else seeds
+    found: dict[str, dict[int, Path]] = {}
+    for path in (run / EVALUATIONS).glob(f"{method or '*'}/seed*"):
+        if path.name[4:].isdigit() and (path / Row.SCORES_FILE).exists():  # not: replaced ones
+            found.setdefault(path.parent.name, {})[int(path.name[4:])] = path
+    if not found:
         known = ", ".join(sorted(path.name for path in (run / EVALUATIONS).glob("*"))) or "none"
-        raise GraspError(f"{run} has no evaluation of '{method or 'anything'}'; evaluated are: {known}")
-    return [replace(result, run=str(run)) for result in together(rows)]
+        what = f" of '{method}'" if method else ""
+        raise GraspError(f"{run} has no evaluation{what}; evaluated are: {known}")
+    results: list[MethodResult] = []
+    for _, by_seed in sorted(found.items()):
+        own = {seed: path for seed, path in by_seed.items() if seed in seeds} or by_seed
+        results += together([Row.read(path) for _, path in sorted(own.items())])
+    return [replace(result, run=str(run)) for result in results]
+
+
+def _seeds_of(run: Path) -> Sequence[int]:
+    """Of the config that the run was last made with; none where there is no such file."""
+    try:
+        return tuple(yaml.safe_load((run / CONFIG_FILE).read_text(encoding="utf-8"))["seeds"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return ()
+
+
+def reference_of(run: Path) -> str | None:
+    """The method that the run's own report compares with; None where there is no report."""
+    folder = run / REPORT
+    return Done.read(folder).inputs.get("reference") if (folder / Done.FILE).exists() else None
 
 
 def comparison(first: MethodResult, second: MethodResult, test: Test = "randomisation") -> str:
@@ -56,34 +83,55 @@ def overview(results: Sequence[MethodResult], against: MethodResult, test: Test 
     Raises:
         GraspError: They were not tested on the same rows.
     """
-    metrics = _common([against, *(result for result in results if result is not against)])
-    values = [[result.spread(metric) for metric in metrics] for result in results]
-    best = [
-        (min if metric in LOSSES else max)(row[i].mean for row in values) for i, metric in enumerate(metrics)
+    _common([against, *(result for result in results if result is not against)])
+    metrics = ["test_loss", *dict.fromkeys(name for result in results for name in result.metrics)]
+    columns = [_column(metric, results, against, test) for metric in metrics]
+    rows = [
+        [name, _pruned_at(result), str(len(result.rows)), *cells]
+        for name, result, *cells in zip(_names(results), results, *columns, strict=True)
     ]
-    rows = []
-    for name, result, row in zip(_names(results), results, values, strict=True):
-        cells = []
-        for metric, value, top in zip(metrics, row, best, strict=True):
-            shown = show_spread(value, _digits(metric))
-            shown = f"**{shown}**" if value.mean == top else shown
-            differs = result is not against and (
-                compare_methods(against, result, metric, test=test).p_value < SIGNIFICANT
-            )
-            cells.append(shown + (" †" if differs else ""))
-        rows.append([name, "" if result.p is None else f"{result.p:.3f}", str(len(result.rows)), *cells])
     reference = _names(results)[[result is against for result in results].index(True)]
     marks = f"Best in bold; † differs from {reference} with p < {SIGNIFICANT} ({test}, not corrected for how "
     return f"{marks}many are compared).\n\n{markdown(['method', 'p', 'seeds', *metrics], rows)}"
 
 
+def _column(metric: str, results: Sequence[MethodResult], against: MethodResult, test: Test) -> list[str]:
+    """The cells of a metric; "–" where a method was not scored with it."""
+    means = [r.spread(metric).mean for r in results if _has(r, metric)]
+    best = min(means) if metric in LOSSES else max(means)
+    cells = []
+    for result in results:
+        if not _has(result, metric):
+            cells.append("–")
+            continue
+        value = result.spread(metric)
+        shown = show_spread(value, _digits(metric))
+        shown = f"**{shown}**" if value.mean == best else shown
+        tested = result is not against and _has(against, metric)
+        differs = tested and compare_methods(against, result, metric, test=test).p_value < SIGNIFICANT
+        cells.append(shown + (" †" if differs else ""))
+    return cells
+
+
+def _has(result: MethodResult, metric: str) -> bool:
+    return metric in LOSSES or metric in result.metrics
+
+
+def _pruned_at(result: MethodResult) -> str:
+    if result.p is None:
+        threshold = result.rows[0].threshold
+        return "" if threshold is None else f"under {threshold:g}"
+    return f"{result.p:.3f}"
+
+
 def _common(results: Sequence[MethodResult]) -> list[str]:
     """The test loss and the metrics that all have; they must have been tested on the same rows."""
     first = results[0]
-    for other in results[1:]:
-        if difference := _other_rows(first.rows[0], other.rows[0]):
-            one, two = _names([first, other])
-            raise GraspError(f"{one} and {two} cannot be compared: {difference}")
+    for result in results:
+        for row in result.rows:
+            if difference := _other_rows(first.rows[0], row):
+                one, two = _names([first, result])
+                raise GraspError(f"{one} and {two} cannot be compared: {difference}")
     return ["test_loss", *(name for name in first.metrics if all(name in r.metrics for r in results))]
 
 
@@ -98,8 +146,10 @@ def _other_rows(one: Row, other: Row) -> str:
 
 
 def _names(results: Sequence[MethodResult]) -> list[str]:
-    several = len({result.run for result in results}) > 1
-    return [f"{Path(result.run).name}:{result.method}" if several else result.method for result in results]
+    runs = {result.run for result in results}
+    short = len({Path(run).name for run in runs}) == len(runs)
+    shown = {run: Path(run).name if short else run for run in runs}
+    return [f"{shown[r.run]}:{r.method}" if len(runs) > 1 else r.method for r in results]
 
 
 def _digits(metric: str) -> int:

@@ -17,7 +17,7 @@ from grasp_lora.metrics.bertscore import BertScorer
 from grasp_lora.metrics.scoring import METRICS, needs_encoder, score_predictions
 from grasp_lora.settings import Count, Settings
 from grasp_lora.tasks.example import Example, examples_digest, prompt_hash
-from grasp_lora.workspace.records import Pruned
+from grasp_lora.workspace.records import CONFIG_FILE, Pruned
 from grasp_lora.workspace.resources import Encoder, Model, Resources
 from grasp_lora.workspace.rows import Answer, Row
 from grasp_lora.workspace.stage import Work
@@ -110,7 +110,7 @@ def evaluate(
     Row(
         **about,
         target=target,
-        adapter=None if adapter is None else _below(folder.parents[2], adapter),
+        adapter=None if adapter is None else _below(_run_of(folder), adapter),
         p=pruned.p,
         threshold=pruned.threshold,
         pruned_share=pruned.share,
@@ -125,6 +125,11 @@ def evaluate(
         costs=bill,
         **behind,
     ).write(folder)
+
+
+def _run_of(folder: Path) -> Path:
+    """The run's folder, which has the config."""
+    return next((above for above in folder.parents if (above / CONFIG_FILE).exists()), folder.parents[2])
 
 
 def _below(root: Path, path: Path) -> str:

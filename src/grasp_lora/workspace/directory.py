@@ -72,9 +72,7 @@ class RunDirectory:
             GraspError: It is done with other inputs, and the message names what changed; or it is not done
                 and may not be made.
         """
-        found = {key: fingerprint(value, self) for key, value in stage.given.items()}
-        inputs = json.loads(json.dumps(flat(found)))
-        folder = self.path(stage.name)
+        inputs, folder = self._inputs(stage), self.path(stage.name)
         twin = hashlib.sha256(json.dumps([stage.work.name, inputs]).encode()).hexdigest()
         twins = {} if twins is None else twins
         if not self._is_done(stage, inputs):
@@ -106,6 +104,15 @@ class RunDirectory:
     def is_done(self, name: str) -> bool:
         """Whether the stage is finished, with whatever inputs."""
         return (self.path(name) / Done.FILE).exists()
+
+    def same_inputs(self, stage: Stage) -> bool:
+        """Whether a finished stage, and all that it needs, was made with the same inputs."""
+        return self.done(stage.name).inputs == self._inputs(stage)
+
+    def _inputs(self, stage: Stage) -> dict[str, Any]:
+        found = {key: fingerprint(value, self) for key, value in stage.given.items()}
+        inputs: dict[str, Any] = json.loads(json.dumps(flat(found)))
+        return inputs
 
     def results(self, name: str) -> str:
         """The hash of what a finished stage found: the input of whoever reads it. Its logs do not count."""

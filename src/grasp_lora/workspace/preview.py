@@ -21,7 +21,8 @@ class Planned:
     Attributes:
         run: The run's folder.
         name: The stage's.
-        state: "done" (with whatever inputs), "shared" with one that comes before it, or "new".
+        state: "done"; "changed", where it was done with other inputs, so that only `force` makes it again;
+            "shared" with one that comes before it; or "new".
         passes: Example passes at most, forward and backward; 0 where no model works.
     """
 
@@ -36,13 +37,18 @@ def preview(plans: Sequence[tuple[RunDirectory, Sequence[Stage]]]) -> list[Plann
     seen: set[str] = set()
     planned = []
     for run, stages in plans:
-        before = _Before(run)
+        before, states = _Before(run), dict[str, str]()
         for stage in stages:
             given = {key: fingerprint(value, before) for key, value in stage.given.items()}  # type: ignore[arg-type]
             inputs = json.dumps([stage.work.name, flat(given)], sort_keys=True, default=str)
             key = before.keys[stage.name] = hashlib.sha256(inputs.encode()).hexdigest()
-            state = "done" if run.is_done(stage.name) else "shared" if key in seen else "new"
+            if run.is_done(stage.name):
+                whole = all(states[need.name] == "done" for need in stage.needs)
+                state = "done" if whole and run.same_inputs(stage) else "changed"
+            else:
+                state = "shared" if key in seen else "new"
             seen.add(key)
+            states[stage.name] = state
             passes = stage.work.passes(**resolve(stage.given, before))  # type: ignore[arg-type]
             planned.append(Planned(run.root, stage.name, state, passes))
     return planned

@@ -127,12 +127,14 @@ class Pruned(Record):
 
 @dataclass(frozen=True, slots=True)
 class Importance(Record):
-    """Each unit's mean importance at the last step of the epoch that was kept (ALM Fig. 5)."""
+    """At the last step of the epoch that was kept (ALM Fig. 5): each unit's mean importance, or of modules
+    the scores that the threshold was compared with.
+    """
 
     FILE: ClassVar[str] = "importance.json"
 
     by_unit: Mapping[str, float]
-    """`SITE.lora_A[ADAPTER]` or `.lora_B`; a site's name has its layer and projection."""
+    """`SITE.lora_A[ADAPTER]` and `.lora_B`, of modules `SITE[ADAPTER]`; sites name layer and projection."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ class Rows(Input):
     @property
     def splits(self) -> Collection[str]:
         """Those that the task has of the language."""
-        return self.task.languages[self.language].keys()
+        return self.task.languages.get(self.language, {}).keys()
 
     def fingerprint(self, run: RunDirectory) -> str:
         """A hash of all that is in the examples, in their order."""

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from grasp_lora.errors import GraspError
+
 if TYPE_CHECKING:
     from grasp_lora.workspace.directory import RunDirectory
 
@@ -105,19 +107,45 @@ def inside(value: Any) -> Iterator[Any]:
 
 
 def behind(*values: Any) -> list[Stage]:
-    """The stages in the values and all that they need, each once and after those it needs."""
+    """The stages in the values and all that they need, each once and after those it needs.
+
+    Raises:
+        GraspError: Two stages of one name would not make the same.
+    """
     found: dict[str, Stage] = {}
+    seen: set[int] = set()
 
     def visit(value: Any) -> None:
         for stage in inside(value):
-            if isinstance(stage, Stage) and stage.name not in found:
-                for need in stage.needs:
-                    visit(need)
-                found[stage.name] = stage
+            if not isinstance(stage, Stage) or id(stage) in seen:
+                continue
+            seen.add(id(stage))
+            for need in stage.needs:
+                visit(need)
+            same = found.setdefault(stage.name, stage)
+            if same is not stage and not (same.work == stage.work and _alike(same.given, stage.given)):
+                raise GraspError(
+                    f"two stages would be called {stage.name}: give what they are of another name"
+                )
 
     for value in values:
         visit(value)
     return list(found.values())
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two values are equal; stages in them by their names, since each is looked at itself."""
+    if one is other:
+        return True
+    if isinstance(one, Stage) and isinstance(other, Stage):
+        return one.name == other.name
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return list(one) == list(other) and all(_alike(one[key], other[key]) for key in one)
+    if type(one) is not type(other):
+        return False
+    if any(isinstance(value, Stage) for value in inside(one)):
+        return _alike(_parts(one), _parts(other))
+    return bool(one == other)
 
 
 def resolve(value: Any, run: "RunDirectory") -> Any:

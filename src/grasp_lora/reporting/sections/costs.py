@@ -44,5 +44,8 @@ def blocks(found: Found) -> Iterator[Block]:
     speedups = [f"speedup over {grid.method}, {unit}" for grid in grids for unit in ("time", "passes")]
     energy_units = [_ENERGY[name] for name in told]
     headers = ["method", "runs", "forward", "backward", "minutes", "peak MiB", *energy_units, *speedups]
-    title = "Cost beyond the two adapters and their sum (training runs, example passes; one seed):"
+    title = (
+        "Cost of each method's own stages, without adapters and merges that others share "
+        "(training runs, example passes; one seed):"
+    )
     yield Table(title, headers, rows)

@@ -10,11 +10,9 @@ from grasp_lora.reporting.found import Found, Learned
 def blocks(found: Found) -> Iterator[Block]:
     values = ("step", "p_curr", "mu", "sigma", "base_reward", "committed", "p_next")
     rounds = [(name, one) for name, learned in found.learned.items() for one in learned.rounds]
-    yield Data(
-        "trajectories",
-        ("method", "round", *values),
-        [(name, one.round, *(getattr(one, value) for value in values)) for name, one in rounds],
-    )
+    if rounds:
+        rows = [(name, one.round, *(getattr(one, value) for value in values)) for name, one in rounds]
+        yield Data("trajectories", ("method", "round", *values), rows)
     learned, row = found.learned.get(found.reference), found.compared.rows[0]
     if learned is None:
         return

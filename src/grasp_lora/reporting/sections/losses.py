@@ -4,8 +4,15 @@ from collections.abc import Iterator
 
 from grasp_lora.reporting.blocks import Block, Data, Table, show_p_value, show_spread
 from grasp_lora.reporting.found import LOSSES, Found
+from grasp_lora.workspace.rows import Row
 
+SHARE_SEEN = 0.01
 _REPEATED = {"final": "(final run)", "adapters": "(adapters too)"}
+
+
+def _another_share(row: Row) -> bool:
+    """Whether ties, or pruning at every step, pruned visibly another share than the ratio says."""
+    return None not in (row.p, row.pruned_share) and abs((row.p or 0) - (row.pruned_share or 0)) > SHARE_SEEN
 
 
 def blocks(found: Found) -> Iterator[Block]:
@@ -13,6 +20,8 @@ def blocks(found: Found) -> Iterator[Block]:
     columns = ["p"]
     if any(result.rows[0].threshold is not None for result in found.results):
         columns += ["threshold", "pruned"]
+    elif any(_another_share(result.rows[0]) for result in found.results):
+        columns.append("pruned")
     if any(len(result.rows) > 1 for result in found.results):
         columns.append("seeds")
     for result in found.results:
