@@ -95,7 +95,7 @@ def read_adapters(adapters: Mapping[str, str | Path]) -> list[Adapter]:
     """
     if not adapters:
         raise GraspError("no adapter to merge; name at least one adapter folder")
-    loaded = [_read_adapter(name, find_adapter(folder)) for name, folder in adapters.items()]
+    loaded = [_read_adapter(name, _found(name, folder)) for name, folder in adapters.items()]
     first = loaded[0]
     for other in loaded[1:]:
         for key in SHARED:
@@ -127,6 +127,13 @@ def base_of(folder: Path) -> str | None:
 def site_names(adapters: Sequence[Adapter]) -> list[str]:
     """Every site that any of the adapters has, sorted."""
     return sorted(set().union(*(adapter.sites for adapter in adapters)))
+
+
+def _found(name: str, adapter: str | Path) -> Path:
+    try:
+        return find_adapter(adapter)
+    except GraspError as error:
+        raise GraspError(f"adapter {name!r}: {error}") from None
 
 
 def _read_adapter(name: str, folder: Path) -> Adapter:
