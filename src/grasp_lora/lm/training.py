@@ -2,7 +2,9 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -10,6 +12,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 from pydantic import Field
 from torch import nn
+from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -20,7 +23,12 @@ from grasp_lora.lm.batches import TargetCollator
 from grasp_lora.lm.encoding import Encoded
 from grasp_lora.settings import Count, NotNegative, Settings
 
-__all__ = ["TENSORBOARD_FOLDER", "TRAIN_LOG_FILE", "BestEpoch", "Training", "build_trainer"]
+__all__ = [
+    "TENSORBOARD_FOLDER",
+    "TRAIN_LOG_FILE",
+    "Training",
+    "build_trainer",
+]
 
 TRAIN_LOG_FILE = "train_log.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
@@ -38,6 +46,7 @@ class Training(Settings):
     weight_decay: NotNegative = 0.0
     max_grad_norm: NotNegative = 1.0  # 0 does not clip
     patience: Count = 3  # epochs without a better dev loss
+    average: bool = False  # keep the mean of all epochs, the start excluded, instead of the best on dev
 
     def steps_per_epoch(self, examples: int, processes: int = 1) -> int:
         """Optimizer steps that it takes to see every example once."""
@@ -56,6 +65,7 @@ def build_trainer(
     seed: int,
     folder: Path,
     title: str,
+    beside: Sequence[Encoded] = (),
 ) -> Trainer:
     """A Trainer with a progress bar, a log and TensorBoard events in `folder`.
 
@@ -66,6 +76,8 @@ def build_trainer(
         examples: The encoded training set.
         seed: Of the examples' order and of dropout.
         title: What the progress bar calls the run.
+        beside: Where given, each batch is trained on together with as many of these, and the loss is the mean
+            of the two batches' losses. They come in a random order, all before one comes again.
     """
     device = next(model.parameters()).device
     arguments = TrainingArguments(
@@ -96,11 +108,13 @@ def build_trainer(
     )
     epoch = training.steps_per_epoch(len(examples), arguments.world_size)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, epoch, gamma=training.lr_decay_per_epoch)
-    trainer = Trainer(
+    collator = TargetCollator(tokenizer, model)
+    kind: type[Trainer] = _TrainerOfPairs if beside else Trainer
+    trainer = kind(
         model=model,
         args=arguments,
-        data_collator=TargetCollator(tokenizer, model),
-        train_dataset=list(examples),
+        data_collator=partial(_collate_pairs, collator) if beside else collator,
+        train_dataset=_Pairs(examples, beside, seed) if beside else list(examples),
         processing_class=tokenizer,
         optimizers=(optimizer, scheduler),
         callbacks=[_Log(folder / TRAIN_LOG_FILE), _Progress(title)],
@@ -116,76 +130,40 @@ def build_trainer(
     return trainer
 
 
+class _Pairs(Dataset[tuple[Encoded, Encoded]]):
+    """Each example with the next one of others that go round in random orders."""
+
+    def __init__(self, examples: Sequence[Encoded], beside: Sequence[Encoded], seed: int) -> None:
+        self.examples = examples
+        self._next = _round_and_round(beside, random.Random(seed))
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> tuple[Encoded, Encoded]:
+        return self.examples[index], next(self._next)
+
+
+def _round_and_round(examples: Sequence[Encoded], generator: random.Random) -> Iterator[Encoded]:
+    while True:
+        yield from generator.sample(examples, len(examples))
+
+
+def _collate_pairs(collate: TargetCollator, pairs: Sequence[tuple[Encoded, Encoded]]) -> dict[str, Any]:
+    return {"first": collate([one for one, _ in pairs]), "second": collate([other for _, other in pairs])}
+
+
+class _TrainerOfPairs(Trainer):
+    """The loss is the mean of two batches' losses, however many tokens each has."""
+
+    def compute_loss(self, model: Any, inputs: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        first = super().compute_loss(model, inputs["first"])
+        return (first + super().compute_loss(model, inputs["second"])) / 2
+
+
 def _count_training_passes(model: nn.Module, _: Any, batch: Mapping[str, Any]) -> None:
     if model.training:
         count_passes(forward=len(batch["input_ids"]), backward=len(batch["input_ids"]))
-
-
-class BestEpoch(TrainerCallback):
-    """Evaluates before the first step and after each epoch, stops early, and ends with the best weights.
-
-    The start counts as epoch 0: where no epoch beats it, it is kept. Add it after a callback that masks, so
-    that epoch 0 is the masked adapter.
-
-    Args:
-        trainer: The one it is added to.
-        loss: The dev loss of a model; lower is better.
-        patience: Epochs without a better loss before training stops.
-        on_epoch: Called with each epoch and its loss; what it raises ends the run.
-        keep_start: Whether epoch 0 may be the best. No where training itself prunes, since the start is not
-            pruned yet.
-    """
-
-    def __init__(
-        self,
-        trainer: Trainer,
-        loss: Callable[[nn.Module], float],
-        patience: int = 3,
-        on_epoch: Callable[[int, float], None] | None = None,
-        *,
-        keep_start: bool = True,
-    ) -> None:
-        self.trainer, self.loss, self.patience, self.on_epoch = trainer, loss, patience, on_epoch
-        self._first = 0 if keep_start else 1
-        self.losses: list[float] = []
-        self._best: dict[str, torch.Tensor] = {}
-
-    @property
-    def epoch(self) -> int:
-        """The best epoch so far; 0 is the start."""
-        return min(
-            range(min(self._first, len(self.losses) - 1), len(self.losses)), key=self.losses.__getitem__
-        )
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.losses = []
-        self._evaluate()
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._evaluate()
-        if len(self.losses) - 1 - self.epoch >= self.patience:
-            control.should_training_stop = True
-
-    @torch.no_grad()
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        for name, parameter in self._trainable().items():
-            parameter.copy_(self._best[name])
-
-    def _evaluate(self) -> None:
-        value = self.loss(self.trainer.model)
-        if not math.isfinite(value):
-            raise GraspError(
-                f"the dev loss at step {self.trainer.state.global_step} is {value}; lower the learning rate"
-            )
-        self.losses.append(value)
-        if self.epoch == len(self.losses) - 1:
-            self._best = {n: p.detach().clone() for n, p in self._trainable().items()}
-        self.trainer.log({"dev_loss": value})
-        if self.on_epoch is not None:
-            self.on_epoch(len(self.losses) - 1, value)
-
-    def _trainable(self) -> dict[str, nn.Parameter]:
-        return {n: p for n, p in self.trainer.model.named_parameters() if p.requires_grad}
 
 
 class _Log(TrainerCallback):

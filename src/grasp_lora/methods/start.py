@@ -138,6 +138,8 @@ class Start:
         side: Side | None = None,
         training: Training | None = None,
         counted: bool = True,
+        beside: Side | None = None,
+        dev: bool = True,
     ) -> Stage:
         """The one training run: from `start`, under `mask`, on the side's rows, its best epoch on dev kept.
 
@@ -145,14 +147,17 @@ class Start:
             start: An adapter, or the shape of a new one.
             side: Whose rows; None: the target's.
             training: None: the final run's.
+            beside: Whose rows to train on in the same steps.
+            dev: Whether it may look at dev; an average needs none.
         """
         side = side or self.config.target
         given = {
             "model": self.model,
             "start": start,
             "train": self.rows(side, "train"),
-            "dev": self.rows(side, "dev"),
+            "dev": self.rows(side, "dev") if dev else None,
             "mask": mask,
+            **({"beside": self.rows(beside, "train")} if beside else {}),
             "training": training or self.config.final.training,
             "limits": self._limits(side),
             "seed": seed,

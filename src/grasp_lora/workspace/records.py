@@ -94,12 +94,17 @@ class Done(Cost, Record):
 
 @dataclass(frozen=True, slots=True)
 class DevLosses(Record):
-    """The dev loss before the first step and after each epoch; `best_epoch` (0 is the start) was kept."""
+    """The dev loss before the first step and after each epoch; `best_epoch` (0 is the start) was kept.
+
+    Where nothing was kept of several, the one dev loss there is: of the average of so many epochs, or of what
+    was not trained.
+    """
 
     FILE: ClassVar[str] = "dev_losses.json"
 
     by_epoch: Sequence[float]
     best_epoch: int
+    averaged: int = 0
 
     @property
     def best(self) -> float:

@@ -20,7 +20,8 @@ from grasp_lora.errors import GraspError
 from grasp_lora.lm.adapters import Lora, load_adapter, new_adapter, save_adapter
 from grasp_lora.lm.backbone import Backbone
 from grasp_lora.lm.encoding import Limits
-from grasp_lora.lm.training import BestEpoch, Training, build_trainer
+from grasp_lora.lm.epochs import AverageOfEpochs, BestEpoch
+from grasp_lora.lm.training import Training, build_trainer
 from grasp_lora.merging.parts import read_parts
 from grasp_lora.tasks.example import Example
 from grasp_lora.workspace.records import MASK_FILE, DevLosses, Importance, LearnedRatio, Pruned
@@ -34,6 +35,7 @@ __all__ = [
     "enough_steps",
     "fine_tune",
     "learn",
+    "mask_stays",
     "passes_of_learning",
     "passes_of_training",
 ]
@@ -73,43 +75,58 @@ def fine_tune(
     model: Model,
     start: Lora | Path,
     train: Sequence[Example],
-    dev: Sequence[Example],
+    dev: Sequence[Example] | None,
     training: Training,
     limits: Limits,
     seed: int,
     mask: Fixed | EveryStep | None = None,
+    beside: Sequence[Example] = (),
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> None:
-    """Train an adapter into `folder`, the best epoch on dev kept, the untouched start included.
+    """Train an adapter into `folder`: the best epoch on dev is kept, the untouched start included, or the
+    average of all.
 
     Leaves a PEFT adapter, `DevLosses`, and where it was pruned `Pruned` and under a fixed mask the mask.
 
     Args:
         start: The adapter's folder, or the shape of a new one.
+        dev: Only an average can do without.
+        beside: Other rows to train on, as many in each step as of `train`; the loss is the mean of both's.
         on_epoch: Sees each epoch's dev loss, and may raise to end the run.
     """
     found: list[Any] = []
 
     def callbacks(trainer: Trainer, backbone: Backbone) -> list[TrainerCallback]:
-        loss = resources.loss(dev, backbone, limits)
-        # Where training itself prunes, the start is not pruned yet and does not count.
-        keep_start = not isinstance(mask, EveryStep)
-        best = BestEpoch(trainer, loss, training.patience, on_epoch, keep_start=keep_start)
+        loss = None if dev is None else resources.loss(dev, backbone, limits)
+        kept: TrainerCallback
+        if training.average:
+            kept = AverageOfEpochs()
+        else:
+            assert loss is not None, "the best epoch is that on dev"
+            # Where training itself prunes, the start is not pruned yet and does not count.
+            keep_start = not isinstance(mask, EveryStep)
+            kept = BestEpoch(trainer, loss, training.patience, on_epoch, keep_start=keep_start)
         if isinstance(mask, Fixed):
             found.append(FixedMaskCallback(found_by(mask.ratio), parts=_parts(start), unit=mask.unit))
         elif isinstance(mask, EveryStep):
             how = mask.how.model_dump(exclude={"thresholds"})
             how |= {mask.how.searched: found_by(mask.at)}
             found.append(MergePruneCallback(validation=loss, parts=_parts(start), **how))
-        return [*found, best]
+        return [*found, kept]
 
-    trainer, added = _train(resources, folder, model, start, train, training, limits, seed, callbacks)
+    trainer, backbone, added = _train(
+        resources, folder, model, start, train, training, limits, seed, callbacks, beside
+    )
     save_adapter(trainer.model, folder, start if isinstance(start, Path) else None)
-    best: BestEpoch = added[-1]
-    DevLosses(best.losses, best.epoch).write(folder)
+    best, epoch = added[-1], 0
+    if isinstance(best, BestEpoch):
+        epoch = best.epoch
+        DevLosses(best.losses, epoch).write(folder)
+    elif dev is not None:
+        DevLosses((resources.loss(dev, backbone, limits)(trainer.model),), 0, best.epochs).write(folder)
     for callback in found:
         if isinstance(callback, MergePruneCallback):
-            _say_what_steps_pruned(callback, best.epoch, folder)
+            _say_what_steps_pruned(callback, epoch, folder)
         elif callback.masked is not None:
             masks = callback.masked.masks()
             save_file(masks, folder / MASK_FILE)
@@ -159,7 +176,7 @@ def learn(
         )
         return [grasp, *([] if watcher is None else [watcher(grasp)])]
 
-    _, added = _train(resources, folder, model, start, train, training, limits, seed, callbacks)
+    _, _, added = _train(resources, folder, model, start, train, training, limits, seed, callbacks)
     grasp: GraspCallback = added[0]
     result = grasp.result
     LearnedRatio(
@@ -183,17 +200,28 @@ def enough_steps(
 def passes_of_training(
     *,
     train: Sequence[Example],
-    dev: Sequence[Example],
+    dev: Sequence[Example] | None,
     training: Training,
     mask: Fixed | EveryStep | None = None,
+    beside: Sequence[Example] = (),
     **_: Any,
 ) -> int:
     """The most example passes of `fine_tune`: where it does not stop early."""
     steps = training.steps(len(train))
-    evaluations = 1 + math.ceil(steps / training.steps_per_epoch(len(train)))
+    evaluations = 1 if training.average else 1 + math.ceil(steps / training.steps_per_epoch(len(train)))
     if isinstance(mask, EveryStep) and (mask.how.importance, mask.how.rescore) == ("input", "validation"):
         evaluations += math.ceil(steps / mask.how.rescore_every)
-    return 2 * _examples(training, train) + evaluations * len(dev)
+    return (4 if beside else 2) * _examples(training, train) + evaluations * len(dev or ())
+
+
+def mask_stays(resources: Resources, *, training: Training, mask: Any = None, **_: Any) -> None:
+    """An average of epochs is under one mask, or none.
+
+    Raises:
+        GraspError: It would be under several.
+    """
+    if training.average and isinstance(mask, EveryStep):
+        raise GraspError("training.average is of epochs under one mask, and here every step prunes anew")
 
 
 def passes_of_learning(
@@ -243,7 +271,8 @@ def _train(
     limits: Limits,
     seed: int,
     callbacks: Callable[[Trainer, Backbone], list[TrainerCallback]],
-) -> tuple[Trainer, list[Any]]:
+    beside: Sequence[Example] = (),
+) -> tuple[Trainer, Backbone, list[Any]]:
     """Load, train to the end, and return the trainer and the callbacks that were added, in their order."""
     backbone = resources.backbone(model)
     if isinstance(start, Lora):
@@ -253,12 +282,13 @@ def _train(
         adapted = load_adapter(backbone.model, start, trainable=True)
     encoded = resources.encode(train, backbone, limits)
     title = f"{folder.parent.name}/{folder.name.removesuffix('.partial')}"
-    trainer = build_trainer(adapted, backbone.tokenizer, encoded, training, seed, folder, title)
+    others = resources.encode(beside, backbone, limits)
+    trainer = build_trainer(adapted, backbone.tokenizer, encoded, training, seed, folder, title, others)
     added = callbacks(trainer, backbone)
     for callback in added:
         trainer.add_callback(callback)
     trainer.train()
-    return trainer, added
+    return trainer, backbone, added
 
 
 def _parts(start: Lora | Path) -> Path | None:

@@ -1,0 +1,57 @@
+"""A trained adapter pruned once, at the end, and not trained any more."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from grasp_lora.control.masked import MaskedAdapter
+from grasp_lora.control.pruning import pruned_share
+from grasp_lora.control.units import Pruning, UnitKind, adapter_parameters
+from grasp_lora.lm.adapters import load_adapter, save_adapter
+from grasp_lora.lm.encoding import Limits
+from grasp_lora.merging.parts import read_parts
+from grasp_lora.tasks.example import Example
+from grasp_lora.workspace.records import MASK_FILE, DevLosses, Pruned
+from grasp_lora.workspace.resources import Model, Resources
+from grasp_lora.workspace.stage import Work
+from grasp_lora.workspace.training import found_by
+
+__all__ = ["PRUNE"]
+
+
+def prune(
+    resources: Resources,
+    folder: Path,
+    *,
+    model: Model,
+    adapter: Path,
+    parts: Path,
+    ratio: float | Path,
+    unit: UnitKind,
+    dev: Sequence[Example],
+    limits: Limits,
+) -> None:
+    """Leaves the pruned adapter, its mask, `Pruned` and `DevLosses`.
+
+    Args:
+        parts: The folder of the merge that it was trained from, whose parts the prune units follow.
+        ratio: A number, or the folder of the stage that found one.
+    """
+    backbone, p = resources.backbone(model), found_by(ratio)
+    adapted = load_adapter(backbone.model, adapter, trainable=True)
+    masked = MaskedAdapter(adapter_parameters(adapted), Pruning(read_parts(parts), unit))
+    masked.commit(p)
+    loss = resources.loss(dev, backbone, limits)(adapted)
+    save_adapter(adapted, folder, adapter)
+    save_file(masked.masks(), folder / MASK_FILE)
+    Pruned(p, masked.pruned_shares(), share=pruned_share(masked.masks().values())).write(folder)
+    DevLosses((loss,), 0).write(folder)
+
+
+def _passes(*, dev: Sequence[Example], **_: Any) -> int:
+    return len(dev)
+
+
+PRUNE = Work(prune, passes=_passes)
