@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from tests.helpers.run import SPLITS, TASK, write_setting
 
 from grasp_lora.cli.main import main
+from grasp_lora.workspace.rows import Row
 
 
 @pytest.fixture(scope="module")
@@ -211,20 +212,33 @@ def test_costs_count_every_pass_of_a_method(finished):
 def test_a_row_says_what_target_data_lies_behind_it(finished):
     def row(method):
         scores = read(finished / f"eval/{method}/seed42/scores.json")
-        return scores["steps"], scores["labels"]
+        return scores["steps"], scores["choosing_steps"], scores["labels"]
 
     def steps(stage):  # batches of one, eight rows; the start is no epoch
         return 8 * (len(read(finished / stage / "dev_losses.json")["by_epoch"]) - 1)
 
     target, trained = steps("adapters/ar"), {"train": 8, "dev": 4}
-    assert row("zero_shot") == row("lora_source") == (0, {})
-    assert row("lora_target") == row("merge_untrained") == (target, trained)
-    assert row("sequential") == (steps("sequential/seed42"), trained)  # no target adapter
-    assert row("merge") == (target + steps("merge/seed42"), trained)
-    grid = sum(steps(f"grid/p{p}-seed42") for p in ("0.20", "0.40", "0.60"))
-    assert row("grid") == (target + grid, trained)
+    assert row("zero_shot") == row("lora_source") == (0, 0, {})
+    assert row("lora_target") == row("merge_untrained") == (target, 0, trained)
+    assert row("sequential") == (steps("sequential/seed42"), 0, trained)  # no target adapter
+    assert row("merge") == (target + steps("merge/seed42"), 0, trained)
+    grid = {p: steps(f"grid/p{p:.2f}-seed42") for p in (0.2, 0.4, 0.6)}
+    best = grid.pop(read(finished / "grid/seed42/ratio.json")["p"])
+    assert row("grid") == (target + best, sum(grid.values()), trained)
     # 16 steps while the ratio is learned, and the rows that probes are scored on.
-    assert row("grasp") == (target + 16 + steps("final/seed42"), {**trained, "micro_dev": 4})
+    assert row("grasp") == (target + steps("final/seed42"), 16, {**trained, "micro_dev": 4})
+
+
+def test_costs_with_and_without_what_others_share(finished):
+    def passes(costs):
+        return sum(one["forward_examples"] + one["backward_examples"] for one in costs.values())
+
+    row = Row.read(finished / "eval/grasp/seed42")
+    assert row.choosing_passes == passes({"learn/seed42": row.costs["learn/seed42"]})
+    assert set(row.all_costs) == {"learn/seed42", "final/seed42", "adapters/ar", "merged"}
+    assert row.whole_cost.passes == passes(row.costs) + passes({"": row.all_costs["adapters/ar"]})
+    assert set(Row.read(finished / "eval/sequential/seed42").all_costs) == {"sequential/seed42"}
+    assert Row.read(finished / "eval/zero_shot/seed42").whole_cost is None
 
 
 def test_the_report_has_seeds_significance_costs_and_deployment(finished):
@@ -233,6 +247,8 @@ def test_the_report_has_seeds_significance_costs_and_deployment(finished):
         assert part in text
     header = next(line for line in text.splitlines() if "peak MiB" in line and "runs" in line)
     assert [cell.strip() for cell in header.split("|")[6:-1]] == [
+        "passes choosing",
+        "passes with all",
         "peak MiB",
         *(f"speedup over {grid}, {unit}" for grid in ("merge_prune", "grid") for unit in ("time", "passes")),
     ]
@@ -241,10 +257,10 @@ def test_the_report_has_seeds_significance_costs_and_deployment(finished):
         for method in ("merge_prune", "grid", "grasp")
     }
     passes = {m: c["forward_examples"] + c["backward_examples"] for m, c in costs.items()}
-    row = next(line for line in text.splitlines() if line.startswith("| GRASP") and line.count("|") == 11)
+    row = next(line for line in text[text.index(header) :].splitlines() if line.startswith("| GRASP"))
     cells = [cell.strip() for cell in row.split("|")[1:-1]]
     assert cells[1] == "2"  # the learning run and the final run
-    assert [cells[7], cells[9]] == [
+    assert [cells[9], cells[11]] == [
         f"{passes[grid] / passes['grasp']:.2f}" for grid in ("merge_prune", "grid")
     ]
     scores = (finished / "report/scores.csv").read_text().splitlines()

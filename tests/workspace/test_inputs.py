@@ -10,7 +10,7 @@ from tests.helpers.run import write_setting
 from grasp_lora.merging import Part, write_parts
 from grasp_lora.tasks.task import load_task
 from grasp_lora.workspace.directory import RunDirectory
-from grasp_lora.workspace.records import Pruned
+from grasp_lora.workspace.records import LearnedRatio, Pruned
 from grasp_lora.workspace.resources import Behind, Bill, Encoder, Model, Resources, Rows
 from grasp_lora.workspace.stage import Stage, Work
 
@@ -89,19 +89,38 @@ def test_what_lies_behind_an_adapter(run, tmp_path):
     source = stage("source", 100, train=Rows(task, "en", "train"))
     few = stage("few", 30, train=Rows(task, "ar", "train", 3), dev=Rows(task, "ar", "dev", 2), start=source)
     search = stage("search", 7, rows=Rows(task, "ar", "dev"), micro_dev=Rows(task, "ar", "micro_dev"))
-    last = stage("last", 20, train=Rows(task, "ar", "train", 5), start=few, ratio=search)
+    tried = stage("tried", 9, train=Rows(task, "ar", "train", 2), start=source)
+    given = {"start": few, "ratio": search, "after": tried}
+    last = stage("last", 20, train=Rows(task, "ar", "train", 5), **given)
+    line = ["few", "last", "source"]
     assert Behind(last, task, "ar").resolve(run) == {
-        "steps": 50,  # what trained on Arabic rows
+        "steps": 50,  # what trained the adapter on Arabic rows
+        "choosing_steps": 9,
         "labels": {"train": 5, "dev": 4, "micro_dev": 4},  # the most of each split
+        "made_by": line,
     }
-    assert Behind(last, task, "en").resolve(run) == {"steps": 100, "labels": {"train": 12}}
+    english = {"steps": 100, "choosing_steps": 0, "labels": {"train": 12}, "made_by": line}
+    assert Behind(last, task, "en").resolve(run) == english
+    nothing = {"steps": 0, "choosing_steps": 0, "labels": {}}
     other = task.model_copy(update={"name": "another task of the same language"})
-    assert Behind(last, other, "ar").resolve(run) == {"steps": 0, "labels": {}}
-    assert (
-        Behind(None, task, "ar").resolve(run)
-        == Behind(tmp_path, task, "ar").resolve(run)
-        == {"steps": 0, "labels": {}}
-    )
+    assert Behind(last, other, "ar").resolve(run) == nothing | {"made_by": line}
+    for made in (None, tmp_path):
+        assert Behind(made, task, "ar").resolve(run) == nothing | {"made_by": []}
+
+
+def test_of_several_points_only_the_chosen_one_made_the_adapter(run, tmp_path):
+    task = load_task(write_setting(tmp_path) / "task.yaml")
+    points = {}
+    for p, steps in ((0.1, 5), (0.2, 7)):
+        points[p] = Stage(f"p{p}", WRITE, {"train": Rows(task, "ar", "train")})
+        run.make(points[p])
+        done = json.loads((run.path(f"p{p}") / "done.json").read_text())
+        (run.path(f"p{p}") / "done.json").write_text(json.dumps(done | {"steps": steps}))
+    best = Stage("best", WRITE, {"points": points})
+    run.make(best)
+    LearnedRatio(0.2).write(run.path("best"))
+    found = Behind(best, task, "ar").resolve(run)
+    assert (found["steps"], found["choosing_steps"], found["made_by"]) == (7, 5, ["best", "p0.2"])
 
 
 def test_more_training_rows_than_the_split_has_come_from_the_pool(run, tmp_path, caplog):

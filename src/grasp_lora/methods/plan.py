@@ -146,6 +146,7 @@ def _evaluated(
         "adapter": made,
         **scoring(x, f"tests/{test_set}" if test_set else "test"),
         "bill": Bill(method.paid(made)),
+        "all_costs": Bill(tuple(stage for stage in behind(made) if stage.name not in _source_names(x, seed))),
         "behind": Behind(made, x.task, config.target.language),
         "method": method.name,
         "title": method.title,
@@ -156,6 +157,11 @@ def _evaluated(
     }
     folder = f"tests/{test_set}" if test_set else "eval"
     return Stage(f"{folder}/{method.name}/seed{seed}", EVALUATE, given)
+
+
+def _source_names(x: Start, seed: int) -> set[str]:
+    adapters = [*x.first.sources.values(), *x.repeated(seed).sources.values()]
+    return {adapter.name for adapter in adapters if isinstance(adapter, Stage)}
 
 
 def scoring(x: Start, split: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from grasp_lora.cost import measure
 from grasp_lora.errors import GraspError
 from grasp_lora.workspace.environment import environment
 from grasp_lora.workspace.files import write_json
-from grasp_lora.workspace.records import CONFIG_FILE, ENVIRONMENT_FILE, LOGS, Done
+from grasp_lora.workspace.records import CONFIG_FILE, ENVIRONMENT_FILE, LOGS, Done, LearnedRatio
 from grasp_lora.workspace.stage import Stage, fingerprint, flat, resolve
 
 if TYPE_CHECKING:
@@ -113,6 +113,10 @@ class RunDirectory:
         found = {key: fingerprint(value, self) for key, value in stage.given.items()}
         inputs: dict[str, Any] = json.loads(json.dumps(flat(found)))
         return inputs
+
+    def chosen(self, name: str) -> float:
+        """What a finished stage chose among its points."""
+        return LearnedRatio.read(self.path(name)).found
 
     def results(self, name: str) -> str:
         """The hash of what a finished stage found: the input of whoever reads it. Its logs do not count."""

@@ -69,5 +69,8 @@ class _Before:
 
     made = results
 
+    def chosen(self, name: str) -> float | None:
+        return None
+
     def done(self, name: str) -> Any:
         return Done()

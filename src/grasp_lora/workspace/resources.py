@@ -121,8 +121,9 @@ class Bill(Input):
 class Behind(Input):
     """What an adapter was made with, of one task and language: whatever any stage behind it was given.
 
-    Resolved: `steps`, the optimizer steps on the language's rows, whether they trained the adapter or a
-    search that chose it; and `labels`, how many labelled rows of each split were looked at.
+    Resolved: `steps`, the optimizer steps on the language's rows that led to the adapter; `choosing_steps`,
+    those that were spent to choose its ratio or the like; `labels`, how many labelled rows of each split
+    anything behind it looked at; and `made_by`, the stages that it was trained in.
     """
 
     adapter: Stage | Path | None
@@ -137,14 +138,32 @@ class Behind(Input):
         return self.resolve(run)
 
     def resolve(self, run: RunDirectory) -> dict[str, Any]:
-        steps, labels = 0, dict[str, int]()
+        line = {stage.name: stage for stage in self._line(run)}
+        steps, choosing, labels = 0, 0, dict[str, int]()
         for stage in behind(*self.stages):
             rows = [v for v in inside(stage.given) if isinstance(v, Rows) and self._is_own(v)]
             for found in rows:  # a limit takes the first rows, so that the longest holds the others
                 labels[found.split] = max(labels.get(found.split, 0), len(found.resolve(run)))
             if any(found.split == "train" for found in rows):
-                steps += run.done(stage.name).steps
-        return {"steps": steps, "labels": labels}
+                taken = run.done(stage.name).steps
+                steps, choosing = (
+                    (steps + taken, choosing) if stage.name in line else (steps, choosing + taken)
+                )
+        return {"steps": steps, "choosing_steps": choosing, "labels": labels, "made_by": sorted(line)}
+
+    def _line(self, run: RunDirectory) -> list[Stage]:
+        """The stages from which the adapter was trained on: not those that only chose something."""
+        line, todo = list[Stage](), list(self.stages)
+        while todo:
+            stage = todo.pop()
+            line.append(stage)
+            if (points := stage.given.get("points")) is not None:
+                at = run.chosen(stage.name)
+                todo += [made for point, made in points.items() if point == at]
+            else:
+                begun = [stage.given.get(key) for key in ("start", "adapter", "adapters")]
+                todo += [one for one in inside(tuple(begun)) if isinstance(one, Stage)]
+        return line
 
     def _is_own(self, rows: Rows) -> bool:
         return rows.language == self.language and rows.task == self.task

@@ -62,9 +62,15 @@ class Row:
     repeated: str = ""
     """What was done anew with each seed: "adapters", "final", or nothing."""
     steps: int | None = None
-    """Optimizer steps on target rows behind the adapter, those of a search for its ratio included."""
+    """Optimizer steps on target rows that led to the adapter. (Before `choosing_steps`, with those.)"""
+    choosing_steps: int | None = None
+    """Further ones, spent to choose its ratio."""
     labels: Mapping[str, int] = field(default_factory=dict)
     """Labelled target rows that anything behind the adapter looked at, by split."""
+    made_by: Sequence[str] = ()
+    """The stages that the adapter was trained in, from the first one on."""
+    all_costs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Stage -> its cost, of all that lies behind the adapter but for the sources' adapters."""
     exhaustive: bool = False
     """Its ratio was found by training at every one: what a cheaper search is measured against."""
 
@@ -76,6 +82,16 @@ class Row:
     def cost(self) -> Cost:
         """Seconds and passes add up over stages that run one after the other; memory peaks do not."""
         return Cost.together([Cost(**one) for one in self.costs.values()])
+
+    @property
+    def whole_cost(self) -> Cost | None:
+        """Of everything but the sources' adapters; None where an earlier version did not note it."""
+        return Cost.together([Cost(**one) for one in self.all_costs.values()]) if self.all_costs else None
+
+    @property
+    def choosing_passes(self) -> int:
+        """Of its own cost, what was spent on other stages than those that made the adapter."""
+        return sum(Cost(**c).passes for name, c in self.costs.items() if name not in self.made_by)
 
     def write(self, folder: Path) -> None:
         about = {name: getattr(self, name) for name in ("method", "seed", *_ABOUT)}
@@ -110,5 +126,5 @@ class Row:
 
 _ABOUT = (
     "title", "task", "source", "target", "adapter", "p", "threshold", "pruned_share", "test_set", "test_rows",
-    "repeated", "steps", "labels", "exhaustive",
+    "repeated", "steps", "choosing_steps", "made_by", "labels", "all_costs", "exhaustive",
 )  # fmt: skip

@@ -8,6 +8,7 @@ from grasp_lora.reporting.blocks import Block, Data, Table
 from grasp_lora.reporting.found import Found
 
 MIB = 2**20
+_PASSES = ("passes choosing", "passes with all")
 _ENERGY = {"cpu_joules": "CPU kJ", "gpu_joules": "GPU kJ"}  # of the whole device
 
 
@@ -37,15 +38,28 @@ def blocks(found: Found) -> Iterator[Block]:
             for other in grids
             for grid, own in ((other.cost.seconds, cost.seconds), (other.cost.passes, cost.passes))
         ]
+        row, whole = result.rows[0], result.rows[0].whole_cost
+        passes = [str(row.choosing_passes) if row.made_by else "", "" if whole is None else str(whole.passes)]
         took = [f"{cost.forward_examples:.0f}", f"{cost.backward_examples:.0f}", f"{cost.seconds / 60:.1f}"]
         used = [getattr(cost, name) for name in told]
         energy = ["" if joules is None else f"{joules / 1000:.1f}" for joules in used]
-        rows.append([result.title, str(runs), *took, f"{peak:.0f}", *energy, *faster])
+        rows.append([result.title, str(runs), *took, *passes, f"{peak:.0f}", *energy, *faster])
     speedups = [f"speedup over {grid.method}, {unit}" for grid in grids for unit in ("time", "passes")]
     energy_units = [_ENERGY[name] for name in told]
-    headers = ["method", "runs", "forward", "backward", "minutes", "peak MiB", *energy_units, *speedups]
+    headers = [
+        "method",
+        "runs",
+        "forward",
+        "backward",
+        "minutes",
+        *_PASSES,
+        "peak MiB",
+        *energy_units,
+        *speedups,
+    ]
     title = (
-        "Cost of each method's own stages, without adapters and merges that others share "
-        "(training runs, example passes; one seed):"
+        "Cost of each method's own stages, without adapters and merges that others share (training runs, "
+        "example passes; one seed). Of its passes those spent on choosing; and with all that lies behind it, "
+        "the sources' adapters aside:"
     )
     yield Table(title, headers, rows)

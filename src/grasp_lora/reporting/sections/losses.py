@@ -30,20 +30,20 @@ def blocks(found: Found) -> Iterator[Block]:
         tested = tested or bool(on_loss)
         difference = [f"{on_loss[0].difference:+.4f}", show_p_value(on_loss[0])] if on_loss else ["", ""]
         row = result.rows[0]
-        made_with = ["" if row.steps is None else str(row.steps), str(sum(row.labels.values()) or "")]
+        steps = ["" if n is None else str(n) for n in (row.steps, row.choosing_steps)]
+        made_with = [*steps, str(sum(row.labels.values()) or "")]
         p = "" if result.p is None else f"{result.p:.3f}"
         seeds = f"{len(result.rows)} {_REPEATED.get(row.repeated, '')}".strip()
         threshold = "" if row.threshold is None else f"{row.threshold:g}"
         share = "" if row.pruned_share is None else f"{row.pruned_share:.2%}"
         shown = {"p": p, "threshold": threshold, "pruned": share, "seeds": seeds}
         rows.append([result.title, *(shown[name] for name in columns), *made_with, *losses, *difference])
-    headers = [
-        "method", *columns, "steps", "labels", "dev", "test", f"test − {found.compared.title}", "p-value"
-    ]  # fmt: skip
+    compared = [f"test − {found.compared.title}", "p-value"]
+    headers = ["method", *columns, "steps", "choosing", "labels", "dev", "test", *compared]
     width = len(headers) - (0 if tested else 2)
     title = (
-        "Loss on target tokens (nats; lower is better), with the optimizer steps on target rows and the "
-        "labelled target rows behind each adapter, search included:"
+        "Loss on target tokens (nats; lower is better), with the optimizer steps on target rows behind each "
+        "adapter, those spent on choosing its ratio, and the labelled target rows that any of it looked at:"
     )
     yield Table(title, headers[:width], [row[:width] for row in rows])
     values = ("metric", "first_value", "second_value", "difference", "p_value", "signature")
