@@ -223,3 +223,36 @@ def test_an_average_under_a_fixed_mask_is_under_it(setting):
     losses = read(result.folder / "grid/p0.50-seed42/dev_losses.json")
     assert (len(losses["by_epoch"]), losses["averaged"]) == (1, 2)
     assert result.rows[0].dev_loss == pytest.approx(losses["by_epoch"][0], rel=1e-5)
+
+
+def test_the_average_of_delta_is_the_nearest_of_its_rank(tmp_path):
+    """Against a singular value decomposition of the whole mean."""
+    model, seen = new_adapter(tiny_llama(), Lora(r=2)), []
+    rows, training = encoded(["abc", "bcd", "cde"]), Training(epochs=3, learning_rate=1e-2)
+    trainer = build_trainer(model, TOKENIZER, rows, training, 0, tmp_path, "t")
+
+    class Watch(AverageOfEpochs):
+        def on_epoch_end(self, args, state, control, model, **_):
+            seen.append({n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad})
+
+        def on_train_end(self, *_, **__):
+            pass
+
+    trainer.add_callback(Watch())
+    trainer.add_callback(AverageOfEpochs("delta"))
+    trainer.train()
+    weights = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    for name in (name for name in weights if ".lora_A." in name):
+        other = name.replace(".lora_A.", ".lora_B.")
+        mean = sum(one[other] @ one[name] for one in seen) / 3
+        u, s, v = torch.linalg.svd(mean)
+        nearest = u[:, :2] * s[:2] @ v[:2]
+        torch.testing.assert_close(weights[other] @ weights[name], nearest, rtol=1e-4, atol=1e-7)
+        ratios = [w[other].norm() / w[name].norm() for w in (weights, seen[-1])]
+        assert float(ratios[0]) == pytest.approx(float(ratios[1]), rel=1e-4)
+
+
+def test_an_average_of_delta_takes_no_mask(setting):
+    given = {"methods": ["grid"], "final": {"training": {"average": "delta"}}, "grid": [0.5]}
+    with pytest.raises(GraspError, match=r"average: delta is of adapters without a mask"):
+        grasp_lora.run(setting / "run.yaml", name="y", **given)

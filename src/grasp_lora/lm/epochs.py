@@ -1,8 +1,9 @@
 """Which weights a training run ends with: those of the best epoch on dev, or the average of all epochs."""
 
 import math
+import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -80,30 +81,52 @@ class BestEpoch(TrainerCallback):
 class AverageOfEpochs(TrainerCallback):
     """Ends with the mean of the weights after each epoch, the start excluded (Schmidt et al., 2023).
 
-    It looks at no dev row. A mask must stay the same throughout: the mean is then under it, too.
+    It looks at no dev row. A mask must stay the same throughout: the mean of the factors is then under it.
+
+    Args:
+        of: "factors" averages A and B. "delta" averages delta W = B A, of a rank up to the epochs' times r,
+            and takes the nearest of rank r (by singular values); for adapters without a mask.
 
     Attributes:
         epochs: How many were averaged.
     """
 
-    def __init__(self) -> None:
-        self.epochs = 0
-        self._sums: dict[str, torch.Tensor] = {}
+    def __init__(self, of: Literal["factors", "delta"] = "factors") -> None:
+        self.of, self.epochs = of, 0
+        self._seen: dict[str, list[torch.Tensor]] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.epochs, self._sums = 0, {}
+        self.epochs, self._seen = 0, {}
 
     @torch.no_grad()
     def on_epoch_end(self, args: Any, state: Any, control: Any, model: nn.Module, **_: Any) -> None:
         self.epochs += 1
         for name, parameter in _trainable(model).items():
-            value = parameter.detach().double()
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
+            self._seen.setdefault(name, []).append(parameter.detach().clone())
 
     @torch.no_grad()
     def on_train_end(self, args: Any, state: Any, control: Any, model: nn.Module, **_: Any) -> None:
+        means = {name: torch.stack(seen).double().mean(0) for name, seen in self._seen.items()}
+        if self.of == "delta":
+            for name in means:
+                other = re.sub(r"\.lora_(embedding_)?A\b", r".lora_\1B", name)
+                if other != name:
+                    means[name], means[other] = _nearest(self._seen[name], self._seen[other])
         for name, parameter in _trainable(model).items():
-            parameter.copy_(self._sums[name] / self.epochs)
+            parameter.copy_(means[name])
+
+
+def _nearest(a: list[torch.Tensor], b: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """A (r, in) and B (out, r), their product the nearest to the mean of the B A, their norms in the ratio of
+    the last ones.
+    """
+    left, right = torch.cat(b, 1).double() / len(b), torch.cat(a, 0).double().T  # (out, n r), (in, n r)
+    (q_left, r_left), (q_right, r_right) = torch.linalg.qr(left), torch.linalg.qr(right)
+    u, values, v = torch.linalg.svd(r_left @ r_right.T, full_matrices=False)
+    rank = a[0].shape[0]
+    root = values[:rank].sqrt()
+    ratio = (b[-1].double().norm() / a[-1].double().norm()).sqrt() if b[-1].any() and a[-1].any() else 1.0
+    return (q_right @ v[:rank].T * root / ratio).T, q_left @ u[:, :rank] * root * ratio
 
 
 def _trainable(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -46,7 +46,8 @@ class Training(Settings):
     weight_decay: NotNegative = 0.0
     max_grad_norm: NotNegative = 1.0  # 0 does not clip
     patience: Count = 3  # epochs without a better dev loss
-    average: bool = False  # keep the mean of all epochs, the start excluded, instead of the best on dev
+    # Keep the mean of all epochs' A and B ("delta": of B A), the start excluded, instead of the best on dev.
+    average: bool | Literal["delta"] = False
 
     def steps_per_epoch(self, examples: int, processes: int = 1) -> int:
         """Optimizer steps that it takes to see every example once."""

@@ -32,7 +32,7 @@ def _joint(x: Start, seed: int) -> Stage:
     least four epochs (Schmidt et al., 2022, 2023).
     """
     training = x.config.final.training
-    changes = {"average": True, "epochs": max(4, training.epochs)}
+    changes = {"average": training.average or True, "epochs": max(4, training.epochs)}
     return x.train(
         f"joint/seed{seed}",
         seed,

@@ -150,13 +150,18 @@ def _evaluated(
         "behind": Behind(made, x.task, config.target.language),
         "method": method.name,
         "title": method.title,
-        "exhaustive": any(stage.work is CHOOSE for stage in behind(made)),
+        "exhaustive": any(stage.work is CHOOSE and _trains(stage) for stage in behind(made)),
         "seed": seed,
         "test_set": test_set,
         "repeated": repeated,
     }
     folder = f"tests/{test_set}" if test_set else "eval"
     return Stage(f"{folder}/{method.name}/seed{seed}", EVALUATE, given)
+
+
+def _trains(choice: Stage) -> bool:
+    """Whether each point of a choice was trained at, and not only pruned to it."""
+    return all(made.work is TRAIN for made in choice.given["points"].values())
 
 
 def _source_names(x: Start, seed: int) -> set[str]:

@@ -100,7 +100,7 @@ def fine_tune(
         loss = None if dev is None else resources.loss(dev, backbone, limits)
         kept: TrainerCallback
         if training.average:
-            kept = AverageOfEpochs()
+            kept = AverageOfEpochs("delta" if training.average == "delta" else "factors")
         else:
             assert loss is not None, "the best epoch is that on dev"
             # Where training itself prunes, the start is not pruned yet and does not count.
@@ -220,6 +220,8 @@ def mask_stays(resources: Resources, *, training: Training, mask: Any = None, **
     Raises:
         GraspError: It would be under several.
     """
+    if training.average == "delta" and mask not in (None, Fixed(0.0)):
+        raise GraspError("training.average: delta is of adapters without a mask; true averages under one")
     if training.average and isinstance(mask, EveryStep):
         raise GraspError("training.average is of epochs under one mask, and here every step prunes anew")
 
