@@ -40,7 +40,10 @@ def result(setting):
 def test_a_result_says_what_was_found_and_where(result, setting):
     assert isinstance(result, Result)
     assert result.folder == setting / "runs/one"
-    assert result.adapter == setting / "runs/one/final/seed42"
+    assert result.adapter in (setting / "runs/one/final/seed42", setting / "runs/one/adapters/ar")
+    assert f"({result.adapter.relative_to(result.folder)})" in result.verdict[0]
+    summary = (result.folder / "report/summary.md").read_text()
+    assert summary.startswith("\n\n".join(result.verdict))
     ratio = json.loads((result.folder / "learn/seed42/ratio.json").read_text())
     assert result.ratio == ratio["p"]
     assert [(row.method, row.seed, row.title) for row in result.rows] == [

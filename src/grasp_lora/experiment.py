@@ -16,7 +16,8 @@ from grasp_lora.methods.start import Start
 from grasp_lora.methods.steps import evaluation
 from grasp_lora.metrics.significance import Test
 from grasp_lora.reporting.compare import comparison, overview, read_results, reference_of
-from grasp_lora.reporting.found import MethodResult
+from grasp_lora.reporting.found import MethodResult, together
+from grasp_lora.reporting.verdict import verdict
 from grasp_lora.tasks.task import Task
 from grasp_lora.workspace.directory import RunDirectory
 from grasp_lora.workspace.preview import Planned
@@ -36,16 +37,19 @@ class Result:
 
     Attributes:
         folder: The run directory; the report is in `report/`.
+        verdict: Three lines: what to deploy, whether pruning helped, what it cost.
+        adapter: The folder of the adapter to use, with the first seed: of the method that took the fewest
+            example passes of those within noise of the best on dev; None where that is the bare backbone.
+        ratio: p*, the ratio that the reference method found (GRASP, where it is among them); None where its
+            adapter was not pruned.
         rows: The evaluated adapters, one per method and seed: losses, scores, cost.
-        adapter: The folder of the adapter to use: the reference method's (GRASP's, where it is among them)
-            with the first seed; None where that is the bare backbone.
-        ratio: p*, the ratio that this adapter was pruned at; None where it was not.
     """
 
     folder: Path
-    rows: tuple[Row, ...]
+    verdict: tuple[str, ...]
     adapter: Path | None
     ratio: float | None
+    rows: tuple[Row, ...]
 
 
 @overload
@@ -219,6 +223,8 @@ def _directory(x: Start, resources: Resources, force: bool, only: set[str] | Non
 def _result(directory: RunDirectory, stages: Sequence[Stage]) -> Result:
     report = stages[-1].given
     rows = tuple(Row.read(directory.path(row.name)) for row in report["rows"])
-    shown = next(i for i, row in enumerate(rows) if row.method == report["reference"])
-    adapter = resolve(report["rows"][shown].given["adapter"], directory)
-    return Result(directory.root, rows, adapter, rows[shown].p)
+    said = verdict(together(rows))
+    deployed = next(i for i, row in enumerate(rows) if row.method == said.method)
+    adapter = resolve(report["rows"][deployed].given["adapter"], directory)
+    ratio = next(row.p for row in rows if row.method == report["reference"])
+    return Result(directory.root, said.lines, adapter, ratio, rows)

@@ -129,19 +129,29 @@ def _plan(arguments: argparse.Namespace) -> None:
 
 def _show_adapter(x: "Start", result: "Result") -> None:
     report = result.folder / "report"
-    if result.adapter is not None and (picture := report / "trajectory.png").exists():
-        print(_HOW_TO_LOAD.format(backbone=x.model.path, picture=picture, adapter=result.adapter))
+    if (picture := report / "trajectory.png").exists():
+        print(f"The trajectory: {picture}")
+    if result.adapter is not None:
+        prompt = x.task.template(x.config.target.language).text
+        print(
+            _HOW_TO_LOAD.format(
+                backbone=x.model.path, adapter=result.adapter, prompt=prompt, tokens=x.limits.answer
+            )
+        )
         _note_loaders(result.adapter)
 
 
-_HOW_TO_LOAD = """The trajectory: {picture}
-The sparse adapter: {adapter}. To load it with PEFT alone:
+_HOW_TO_LOAD = """The adapter to deploy: {adapter}. With PEFT alone:
 
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
     tokenizer = AutoTokenizer.from_pretrained("{backbone}")
     model = AutoModelForCausalLM.from_pretrained("{backbone}")
     model = PeftModel.from_pretrained(model, "{adapter}")
+    prompt = {prompt!r}  # your text in the place of the braces
+    ids = tokenizer(prompt, return_tensors="pt")
+    answer = model.generate(**ids, max_new_tokens={tokens}, do_sample=False)[0, ids["input_ids"].shape[1] :]
+    print(tokenizer.decode(answer, skip_special_tokens=True))
 """
 
 

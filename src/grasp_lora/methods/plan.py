@@ -150,6 +150,7 @@ def _evaluated(
         "behind": Behind(made, x.task, config.target.language),
         "method": method.name,
         "title": method.title,
+        "control": method.control,
         "exhaustive": any(stage.work is CHOOSE and _trains(stage) for stage in behind(made)),
         "seed": seed,
         "test_set": test_set,

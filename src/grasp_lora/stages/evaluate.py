@@ -97,6 +97,7 @@ def evaluate(
     dev_loss, test_loss = (resources.loss(rows, backbone, limits) for rows in (dev, test))
     adapted = backbone.model if adapter is None else load_adapter(backbone.model, adapter, trainable=False)
     with evaluation_mode(adapted):
+        on_dev = dev_loss.per_example(adapted).double()
         by_example = test_loss.per_example(adapted).double()
     if not (finite := by_example.isfinite()).all():
         raise GraspError(
@@ -115,7 +116,8 @@ def evaluate(
         threshold=pruned.threshold,
         pruned_share=pruned.share,
         test_rows=examples_digest(test),
-        dev_loss=dev_loss(adapted),
+        dev_loss=on_dev.mean().item(),
+        dev_losses=on_dev.tolist(),
         test_losses=by_example.tolist(),
         scores=_scores(texts, references, target, metrics, encoder) if metrics else {},
         answers=[

@@ -37,6 +37,7 @@ class Row:
     method: str
     seed: int
     dev_loss: float
+    """The mean of `dev_losses`."""
     test_losses: Sequence[float]
     """Of each test example, in nats per target token."""
     scores: Mapping[str, Mapping[str, Any]]
@@ -71,6 +72,10 @@ class Row:
     """The stages that the adapter was trained in, from the first one on."""
     all_costs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Stage -> its cost, of all that lies behind the adapter but for the sources' adapters."""
+    dev_losses: Sequence[float] = ()
+    """Of each dev example."""
+    control: bool = False
+    """It answers a question about the others, and nobody would deploy it."""
     exhaustive: bool = False
     """Its ratio was found by training at every one: what a cheaper search is measured against."""
 
@@ -95,7 +100,8 @@ class Row:
 
     def write(self, folder: Path) -> None:
         about = {name: getattr(self, name) for name in ("method", "seed", *_ABOUT)}
-        losses = {"dev_loss": self.dev_loss, "test_loss": self.test_loss, "test_losses": self.test_losses}
+        losses: dict[str, Any] = {"dev_loss": self.dev_loss, "test_loss": self.test_loss}
+        losses |= {"dev_losses": self.dev_losses, "test_losses": self.test_losses}
         metrics = {"metrics": self.scores} if self.scores else {}
         write_json(folder / self.SCORES_FILE, {**about, **losses, **metrics})
         write_lines(folder / Answer.FILE, map(asdict, self.answers))
@@ -126,5 +132,5 @@ class Row:
 
 _ABOUT = (
     "title", "task", "source", "target", "adapter", "p", "threshold", "pruned_share", "test_set", "test_rows",
-    "repeated", "steps", "choosing_steps", "made_by", "labels", "all_costs", "exhaustive",
+    "repeated", "steps", "choosing_steps", "made_by", "labels", "all_costs", "control", "exhaustive",
 )  # fmt: skip

@@ -7,6 +7,7 @@ from grasp_lora.reporting.found import Found
 from grasp_lora.reporting.sections import (
     answers,
     costs,
+    deploy,
     deployment,
     learned,
     losses,
@@ -19,6 +20,7 @@ from grasp_lora.reporting.sections import (
 __all__ = ["SECTIONS"]
 
 SECTIONS: tuple[Callable[[Found], Iterator[Block]], ...] = (
+    deploy.blocks,
     learned.blocks,
     losses.blocks,
     metrics.blocks,

@@ -1,0 +1,111 @@
+"""What to deploy, whether pruning helped, what it cost: said before any table.
+
+The choice is made on dev; the intervals come from test rows, which chose nothing.
+"""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from grasp_lora.cost import Cost
+from grasp_lora.metrics.significance import paired_bootstrap
+from grasp_lora.reporting.found import MethodResult
+
+__all__ = ["MARGIN", "Verdict", "verdict"]
+
+MARGIN = 0.01  # nats: less is no difference that anybody should pay for
+Z = 1.96  # of a 95 % interval
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Which method's adapter to use, and three lines that say why."""
+
+    method: str
+    lines: tuple[str, ...]
+
+
+def verdict(results: Sequence[MethodResult]) -> Verdict:
+    """The method that took the fewest example passes of those within noise of the best dev loss.
+
+    Within noise is less than `MARGIN`, or than what the dev rows can tell: `Z` standard errors of the paired
+    differences. Controls, which nobody would deploy, do not take part.
+    """
+    candidates = [one for one in results if not one.rows[0].control] or list(results)
+    best = min(candidates, key=lambda one: one.spread("dev_loss").mean)
+    close = [one for one in candidates if not _worse(one, best)]
+    chosen = min(close, key=_passes)
+    others = [one for one in candidates if one is not chosen]
+    return Verdict(
+        chosen.method, (_deploy(chosen, best, others), _pruning(candidates), _cost(chosen, results))
+    )
+
+
+def _deploy(chosen: MethodResult, best: MethodResult, others: Sequence[MethodResult]) -> str:
+    folder = chosen.rows[0].adapter or "no adapter, the backbone as it is"
+    standing = "best on dev" if chosen is best else f"within noise of the best on dev ({best.title})"
+    text = f"Deploy: {chosen.title} ({folder}), {standing}, and of those the one that took the fewest passes."
+    if not others:
+        return f"{text} There is nothing to compare it with."
+    other = min(others, key=_passes)
+    return f"{text} On test {_difference(chosen, other)} against the simplest other, {other.title}."
+
+
+def _pruning(candidates: Sequence[MethodResult]) -> str:
+    dense = [one for one in candidates if one.p == 0]
+    pruned = [one for one in candidates if one.p or one.rows[0].threshold is not None]
+    if not dense or not pruned:
+        return "Pruning: nothing to say; it takes a merge that is fine-tuned without, and one with it."
+    without, best = (min(group, key=lambda one: one.spread("dev_loss").mean) for group in (dense, pruned))
+    low, high = _interval(best, without)
+    said = "helped" if high < 0 else "hurt" if low > 0 else "cannot be told from no pruning"
+    at = "" if best.p is None else f" at p = {best.p:.3f}"
+    difference = _difference(best, without)
+    return f"Pruning {said}: {best.title}{at} has {difference} on test against {without.title}."
+
+
+def _cost(chosen: MethodResult, results: Sequence[MethodResult]) -> str:
+    row, stages = chosen.rows[0], {k: v for one in results for r in one.rows for k, v in r.all_costs.items()}
+    everything = Cost.together([Cost(**one) for one in stages.values()])
+    own = row.whole_cost or row.cost
+    return (
+        f"Cost: {own.passes:,} example passes ({own.seconds / 60:.1f} minutes) beyond the sources' adapters, "
+        f"{row.choosing_passes:,} of them on choosing; all methods here took {everything.passes:,}."
+    )
+
+
+def _difference(one: MethodResult, other: MethodResult) -> str:
+    difference = one.spread("test_loss").mean - other.spread("test_loss").mean
+    low, high = _interval(one, other)
+    return f"{difference:+.4f} nats" + (f" [{low:+.4f}, {high:+.4f}]" if math.isfinite(low) else "")
+
+
+def _interval(one: MethodResult, other: MethodResult) -> tuple[float, float]:
+    """Of the difference of mean test losses, 95 %, from paired resamples; infinite for one row."""
+    samples = [_by_example(result, "test_losses") for result in (other, one)]
+    return paired_bootstrap(*samples)[1] if len(samples[0]) > 1 else (-math.inf, math.inf)
+
+
+def _by_example(result: MethodResult, losses: str) -> list[float]:
+    """Each row's mean over the seeds."""
+    return [
+        statistics.fmean(column) for column in zip(*(getattr(r, losses) for r in result.rows), strict=True)
+    ]
+
+
+def _worse(one: MethodResult, best: MethodResult) -> bool:
+    difference = one.spread("dev_loss").mean - best.spread("dev_loss").mean
+    return difference > max(MARGIN, Z * _standard_error(one, best))
+
+
+def _standard_error(one: MethodResult, other: MethodResult) -> float:
+    """Of the mean difference over the dev rows; 0 where an earlier version did not keep them."""
+    means = [_by_example(result, "dev_losses") for result in (one, other)]
+    differences = [a - b for a, b in zip(*means, strict=False)]
+    return statistics.stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else 0.0
+
+
+def _passes(result: MethodResult) -> int:
+    row = result.rows[0]
+    return (row.whole_cost or row.cost).passes

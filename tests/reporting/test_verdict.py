@@ -1,0 +1,116 @@
+"""The verdict on made-up rows, by hand."""
+
+import pytest
+
+from grasp_lora.reporting.found import together
+from grasp_lora.reporting.verdict import verdict
+from grasp_lora.workspace.rows import Row
+
+
+def cost(passes):
+    return {"seconds": 60.0, "forward_examples": passes, "backward_examples": 0}
+
+
+def row(method, dev, test, passes, *, p=None, seed=42, **more):
+    """Losses of each row; `passes` of one stage of its own."""
+    costs = {f"{method}/seed{seed}": cost(passes)}
+    about = {
+        "title": method.upper(),
+        "adapter": f"{method}/seed42",
+        "p": p,
+        "costs": costs,
+        "all_costs": costs,
+    }
+    losses = {"dev_loss": sum(dev) / len(dev), "dev_losses": dev, "test_losses": test}
+    return Row(method=method, seed=seed, scores={}, answers=[], **losses, **about, **more)
+
+
+def said(*rows):
+    return verdict(together(rows))
+
+
+WIDE = [0.0, 0.5, 1.0, 1.5, 2.0, 2.5]
+
+
+def shifted(losses, by, *, noise=0.0):
+    """Each loss by so much more, and by the noise up and down in turns."""
+    return [loss + by + (noise if i % 2 else -noise) for i, loss in enumerate(losses)]
+
+
+def test_the_simplest_within_the_margin_is_deployed():
+    """0.009 worse on every row: certain, and too little to pay for."""
+    merge, grasp = row("merge", shifted(WIDE, 0.009), WIDE, 100, p=0.0), row("grasp", WIDE, WIDE, 300, p=0.3)
+    found = said(merge, grasp)
+    assert found.method == "merge"
+    assert found.lines[0].startswith(
+        "Deploy: MERGE (merge/seed42), within noise of the best on dev (GRASP), and of those the one"
+    )
+
+
+def test_what_is_worse_by_more_than_noise_is_not_deployed():
+    merge, grasp = row("merge", shifted(WIDE, 0.02), WIDE, 100, p=0.0), row("grasp", WIDE, WIDE, 300, p=0.3)
+    found = said(merge, grasp)
+    assert found.method == "grasp"
+    assert "best on dev" in found.lines[0]
+
+
+@pytest.mark.parametrize(("noise", "method"), [(0.01, "grasp"), (0.2, "merge")])
+def test_noise_is_of_the_paired_differences(noise, method):
+    """0.05 worse on average; six differences of 0.05 +- noise have a standard error of 0.45 noise."""
+    dev = shifted(WIDE, 0.05, noise=noise)
+    assert said(row("merge", dev, WIDE, 100, p=0.0), row("grasp", WIDE, WIDE, 300, p=0.3)).method == method
+
+
+def test_intervals_are_of_test_rows():
+    better = shifted(WIDE, -0.1, noise=0.01)
+    deploy, pruning, _ = said(
+        row("merge", WIDE, WIDE, 100, p=0.0), row("grasp", shifted(WIDE, -1), better, 300, p=0.3)
+    ).lines
+    assert "On test -0.1000 nats [-0.1" in deploy
+    assert deploy.endswith("] against the simplest other, MERGE.")
+    assert pruning.startswith("Pruning helped: GRASP at p = 0.300 has -0.1000 nats [-0.1")
+
+
+@pytest.mark.parametrize(
+    ("by", "noise", "word"), [(0.1, 0.01, "hurt"), (0.01, 0.5, "cannot be told from no pruning")]
+)
+def test_whether_pruning_helped(by, noise, word):
+    worse = shifted(WIDE, by, noise=noise)
+    lines = said(row("merge", WIDE, WIDE, 100, p=0.0), row("grasp", WIDE, worse, 300, p=0.3)).lines
+    assert lines[1].startswith(f"Pruning {word}: GRASP at p = 0.300 has {by:+.4f} nats")
+
+
+def test_what_it_cost():
+    """What several methods share is paid once by all of them together."""
+    shared = {"adapters/ar": cost(1000)}
+    merge, grasp = row("merge", WIDE, WIDE, 100, p=0.0), row("grasp", shifted(WIDE, -1), WIDE, 300, p=0.3)
+    for one in (merge, grasp):
+        object.__setattr__(one, "all_costs", {**one.all_costs, **shared})
+    object.__setattr__(grasp, "made_by", ["final/seed42"])
+    assert said(merge, grasp).lines[2] == (
+        "Cost: 1,300 example passes (2.0 minutes) beyond the sources' adapters, 300 of them on choosing; "
+        "all methods here took 1,400."
+    )
+
+
+def test_a_control_is_never_deployed():
+    control = row("merge_random", shifted(WIDE, -1), WIDE, 1, control=True)
+    assert said(row("merge", WIDE, WIDE, 100, p=0.0), control).method == "merge"
+
+
+def test_one_method_has_nothing_to_be_compared_with():
+    lines = said(row("lora_target", WIDE, WIDE, 100)).lines
+    assert lines[0].endswith("There is nothing to compare it with.")
+    assert lines[1].startswith("Pruning: nothing to say")
+
+
+def test_seeds_are_averaged_and_old_rows_have_the_margin_alone():
+    rows = [
+        row("merge", shifted(WIDE, by), WIDE, 100, p=0.0, seed=seed) for seed, by in ((42, 0.1), (7, -0.1))
+    ]
+    assert said(*rows, row("grasp", WIDE, WIDE, 300, p=0.3)).method == "merge"
+    for one in rows:
+        object.__setattr__(one, "dev_losses", ())
+    assert said(*rows, row("grasp", WIDE, WIDE, 300, p=0.3)).method == "merge"
+    one_row = said(row("merge", [1.0], [2.0], 100, p=0.0), row("grasp", [0.5], [1.5], 300, p=0.3))
+    assert "On test -0.5000 nats against" in one_row.lines[0]
