@@ -66,14 +66,17 @@ def test_losses_are_those_of_a_trained_model(finished):
     assert min(losses["by_epoch"]) < losses["by_epoch"][0]
 
 
-def test_the_five_lines_of_the_summary_load_the_adapter(finished):
+def test_the_last_lines_load_the_adapter_and_generate(finished):
     run, done = finished
     lines = [line.strip() for line in done.stdout.splitlines() if line.startswith("    ")]
     code = "\n".join([*lines, "print(type(model).__name__, len(tokenizer))"])
     loaded = subprocess.run(
         [sys.executable, "-c", code], cwd=run.parent.parent, capture_output=True, text=True
     )
-    assert loaded.stdout.split() == ["PeftModelForCausalLM", "49152"], loaded.stderr[-2000:]
+    *answer, kind, tokens = loaded.stdout.split() or ["", ""]
+    assert (kind, tokens) == ("PeftModelForCausalLM", "49152"), loaded.stderr[-2000:]
+    assert answer
+    assert "Deploy: " in done.stdout
 
 
 def test_no_file_is_left_half_written(finished):

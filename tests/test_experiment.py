@@ -128,4 +128,5 @@ def test_the_readme_example(setting, monkeypatch, capsys):
     exec(re.findall(r"```python\n(.*?)```", readme, flags=re.S)[2], {})
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "None runs/titles-k5/merged"
-    assert lines[1].startswith("merge_untrained 42 None ")
+    assert [line.split(":")[0] for line in lines[1:4]] == ["Deploy", "Pruning", "Cost"]
+    assert lines[4].startswith("merge_untrained 42 None ")
