@@ -114,3 +114,12 @@ def test_seeds_are_averaged_and_old_rows_have_the_margin_alone():
     assert said(*rows, row("grasp", WIDE, WIDE, 300, p=0.3)).method == "merge"
     one_row = said(row("merge", [1.0], [2.0], 100, p=0.0), row("grasp", [0.5], [1.5], 300, p=0.3))
     assert "On test -0.5000 nats against" in one_row.lines[0]
+
+
+def test_a_sources_adapter_is_free():
+    """Whatever its training took: every method here needs it, or could."""
+    source = row("lora_source", WIDE, WIDE, 9999)
+    object.__setattr__(source, "all_costs", {})
+    found = said(row("merge", shifted(WIDE, -0.005), WIDE, 100, p=0.0), source)
+    assert found.method == "lora_source"
+    assert found.lines[2].startswith("Cost: 0 example passes")

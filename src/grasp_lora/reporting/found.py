@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import fmean
+from typing import Literal
 
 from grasp_lora.control.rounds import Round
 from grasp_lora.cost import Cost
@@ -59,20 +60,27 @@ class MethodResult:
         """Mean and standard deviation over the seeds of a loss or a metric."""
         return over_seeds([self.value(row, metric) for row in self.rows])
 
+    def losses(self, name: Literal["dev_losses", "test_losses"]) -> tuple[float, ...]:
+        """Each example's mean over the seeds, in nats per target token."""
+        return _means([getattr(row, name) for row in self.rows])
+
     def by_example(self, metric: str) -> Score | None:
         """Each example's mean over the seeds; None for corpus metrics, which have no value per example.
 
         Runs with other seeds on the same example are no independent examples, so a test must see them as one.
         """
         if metric == "test_loss":
-            values, signature = [row.test_losses for row in self.rows], "nats per target token"
+            means, signature = self.losses("test_losses"), "nats per target token"
         else:
             found = [row.scores[metric] for row in self.rows]
             if found[0]["examples"] is None:
                 return None
-            values, signature = [score["examples"] for score in found], found[0]["signature"]
-        means = tuple(fmean(column) for column in zip(*values, strict=True))
+            means, signature = _means([score["examples"] for score in found]), found[0]["signature"]
         return Score(metric, math.fsum(means) / len(means), signature, means)
+
+
+def _means(values: Sequence[Sequence[float]]) -> tuple[float, ...]:
+    return tuple(fmean(column) for column in zip(*values, strict=True))
 
 
 def together(rows: Sequence[Row]) -> tuple[MethodResult, ...]:

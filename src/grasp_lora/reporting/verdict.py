@@ -66,9 +66,10 @@ def _pruning(candidates: Sequence[MethodResult]) -> str:
 
 
 def _cost(chosen: MethodResult, results: Sequence[MethodResult]) -> str:
-    row, stages = chosen.rows[0], {k: v for one in results for r in one.rows for k, v in r.all_costs.items()}
+    row = chosen.rows[0]
+    stages = {k: v for one in results for r in one.rows for k, v in (r.all_costs or {}).items()}
     everything = Cost.together([Cost(**one) for one in stages.values()])
-    own = row.whole_cost or row.cost
+    own = row.cost if row.whole_cost is None else row.whole_cost
     return (
         f"Cost: {own.passes:,} example passes ({own.seconds / 60:.1f} minutes) beyond the sources' adapters, "
         f"{row.choosing_passes:,} of them on choosing; all methods here took {everything.passes:,}."
@@ -83,15 +84,8 @@ def _difference(one: MethodResult, other: MethodResult) -> str:
 
 def _interval(one: MethodResult, other: MethodResult) -> tuple[float, float]:
     """Of the difference of mean test losses, 95 %, from paired resamples; infinite for one row."""
-    samples = [_by_example(result, "test_losses") for result in (other, one)]
+    samples = [result.losses("test_losses") for result in (other, one)]
     return paired_bootstrap(*samples)[1] if len(samples[0]) > 1 else (-math.inf, math.inf)
-
-
-def _by_example(result: MethodResult, losses: str) -> list[float]:
-    """Each row's mean over the seeds."""
-    return [
-        statistics.fmean(column) for column in zip(*(getattr(r, losses) for r in result.rows), strict=True)
-    ]
 
 
 def _worse(one: MethodResult, best: MethodResult) -> bool:
@@ -101,11 +95,11 @@ def _worse(one: MethodResult, best: MethodResult) -> bool:
 
 def _standard_error(one: MethodResult, other: MethodResult) -> float:
     """Of the mean difference over the dev rows; 0 where an earlier version did not keep them."""
-    means = [_by_example(result, "dev_losses") for result in (one, other)]
-    differences = [a - b for a, b in zip(*means, strict=False)]
+    pairs = zip(one.losses("dev_losses"), other.losses("dev_losses"), strict=False)
+    differences = [a - b for a, b in pairs]
     return statistics.stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else 0.0
 
 
 def _passes(result: MethodResult) -> int:
     row = result.rows[0]
-    return (row.whole_cost or row.cost).passes
+    return (row.cost if row.whole_cost is None else row.whole_cost).passes

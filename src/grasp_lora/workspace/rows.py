@@ -70,8 +70,8 @@ class Row:
     """Labelled target rows that anything behind the adapter looked at, by split."""
     made_by: Sequence[str] = ()
     """The stages that the adapter was trained in, from the first one on."""
-    all_costs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Stage -> its cost, of all that lies behind the adapter but for the sources' adapters."""
+    all_costs: Mapping[str, Mapping[str, Any]] | None = None
+    """Stage -> its cost, of all that lies behind the adapter but for the sources' adapters, if it is known."""
     dev_losses: Sequence[float] = ()
     """Of each dev example."""
     control: bool = False
@@ -90,8 +90,10 @@ class Row:
 
     @property
     def whole_cost(self) -> Cost | None:
-        """Of everything but the sources' adapters; None where an earlier version did not note it."""
-        return Cost.together([Cost(**one) for one in self.all_costs.values()]) if self.all_costs else None
+        """Of everything but the sources' adapters; None where it is not known."""
+        if self.all_costs is None:
+            return None
+        return Cost.together([Cost(**one) for one in self.all_costs.values()])
 
     @property
     def choosing_passes(self) -> int:
