@@ -80,28 +80,7 @@ def build_trainer(
         beside: Where given, each batch is trained on together with as many of these, and the loss is the mean
             of the two batches' losses. They come in a random order, all before one comes again.
     """
-    device = next(model.parameters()).device
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        num_train_epochs=training.epochs,
-        max_steps=training.max_steps or -1,
-        per_device_train_batch_size=training.batch_size,
-        gradient_accumulation_steps=training.gradient_accumulation,
-        max_grad_norm=training.max_grad_norm,
-        seed=seed,
-        logging_steps=10,
-        logging_nan_inf_filter=False,  # a loss that is not finite must be seen, not averaged away
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        label_names=["labels"],
-        use_cpu=device.type == "cpu",
-        dataloader_pin_memory=device.type != "cpu",
-    )
-    # On two GPUs or more the Trainer would split each batch among them and take as many times more examples a
-    # step: other results than on one. It sets this attribute itself where a model must not be split.
-    arguments._n_gpu = min(arguments.n_gpu, 1)
+    arguments = _arguments(training, seed, folder, next(model.parameters()).device)
     optimizer = torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad],
         lr=training.learning_rate,
@@ -129,6 +108,31 @@ def build_trainer(
 
         trainer.add_callback(TensorBoardCallback(SummaryWriter(str(folder / TENSORBOARD_FOLDER))))
     return trainer
+
+
+def _arguments(training: Training, seed: int, folder: Path, device: torch.device) -> TrainingArguments:
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=training.epochs,
+        max_steps=training.max_steps or -1,
+        per_device_train_batch_size=training.batch_size,
+        gradient_accumulation_steps=training.gradient_accumulation,
+        max_grad_norm=training.max_grad_norm,
+        seed=seed,
+        logging_steps=10,
+        logging_nan_inf_filter=False,  # a loss that is not finite must be seen, not averaged away
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        use_cpu=device.type == "cpu",
+        dataloader_pin_memory=device.type != "cpu",
+    )
+    # On two GPUs or more the Trainer would split each batch among them and take as many times more examples a
+    # step: other results than on one. It sets this attribute itself where a model must not be split.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 class _Pairs(Dataset[tuple[Encoded, Encoded]]):

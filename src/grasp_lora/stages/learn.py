@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from grasp_lora.workspace.passes import passes_of_learning
 from grasp_lora.workspace.resources import Resources
 from grasp_lora.workspace.stage import Work
-from grasp_lora.workspace.training import enough_steps, learn, passes_of_learning
+from grasp_lora.workspace.training import enough_steps, learn
 
 __all__ = ["LEARN"]
 

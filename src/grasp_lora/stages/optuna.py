@@ -14,10 +14,11 @@ from grasp_lora.errors import GraspError
 from grasp_lora.lm.training import Training
 from grasp_lora.settings import Count, Ratio, Settings
 from grasp_lora.workspace.files import append_line
+from grasp_lora.workspace.passes import passes_of_training
 from grasp_lora.workspace.records import LearnedRatio, Trial
 from grasp_lora.workspace.resources import Resources
 from grasp_lora.workspace.stage import Work
-from grasp_lora.workspace.training import Fixed, fine_tune, passes_of_training
+from grasp_lora.workspace.training import Fixed, fine_tune
 
 __all__ = ["SEARCH", "Optuna", "new_study", "random_trials"]
 

@@ -12,10 +12,11 @@ from scipy.stats import spearmanr
 from transformers import TrainerCallback
 
 from grasp_lora.control.callback import GraspCallback
+from grasp_lora.workspace.passes import passes_of_learning
 from grasp_lora.workspace.records import DevLosses, RankCheck
 from grasp_lora.workspace.resources import Resources
 from grasp_lora.workspace.stage import Work
-from grasp_lora.workspace.training import enough_steps, learn, passes_of_learning
+from grasp_lora.workspace.training import enough_steps, learn
 
 __all__ = ["RANK_CHECK"]
 

@@ -1,6 +1,5 @@
 """The one training of an adapter, whatever it starts from, its rows, its mask, and when it stops."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,8 +35,6 @@ __all__ = [
     "fine_tune",
     "learn",
     "mask_stays",
-    "passes_of_learning",
-    "passes_of_training",
 ]
 
 POLICIES = {"gaussian": RatioPolicy, "uniform": UniformPolicy}
@@ -197,23 +194,6 @@ def enough_steps(
         raise GraspError(f"it would make no round: every {control.every} steps, training takes {steps}")
 
 
-def passes_of_training(
-    *,
-    train: Sequence[Example],
-    dev: Sequence[Example] | None,
-    training: Training,
-    mask: Fixed | EveryStep | None = None,
-    beside: Sequence[Example] = (),
-    **_: Any,
-) -> int:
-    """The most example passes of `fine_tune`: where it does not stop early."""
-    steps = training.steps(len(train))
-    evaluations = 1 if training.average else 1 + math.ceil(steps / training.steps_per_epoch(len(train)))
-    if isinstance(mask, EveryStep) and (mask.how.importance, mask.how.rescore) == ("input", "validation"):
-        evaluations += math.ceil(steps / mask.how.rescore_every)
-    return (4 if beside else 2) * _examples(training, train) + evaluations * len(dev or ())
-
-
 def mask_stays(resources: Resources, *, training: Training, mask: Any = None, **_: Any) -> None:
     """An average of epochs is under one mask, or none.
 
@@ -224,26 +204,6 @@ def mask_stays(resources: Resources, *, training: Training, mask: Any = None, **
         raise GraspError("training.average: delta is of adapters without a mask; true averages under one")
     if training.average and isinstance(mask, EveryStep):
         raise GraspError("training.average is of epochs under one mask, and here every step prunes anew")
-
-
-def passes_of_learning(
-    *,
-    train: Sequence[Example],
-    micro_dev: Sequence[Example],
-    training: Training,
-    control: Control,
-    **_: Any,
-) -> int:
-    """The most example passes of `learn`."""
-    rounds = training.steps(len(train)) // control.every
-    return 2 * _examples(training, train) + rounds * (control.candidates + 1) * len(micro_dev)
-
-
-def _examples(training: Training, train: Sequence[Example]) -> int:
-    """How often training sees an example."""
-    if training.max_steps is None:
-        return training.epochs * len(train)
-    return training.max_steps * training.batch_size * training.gradient_accumulation
 
 
 def found_by(at: float | Stage | Path) -> float:
