@@ -148,21 +148,19 @@ def compare(
         config = read_config(names.pop(0), overrides)
     if more := [name for name in names if name.endswith((".yaml", ".yml")) or ".yaml:" in name]:
         raise GraspError(f"give one YAML file, before its methods, and other runs as folders; got {more[0]}")
-    results: dict[str, list[MethodResult]] = {name: _evaluated(name, config) for name in names}
-    found = [result for several in results.values() for result in several]
-    if len({(result.run, result.method) for result in found}) < max(1 if against else 2, len(found)):
+    found = [result for name in names for result in _evaluated(name, config)]
+    if against is not None:
+        reference = _evaluated(against, config)[0]
+        found = found if reference in found else [reference, *found]
+    if len(found) < 2 or any(found.count(result) > 1 for result in found):
         raise GraspError("name two different methods, each once: METHOD after a YAML file, or RUN:METHOD")
-    if against is None and len(found) == 2:
-        return comparison(found[0], found[1], test)
-    usual = reference_of(Path(found[0].run))
-    shown = [one for one in found if (one.run, one.method) == (found[0].run, usual)]
-    reference = _evaluated(against, config)[0] if against else [*shown, found[0]][0]
-    here = [one for one in found if (one.run, one.method) == (reference.run, reference.method)]
-    if not here:
-        found.insert(0, reference)
-    if len(found) == 1:
-        raise GraspError("name two different methods, each once: METHOD after a YAML file, or RUN:METHOD")
-    return overview(found, here[0] if here else reference, test)
+    if against is None:
+        if len(found) == 2:
+            return comparison(found[0], found[1], test)
+        usual = reference_of(Path(found[0].run))
+        own = [result for result in found if (result.run, result.method) == (found[0].run, usual)]
+        reference = own[0] if own else found[0]
+    return overview(found, reference, test)
 
 
 def _evaluated(name: str, config: Config | None) -> list[MethodResult]:

@@ -3,7 +3,7 @@
 from grasp_lora.errors import GraspError
 from grasp_lora.merging import PEFT_METHODS
 from grasp_lora.methods.method import Method
-from grasp_lora.methods.start import Start, found
+from grasp_lora.methods.start import Start, given_adapter
 from grasp_lora.stages.combine import COMBINE
 from grasp_lora.stages.lorahub import LORAHUB
 from grasp_lora.workspace.stage import Stage
@@ -25,7 +25,7 @@ def _lorahub(x: Start, seed: int) -> Stage:
     for name, folder in settings.adapters.items():
         if name in adapters:
             raise GraspError(f"lorahub.adapters.{name}: {name!r} is the run's own adapter; use another name")
-        adapters[name] = found(f"lorahub.adapters.{name}", folder)
+        adapters[name] = given_adapter(f"lorahub.adapters.{name}", folder)
     given = {
         "model": x.model,
         "adapters": adapters,

@@ -42,11 +42,6 @@ def check_adapters(x: Start) -> None:
     given = {f"{x.key(side)}.adapter": side.adapter for side in sides if side.adapter not in (None, "none")}
     given |= {f"lorahub.adapters.{name}": adapter for name, adapter in config.lorahub.adapters.items()}
     folders = {key: found(key, str(adapter)) for key, adapter in given.items()}
-    if missing := [key for key, folder in folders.items() if not folder.is_dir()]:
-        raise GraspError(
-            f"{missing[0]}: {given[missing[0]]} is no folder: give a saved PEFT adapter's, or "
-            "OWNER/NAME[@REVISION] on the model hub"
-        )
     for read in read_adapters(folders) if folders else ():
         check_base(f"{read.name}: {folders[read.name]}", read.config.base_model_name_or_path, x.model)
 

@@ -19,7 +19,7 @@ from grasp_lora.workspace.resources import Model, Rows
 from grasp_lora.workspace.stage import Stage
 from grasp_lora.workspace.training import EveryStep, Fixed
 
-__all__ = ["Start", "found", "shown_ratio"]
+__all__ = ["Start", "found", "given_adapter", "shown_ratio"]
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ class Start:
     def _adapter(self, side: Side) -> Stage | Path:
         config = self.config
         if side.adapter is not None:
-            return found(f"{self.key(side)}.adapter", side.adapter)
+            return given_adapter(f"{self.key(side)}.adapter", side.adapter)
         shift = 0 if self.adapters_seed is None else self.adapters_seed - config.seed
         return self.train(
             f"adapters/{side.label}{self.suffix}",
@@ -213,17 +213,20 @@ class Start:
 
 
 def found(key: str, adapter: str | Path) -> Path:
-    """The folder of an adapter that the config names; whether it is there is asked before a run.
+    """The folder of an adapter that the config names.
 
     Raises:
-        GraspError: It is not on the model hub; the message begins with the key.
+        GraspError: There is none; the message begins with the key.
     """
-    if not is_hub_name(adapter):
-        return Path(adapter).expanduser()
     try:
         return find_adapter(adapter)
     except GraspError as error:
         raise GraspError(f"{key}: {error}") from None
+
+
+def given_adapter(key: str, adapter: str | Path) -> Path:
+    """The same for a plan: whether a folder is there is asked before a run."""
+    return found(key, adapter) if is_hub_name(adapter) else Path(adapter).expanduser()
 
 
 def shown_ratio(p: float) -> str:

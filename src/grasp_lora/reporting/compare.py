@@ -83,14 +83,14 @@ def overview(results: Sequence[MethodResult], against: MethodResult, test: Test 
     Raises:
         GraspError: They were not tested on the same rows.
     """
-    _common([against, *(result for result in results if result is not against)])
+    _common([against, *results])
     metrics = ["test_loss", *dict.fromkeys(name for result in results for name in result.metrics)]
     columns = [_column(metric, results, against, test) for metric in metrics]
     rows = [
         [name, _pruned_at(result), str(len(result.rows)), *cells]
         for name, result, *cells in zip(_names(results), results, *columns, strict=True)
     ]
-    reference = _names(results)[[result is against for result in results].index(True)]
+    reference = _names(results)[list(results).index(against)]
     marks = f"Best in bold; † differs from {reference} with p < {SIGNIFICANT} ({test}, not corrected for how "
     return f"{marks}many are compared).\n\n{markdown(['method', 'p', 'seeds', *metrics], rows)}"
 
@@ -107,7 +107,7 @@ def _column(metric: str, results: Sequence[MethodResult], against: MethodResult,
         value = result.spread(metric)
         shown = show_spread(value, _digits(metric))
         shown = f"**{shown}**" if value.mean == best else shown
-        tested = result is not against and _has(against, metric)
+        tested = result != against and _has(against, metric)
         differs = tested and compare_methods(against, result, metric, test=test).p_value < SIGNIFICANT
         cells.append(shown + (" †" if differs else ""))
     return cells
