@@ -343,3 +343,4 @@ def test_an_old_config_without_an_initialisation_is_plain_lora(pair: dict[str, P
     del config["init_lora_weights"]
     (pair["source"] / "adapter_config.json").write_text(json.dumps(config))
     merge_adapters(pair, tmp_path / "out")
+    assert_equals_active_together(tiny_llama, pair, tmp_path / "out")

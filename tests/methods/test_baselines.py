@@ -11,6 +11,7 @@ from tests.helpers.adapter_checks import changes_of, usual_pair
 from tests.helpers.models import tiny_llama
 from tests.helpers.run import write_setting
 from tests.helpers.tokenizer import tiny_tokenizer
+from transformers import TrainerCallback
 
 import grasp_lora
 from grasp_lora import GraspError
@@ -133,62 +134,51 @@ def test_the_merge_with_random_directions_is_of_the_drawn_source(result):
     assert row.labels == {"train": 8, "dev": 4}
 
 
-def test_the_average_is_of_all_epochs_but_the_start(tmp_path):
-    """Against the weights that another callback sees."""
+def averaged(folder, of):
+    """The weights after three epochs that end with an average, the callback, the weights after each epoch."""
     model, seen = new_adapter(tiny_llama(), Lora(r=2)), []
-    trainer = build_trainer(
-        model,
-        TOKENIZER,
-        encoded(["abc", "bcd", "cde"]),
-        Training(epochs=3, learning_rate=1e-2),
-        0,
-        tmp_path,
-        "t",
-    )
 
-    class Watch(AverageOfEpochs):
+    class Watch(TrainerCallback):
         def on_epoch_end(self, args, state, control, model, **_):
             seen.append({n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad})
 
-        def on_train_end(self, *_, **__):
-            pass
-
-    trainer.add_callback(Watch())
-    average = AverageOfEpochs()
-    trainer.add_callback(average)
+    rows, training = encoded(["abc", "bcd", "cde"]), Training(epochs=3, learning_rate=1e-2)
+    trainer, average = build_trainer(model, TOKENIZER, rows, training, 0, folder, "t"), AverageOfEpochs(of)
+    for callback in (Watch(), average):
+        trainer.add_callback(callback)
     trainer.train()
+    return {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}, average, seen
+
+
+def test_the_average_is_of_all_epochs_but_the_start(tmp_path):
+    """Against the weights that another callback sees."""
+    weights, average, seen = averaged(tmp_path, "factors")
     assert average.epochs == len(seen) == 3
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            torch.testing.assert_close(parameter.detach(), sum(one[name] for one in seen) / 3)
+    for name, weight in weights.items():
+        torch.testing.assert_close(weight, sum(one[name] for one in seen) / 3)
 
 
-def test_a_step_on_two_batches_has_the_mean_of_their_losses(tmp_path):
-    """However many tokens each has: against gradients of the two losses by hand."""
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_a_step_on_two_batches_has_the_mean_of_their_losses(tmp_path, accumulated):
+    """However many tokens each has, and of all that a step accumulates: against gradients by hand."""
     torch.manual_seed(0)
     model = new_adapter(tiny_llama(), Lora(r=2, dropout=0.0))
-    first, second = encoded(["abcdefgh"]), encoded(["xy"])
+    first, second = encoded(["abcdefgh", "bc"][:accumulated]), encoded(["xy"])
     collate = TargetCollator(TOKENIZER, model)
     model.train()
-    for rows in (first, second):
-        (model(**collate(rows)).loss / 2).backward()
+    for row in first:
+        for one in (row, *second):
+            (model(**collate([one])).loss / 2 / accumulated).backward()
     expected = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     seen = {}
-    trainer = build_trainer(
-        model, TOKENIZER, first, Training(epochs=1, max_grad_norm=0), 0, tmp_path, "t", beside=second
-    )
 
-    class Watch(AverageOfEpochs):
+    class Watch(TrainerCallback):
         def on_pre_optimizer_step(self, args, state, control, model, **_):
             seen.update({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
 
-        def on_epoch_end(self, *_, **__):
-            pass
-
-        def on_train_end(self, *_, **__):
-            pass
-
+    training = Training(epochs=1, max_grad_norm=0, gradient_accumulation=accumulated)
+    trainer = build_trainer(model, TOKENIZER, first, training, 0, tmp_path, "t", beside=second)
     trainer.add_callback(Watch())
     trainer.train()
     assert seen.keys() == expected.keys()
@@ -227,21 +217,7 @@ def test_an_average_under_a_fixed_mask_is_under_it(setting):
 
 def test_the_average_of_delta_is_the_nearest_of_its_rank(tmp_path):
     """Against a singular value decomposition of the whole mean."""
-    model, seen = new_adapter(tiny_llama(), Lora(r=2)), []
-    rows, training = encoded(["abc", "bcd", "cde"]), Training(epochs=3, learning_rate=1e-2)
-    trainer = build_trainer(model, TOKENIZER, rows, training, 0, tmp_path, "t")
-
-    class Watch(AverageOfEpochs):
-        def on_epoch_end(self, args, state, control, model, **_):
-            seen.append({n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad})
-
-        def on_train_end(self, *_, **__):
-            pass
-
-    trainer.add_callback(Watch())
-    trainer.add_callback(AverageOfEpochs("delta"))
-    trainer.train()
-    weights = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    weights, _, seen = averaged(tmp_path, "delta")
     for name in (name for name in weights if ".lora_A." in name):
         other = name.replace(".lora_A.", ".lora_B.")
         mean = sum(one[other] @ one[name] for one in seen) / 3
