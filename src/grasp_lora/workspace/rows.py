@@ -71,7 +71,7 @@ class Row:
     made_by: Sequence[str] = ()
     """The stages that the adapter was trained in, from the first one on."""
     all_costs: Mapping[str, Mapping[str, Any]] | None = None
-    """Stage -> its cost, of all that lies behind the adapter but for the sources' adapters, if it is known."""
+    """Stage -> its cost, of all that lies behind the adapter but the sources' adapters, if it is known."""
     dev_losses: Sequence[float] = ()
     """Of each dev example."""
     control: bool = False
