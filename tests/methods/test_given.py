@@ -10,7 +10,7 @@ from grasp_lora.methods.plan import NAMES, plan
 from grasp_lora.methods.start import Start
 from grasp_lora.methods.steps import fixed_runs
 from grasp_lora.tasks.task import Task
-from grasp_lora.workspace.resources import Encoder
+from grasp_lora.workspace.inputs import Encoder
 
 VALUES = {
     "name": "x",

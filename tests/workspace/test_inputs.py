@@ -10,8 +10,9 @@ from tests.helpers.run import write_setting
 from grasp_lora.merging import Part, write_parts
 from grasp_lora.tasks.task import load_task
 from grasp_lora.workspace.directory import RunDirectory
+from grasp_lora.workspace.inputs import Behind, Bill, Encoder, Model, Rows
 from grasp_lora.workspace.records import LearnedRatio, Pruned
-from grasp_lora.workspace.resources import Behind, Bill, Encoder, Model, Resources, Rows
+from grasp_lora.workspace.resources import Resources
 from grasp_lora.workspace.stage import Stage, Work
 
 

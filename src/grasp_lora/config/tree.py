@@ -80,6 +80,8 @@ class Source(Side):
 class Target(Side):
     """What the methods are tuned for and judged by."""
 
+    # Samples of the training rows, from train and pool; each is a whole experiment. 1: the split's own.
+    draws: Count = 1
     tests: Mapping[FolderName, Path] = {}  # more test sets of the task by name, such as a dialect's
 
     @field_validator("tests")
@@ -100,6 +102,7 @@ class Final(Part):
     """The final run at a ratio (GRASP Sec. 3.4)."""
 
     pruning: Literal["fixed", "every_step"] = "fixed"  # every_step: as merge_prune does, at that ratio
+    refit: bool = False  # each method once more on all labelled rows, with the epochs that were chosen
 
 
 def _apart(ratios: tuple[float, ...]) -> tuple[float, ...]:
@@ -115,6 +118,12 @@ class Sweep(Settings):
     """Ratios that the method `sweep` trains, answers and scores, with every seed."""
 
     ratios: Ratios = ()
+
+
+class Tune(Settings):
+    """A search on dev that every training on the target's rows makes anew, at each ratio."""
+
+    learning_rate: tuple[Annotated[float, Field(gt=0.0)], ...] = ()  # (): training's own, no search
 
 
 def _kind_of_source(value: Any) -> str:
@@ -156,6 +165,8 @@ class Config(Settings):
     optuna: Optuna = Optuna()
     sweep: Sweep = Sweep()
     grid: Annotated[Ratios, Field(min_length=1)] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+    cross_validate: Annotated[int, Field(ge=2)] = 5  # folds, over all labelled rows; parted twice
+    tune: Tune = Tune()
     evaluation: Evaluation = Evaluation(generate=4)
     max_length: Count = _LIMITS.max_length  # tokens of prompt and answer together
     max_new_tokens: Count | None = None  # None: the task's own

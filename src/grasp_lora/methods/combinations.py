@@ -2,8 +2,9 @@
 
 from grasp_lora.errors import GraspError
 from grasp_lora.merging import PEFT_METHODS
+from grasp_lora.methods.given import given_adapter
 from grasp_lora.methods.method import Method
-from grasp_lora.methods.start import Start, given_adapter
+from grasp_lora.methods.start import Start
 from grasp_lora.stages.combine import COMBINE
 from grasp_lora.stages.lorahub import LORAHUB
 from grasp_lora.workspace.stage import Stage

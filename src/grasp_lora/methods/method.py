@@ -25,6 +25,7 @@ class Method:
         seeded: Whether it trains with each of the config's seeds; otherwise it is evaluated once.
         whole: Its cost is the stage that makes its adapter, though others share it.
         reference: What the other methods are compared with, where it is among them.
+        dev: Whether dev rows score it: not where they were trained on.
         control: It answers a question about the others, and nobody would deploy it.
         in_all: `methods: all` has it.
         default: A config that names no methods has it.
@@ -36,6 +37,7 @@ class Method:
     seeded: bool = True
     whole: bool = False
     reference: bool = False
+    dev: bool = True
     control: bool = False
     in_all: bool = True
     default: bool = False

@@ -9,8 +9,10 @@ from grasp_lora.config.tree import Config, MethodNames
 from grasp_lora.errors import GraspError
 from grasp_lora.methods.baselines import MERGED, SINGLE
 from grasp_lora.methods.combinations import COMBINATIONS
+from grasp_lora.methods.folds import FOLDS
 from grasp_lora.methods.learned import LEARNED, variant
 from grasp_lora.methods.method import Adapter, Group, Method, Study
+from grasp_lora.methods.samples import moved, refitted
 from grasp_lora.methods.searched import SEARCHED
 from grasp_lora.methods.start import Start
 from grasp_lora.methods.studies import STUDIES
@@ -22,13 +24,13 @@ from grasp_lora.stages.evaluate import EVALUATE
 from grasp_lora.stages.learn import LEARN
 from grasp_lora.stages.report import REPORT
 from grasp_lora.stages.train import TRAIN
-from grasp_lora.workspace.resources import Behind, Bill, Encoder
-from grasp_lora.workspace.stage import Stage, behind
+from grasp_lora.workspace.inputs import Behind, Bill, Encoder, Rows
+from grasp_lora.workspace.stage import Stage, behind, inside
 
 __all__ = ["METHODS", "NAMES", "chosen", "plan", "scoring"]
 
 _ALL: tuple[Method | Group | Study, ...] = (
-    *SINGLE, *COMBINATIONS, *MERGED, *SEARCHED, *LEARNED, *STUDIES
+    *SINGLE, *COMBINATIONS, *MERGED, *SEARCHED, *FOLDS, *LEARNED, *STUDIES
 )  # fmt: skip
 _LISTED = {one.name: one for one in _ALL}
 logger = logging.getLogger(__name__)
@@ -40,6 +42,7 @@ NAMES = MethodNames(
     all=tuple(name for name, one in _LISTED.items() if one.in_all),
     default=tuple(name for name, method in METHODS.items() if method.default),
 )
+REFIT = "_refit"  # ends the name of a method once more, on all labelled rows
 EXAMPLES_DEPLOYED = 4  # rates hardly differ between prompts; each is answered several times, in two forms
 
 
@@ -66,19 +69,25 @@ def chosen(config: Config) -> list[Method]:
 def plan(x: Start) -> list[Stage]:
     """The stages of a whole run, each after those it needs; the last is the report."""
     config, methods = x.config, _possible(x, chosen(x.config))
+    if config.final.refit:
+        methods += _refits(x, methods)
     rows: list[Stage] = []
     deployed: dict[str, Stage] = {}
     tests: dict[str, list[Stage]] = {name: [] for name in config.target.tests}
     for method in methods:
-        adapters = _adapters(x, method)
-        repeated = _repeated(x, adapters)
-        for seed, made in adapters.items():
-            row = _evaluated(x, method, seed, made, repeated)
-            rows.append(row)
-            for name, found in tests.items():
-                found.append(_evaluated(x, method, seed, made, repeated, name))
-            if config.evaluation.deployment and seed == config.seeds[0]:
-                deployed[method.title] = _deployed(x, method, seed, made, row)
+        for draw in range(config.target.draws):
+            drawn = replace(x, draw=draw)
+            adapters = _adapters(drawn, method)
+            if draw and not _is_drawn(adapters):
+                break  # it has nothing to do with the target's training rows
+            repeated = _repeated(x, adapters)
+            for seed, made in adapters.items():
+                row = _evaluated(drawn, method, seed, made, repeated)
+                rows.append(row)
+                for name, found in tests.items():
+                    found.append(_evaluated(drawn, method, seed, made, repeated, name))
+                if config.evaluation.deployment and seed == config.seeds[0] and not draw:
+                    deployed[method.title] = _deployed(x, method, seed, made, row)
     reference = next((method for method in methods if method.reference), methods[0])
     learned = {method.name: _learned(_adapter(x, method, config.seed)) for method in methods}
     given: dict[str, Any] = {
@@ -111,6 +120,30 @@ def _possible(x: Start, methods: list[Method]) -> list[Method]:
     return possible
 
 
+def _refits(x: Start, methods: Sequence[Method]) -> list[Method]:
+    """The methods once more, on all labelled rows; those that no such row is behind are left out."""
+    again = [one for one in methods if one.dev and not one.control]
+    return [_refit(one) for one in again if refitted(x, made := _adapter(x, one, x.config.seed)) is not made]
+
+
+def _refit(method: Method) -> Method:
+    return replace(
+        method,
+        name=f"{method.name}{REFIT}",
+        title=f"{method.title}; on all labelled rows",
+        adapter=lambda x, seed: refitted(x, method.adapter(x, seed)),
+        whole=False,
+        reference=False,
+        dev=False,
+    )
+
+
+def _is_drawn(adapters: Mapping[int, Adapter]) -> bool:
+    """Whether any of them, or what lies behind it, was given a draw of the training rows."""
+    values = (value for stage in behind(*adapters.values()) for value in inside(stage.given))
+    return any(isinstance(value, Rows) and value.draw > 0 for value in values)
+
+
 def _adapters(x: Start, method: Method) -> dict[int, Adapter]:
     """Seed -> what makes the adapter that is evaluated."""
     first, *others = x.config.seeds
@@ -133,7 +166,8 @@ def _adapter(x: Start, method: Method, seed: int) -> Adapter:
         GraspError: It cannot be made of what the config has.
     """
     try:
-        return method.adapter(x.repeated(seed), seed)
+        made = method.adapter(x.repeated(seed), seed)
+        return moved(made, x.drawn) if x.draw else made
     except GraspError as error:
         raise GraspError(f"the method {method.name}: {error}") from None
 
@@ -145,24 +179,33 @@ def _evaluated(
     given = {
         "adapter": made,
         **scoring(x, f"tests/{test_set}" if test_set else "test"),
+        **({} if method.dev else {"dev": None}),
         "bill": Bill(method.paid(made)),
         "all_costs": Bill(tuple(stage for stage in behind(made) if stage.name not in _source_names(x, seed))),
         "behind": Behind(made, x.task, config.target.language),
         "method": method.name,
         "title": method.title,
         "control": method.control,
-        "exhaustive": any(stage.work is CHOOSE and _trains(stage) for stage in behind(made)),
+        "exhaustive": method.dev
+        and any(stage.work is CHOOSE and _of_ratios(stage) and _trains(stage) for stage in behind(made)),
         "seed": seed,
+        "draw": x.draw,
         "test_set": test_set,
         "repeated": repeated,
     }
     folder = f"tests/{test_set}" if test_set else "eval"
-    return Stage(f"{folder}/{method.name}/seed{seed}", EVALUATE, given)
+    place = f"{x.drawn}/" if x.draw else ""
+    return Stage(f"{place}{folder}/{method.name}/seed{seed}", EVALUATE, given)
 
 
 def _trains(choice: Stage) -> bool:
     """Whether each point of a choice was trained at, and not only pruned to it."""
-    return all(made.work is TRAIN for made in choice.given["points"].values())
+    return all(made.work in (TRAIN, CHOOSE) for made in choice.given["points"].values())
+
+
+def _of_ratios(choice: Stage) -> bool:
+    """Not of learning rates."""
+    return choice.given.get("of") != "learning_rate"
 
 
 def _source_names(x: Start, seed: int) -> set[str]:
@@ -177,6 +220,7 @@ def scoring(x: Start, split: str) -> dict[str, Any]:
         "model": x.model,
         "dev": x.rows(config.target, "dev"),
         "test": x.rows(config.target, split),
+        "sources": {side.label: rows for side in config.sources if (rows := x.held_out_of(side)) is not None},
         "limits": x.limits,
         "answers": config.evaluation.generate,
         "metrics": metrics,
@@ -193,7 +237,7 @@ def _dev_scores(x: Start, rows: Sequence[Stage]) -> dict[str, Any]:
     """Method -> ratio or threshold -> the training at it, and its dev scores where they are asked for."""
     found: dict[str, Any] = {}
     for stage in behind(*rows):
-        if stage.work is not CHOOSE:
+        if stage.work is not CHOOSE or not _of_ratios(stage) or stage.name.startswith("draws/"):
             continue
         name = stage.name.split("/")[0]
         found[name] = {}

@@ -5,10 +5,11 @@ from dataclasses import replace
 
 from grasp_lora.errors import GraspError
 from grasp_lora.merging.reading import CONFIG_FILE, read_adapters, same_base_model
-from grasp_lora.methods.start import Start, found
+from grasp_lora.methods.given import found
+from grasp_lora.methods.start import Start
 from grasp_lora.tasks.task import check_disjoint
 from grasp_lora.workspace.directory import RunDirectory
-from grasp_lora.workspace.resources import Model, Rows
+from grasp_lora.workspace.inputs import Model, Rows
 from grasp_lora.workspace.stage import Input, Stage, inside, resolve
 
 __all__ = ["check_adapters", "check_base", "check_ready"]

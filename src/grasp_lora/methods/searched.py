@@ -66,8 +66,8 @@ def _optuna(x: Start, seed: int) -> Stage:
     how, mask = x.config.optuna, Fixed(0.0, x.config.control.unit)
     trials = how.trials or max(1, len(x.config.grid) - 1)  # with the final run, the grid's trainings
     how = how.model_copy(update={"trials": trials})
-    trial = x.first.train("", x.config.seed, start=x.first.merged, mask=mask)
-    given = {**trial.given, "how": how, "random_trials": random_trials(trials)}
+    trial = x.first.fine_tuning(x.config.seed, start=x.first.merged, mask=mask)
+    given = {**trial, "how": how, "random_trials": random_trials(trials)}
     ratio = Stage(f"learn/optuna-seed{x.config.seed}", SEARCH, given)
     return x.train(f"optuna/seed{seed}", seed, start=x.merged, mask=Fixed(ratio, mask.unit))
 

@@ -3,23 +3,24 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from grasp_lora.config.tree import Config, Side, Source
 from grasp_lora.control.settings import Control
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.encoding import Limits
 from grasp_lora.lm.training import Training
-from grasp_lora.merging.hub import find_adapter, is_hub_name
+from grasp_lora.methods.given import given_adapter
+from grasp_lora.stages.choose import CHOOSE
 from grasp_lora.stages.learn import LEARN
 from grasp_lora.stages.merge import MERGE
 from grasp_lora.stages.train import TRAIN
 from grasp_lora.tasks.task import Task
-from grasp_lora.workspace.resources import Model, Rows
+from grasp_lora.workspace.inputs import Fold, Model, Rows
 from grasp_lora.workspace.stage import Stage
 from grasp_lora.workspace.training import EveryStep, Fixed
 
-__all__ = ["Start", "found", "given_adapter", "shown_ratio"]
+__all__ = ["Start", "shown_ratio"]
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,17 @@ class Start:
         task: The one that the config names, with the target's further test sets as the splits `tests/NAME`.
         tasks: Those of sources that have one of their own, by the sources' labels.
         adapters_seed: What the adapters are trained with; None: the config's seed.
+        draw: Which training rows of the target; 0: the first ones.
+        sample: Which of its labelled rows are trained on: "train" and no other, "all", or those of a fold,
+            which scores by what it holds out.
     """
 
     config: Config
     task: Task
     tasks: Mapping[str, Task] = field(default_factory=dict)
     adapters_seed: int | None = None
+    draw: int = 0
+    sample: Literal["train", "all"] | Fold = "train"
 
     def repeated(self, seed: int) -> "Start":
         """The experiment that a method's run with this seed begins from: other adapters where they are
@@ -70,7 +76,42 @@ class Start:
         """A split of the source's or the target's language, as much of it as the config takes."""
         limits = {"train": side.train_examples, "dev": side.dev_examples}
         limit = limits.get(split, self.config.evaluation.test_examples)
-        return Rows(self._task(side), side.language, split, limit)
+        rows = Rows(self._task(side), side.language, split, limit)
+        if side is not self.config.target or split not in limits:
+            return rows
+        if self.sample == "train":
+            return replace(rows, draw=self.draw) if split == "train" else rows
+        fold = self.sample if isinstance(self.sample, Fold) else None
+        if split == "dev" and fold is not None:
+            fold = replace(fold, held_out=True)
+        own = replace(rows, split="train", limit=side.train_examples, draw=self.draw)
+        return replace(own, also=self.other_labelled, fold=fold)
+
+    @property
+    def other_labelled(self) -> tuple[Rows, ...]:
+        """The target's labelled rows that are not trained on but to choose by: dev and micro-dev."""
+        target = self.config.target
+        dev = Rows(self.task, target.language, "dev", target.dev_examples)
+        if "micro_dev" not in dev.splits:
+            return (dev,)
+        return dev, Rows(self.task, target.language, "micro_dev", self.config.control.micro_dev)
+
+    def held_out_of(self, side: Source) -> Rows | None:
+        """A source's dev rows, where its task has any."""
+        rows = self.rows(side, "dev")
+        return rows if "dev" in rows.splits else None
+
+    @property
+    def drawn(self) -> str:
+        """Where what depends on the draw is below the run's folder."""
+        return f"draws/{self.draw}"
+
+    @property
+    def place(self) -> str:
+        """Where stages are below the run's folder that train on a sample."""
+        if isinstance(self.sample, Fold):
+            return f"folds/{self.sample.repeat}-{self.sample.number}/"
+        return "folds/all/" if self.sample == "all" else ""
 
     def micro_dev(self, wanted: int) -> Rows:
         """m held-out rows of the target for the controller; never made up from dev."""
@@ -113,7 +154,7 @@ class Start:
     def merged(self) -> Stage:
         """Their sum (Eq. 1), or what else `merge` says."""
         given = {"adapters": self.adapters, "method": self.config.merge}
-        return Stage(f"merged{self.suffix}", MERGE, given, counted=False)
+        return Stage(f"{self.place}merged{self.suffix}", MERGE, given, counted=bool(self.place))
 
     @property
     def suffix(self) -> str:
@@ -140,29 +181,62 @@ class Start:
         counted: bool = True,
         beside: Side | None = None,
         dev: bool = True,
+        like: Stage | None = None,
     ) -> Stage:
-        """The one training run: from `start`, under `mask`, on the side's rows, its best epoch on dev kept.
+        """The one training run: from `start`, under `mask`, on the side's rows, its best epoch on dev kept;
+        the best of several where `tune` searches its rate.
 
         Args:
             start: An adapter, or the shape of a new one.
             side: Whose rows; None: the target's.
             training: None: the final run's.
             beside: Whose rows to train on in the same steps.
-            dev: Whether it may look at dev; an average needs none.
+            dev: Whether it may look at dev; an average needs none, nor does a fixed number of epochs.
+            like: What chose the number of epochs.
         """
+        given = self.fine_tuning(
+            seed, start=start, mask=mask, side=side, training=training, beside=beside, dev=dev, like=like
+        )
+        rates = self.config.tune.learning_rate
+        if not rates or side not in (None, self.config.target) or not dev or given["training"].average:
+            return Stage(name, TRAIN, given, counted)
+        points = {
+            rate: Stage(
+                f"tune/{name}-lr{rate:g}",
+                TRAIN,
+                {**given, "training": given["training"].model_copy(update={"learning_rate": rate})},
+                counted,
+            )
+            for rate in rates
+        }
+        return Stage(name, CHOOSE, {"points": points, "of": "learning_rate"}, counted)
+
+    def fine_tuning(
+        self,
+        seed: int,
+        *,
+        start: Any,
+        mask: Fixed | EveryStep | None = None,
+        side: Side | None = None,
+        training: Training | None = None,
+        beside: Side | None = None,
+        dev: bool = True,
+        like: Stage | None = None,
+    ) -> dict[str, Any]:
+        """What a training run is given; see `train`."""
         side = side or self.config.target
-        given = {
+        return {
             "model": self.model,
             "start": start,
             "train": self.rows(side, "train"),
             "dev": self.rows(side, "dev") if dev else None,
             "mask": mask,
             **({"beside": self.rows(beside, "train")} if beside else {}),
+            **({"like": like} if like else {}),
             "training": training or self.config.final.training,
             "limits": self._limits(side),
             "seed": seed,
         }
-        return Stage(name, TRAIN, given, counted)
 
     def learn(self, name: str, policy: str, control: Control) -> Stage:
         """A learning run from the merge; with the config's seed, since a ratio is found once."""
@@ -187,13 +261,15 @@ class Start:
         if side.adapter is not None:
             return given_adapter(f"{self.key(side)}.adapter", side.adapter)
         shift = 0 if self.adapters_seed is None else self.adapters_seed - config.seed
+        place = self.place if side is config.target else ""
         return self.train(
-            f"adapters/{side.label}{self.suffix}",
+            f"{place}adapters/{side.label}{self.suffix}",
             ((config.seed if side.seed is None else side.seed) + shift) % 2**32,
             start=config.lora,
             side=side,
             training=side.training,
-            counted=False,
+            counted=bool(place),
+            dev=not place,
         )
 
     def key(self, side: Side) -> str:
@@ -210,23 +286,6 @@ class Start:
         config = self.config
         new = config.max_new_tokens or self._task(side).new_tokens(side.language)
         return Limits(config.max_length, new, config.token_budget)
-
-
-def found(key: str, adapter: str | Path) -> Path:
-    """The folder of an adapter that the config names.
-
-    Raises:
-        GraspError: There is none; the message begins with the key.
-    """
-    try:
-        return find_adapter(adapter)
-    except GraspError as error:
-        raise GraspError(f"{key}: {error}") from None
-
-
-def given_adapter(key: str, adapter: str | Path) -> Path:
-    """The same for a plan: whether a folder is there is asked before a run."""
-    return found(key, adapter) if is_hub_name(adapter) else Path(adapter).expanduser()
 
 
 def shown_ratio(p: float) -> str:

@@ -12,7 +12,7 @@ from grasp_lora.methods.searched import fixed_run
 from grasp_lora.methods.start import Start
 from grasp_lora.stages.evaluate import EVALUATE
 from grasp_lora.stages.learn import LEARN
-from grasp_lora.workspace.resources import Bill
+from grasp_lora.workspace.inputs import Bill
 from grasp_lora.workspace.stage import Stage, behind
 
 __all__ = ["adapters_of", "evaluation", "final_runs", "fixed_runs", "learning_run", "merges"]

@@ -1,8 +1,9 @@
 """Evaluated methods side by side, of one run or of several: under every metric, with a significance test."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -17,6 +18,7 @@ from grasp_lora.workspace.rows import Row
 __all__ = ["comparison", "overview", "read_results", "reference_of"]
 
 EVALUATIONS = "eval"
+DRAWS = "draws"
 REPORT = "report"
 SIGNIFICANT = 0.05
 
@@ -35,11 +37,14 @@ def read_results(
     """
     if not run.is_dir():
         raise GraspError(f"{run} is no run's folder: there is none of that name")
-    seeds = _seeds_of(run) if seeds is None else seeds
-    found: dict[str, dict[int, Path]] = {}
-    for path in (run / EVALUATIONS).glob(f"{method or '*'}/seed*"):
-        if path.name[4:].isdigit() and (path / Row.SCORES_FILE).exists():  # not: replaced ones
-            found.setdefault(path.parent.name, {})[int(path.name[4:])] = path
+    config = _config_of(run)
+    seeds = config.get("seeds", ()) if seeds is None else seeds
+    draws = [f"{DRAWS}/{draw}/" for draw in range(1, config.get("target", {}).get("draws", 1))]
+    found: dict[str, dict[int, list[Path]]] = {}
+    for place in ("", *draws):
+        for path in (run / f"{place}{EVALUATIONS}").glob(f"{method or '*'}/seed*"):
+            if path.name[4:].isdigit() and (path / Row.SCORES_FILE).exists():  # not: replaced ones
+                found.setdefault(path.parent.name, {}).setdefault(int(path.name[4:]), []).append(path)
     if not found:
         known = ", ".join(sorted(path.name for path in (run / EVALUATIONS).glob("*"))) or "none"
         what = f" of '{method}'" if method else ""
@@ -47,16 +52,17 @@ def read_results(
     results: list[MethodResult] = []
     for _, by_seed in sorted(found.items()):
         own = {seed: path for seed, path in by_seed.items() if seed in seeds} or by_seed
-        results += together([Row.read(path) for _, path in sorted(own.items())])
+        results += together([Row.read(path) for _, paths in sorted(own.items()) for path in paths])
     return [replace(result, run=str(run)) for result in results]
 
 
-def _seeds_of(run: Path) -> Sequence[int]:
-    """Of the config that the run was last made with; none where there is no such file."""
+def _config_of(run: Path) -> Mapping[str, Any]:
+    """What the run was last made with; nothing where there is no such file."""
     try:
-        return tuple(yaml.safe_load((run / CONFIG_FILE).read_text(encoding="utf-8"))["seeds"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
-        return ()
+        found = yaml.safe_load((run / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def reference_of(run: Path) -> str | None:

@@ -21,7 +21,7 @@ LOSSES = ("dev_loss", "test_loss")  # nats per target token
 
 @dataclass(frozen=True, slots=True)
 class MethodResult:
-    """One method of a run: its rows, one per seed; one for a method without any training of its own."""
+    """One method of a run: its rows, one per draw and seed, or one where it trains nothing of its own."""
 
     rows: tuple[Row, ...]
     run: str = ""
@@ -56,9 +56,30 @@ class MethodResult:
         """One seed's."""
         return float(getattr(row, metric) if metric in LOSSES else row.scores[metric]["value"])
 
+    @property
+    def draws(self) -> Mapping[int, Sequence[Row]]:
+        """The rows of each sample of the training rows."""
+        found: dict[int, list[Row]] = {}
+        for row in self.rows:
+            found.setdefault(row.draw, []).append(row)
+        return found
+
+    @property
+    def has_dev(self) -> bool:
+        """Whether dev rows scored it, and were not trained on."""
+        return all(row.dev_loss is not None for row in self.rows)
+
     def spread(self, metric: str) -> Spread:
-        """Mean and standard deviation over the seeds of a loss or a metric."""
-        return over_seeds([self.value(row, metric) for row in self.rows])
+        """Mean and standard deviation of a loss or a metric: over draws, of the means over their seeds; where
+        there is one draw, over the seeds.
+        """
+        by_draw = [[self.value(row, metric) for row in rows] for rows in self.draws.values()]
+        return over_seeds(by_draw[0] if len(by_draw) == 1 else [fmean(values) for values in by_draw])
+
+    def source_loss(self, source: str) -> float | None:
+        """On a source's dev rows, the mean over draws and seeds; None where it was not measured."""
+        found = [row.source_losses[source] for row in self.rows if source in row.source_losses]
+        return fmean(found) if len(found) == len(self.rows) else None
 
     def losses(self, name: Literal["dev_losses", "test_losses"]) -> tuple[float, ...]:
         """Each example's mean over the seeds, in nats per target token."""

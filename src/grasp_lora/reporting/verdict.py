@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from grasp_lora.cost import Cost
 from grasp_lora.metrics.significance import paired_bootstrap
 from grasp_lora.reporting.found import MethodResult
+from grasp_lora.workspace.rows import Row
 
 __all__ = ["MARGIN", "Verdict", "verdict"]
 
@@ -30,26 +31,32 @@ def verdict(results: Sequence[MethodResult]) -> Verdict:
     """The method that took the fewest example passes of those within noise of the best dev loss.
 
     Within noise is less than `MARGIN`, or than what the dev rows can tell: `Z` standard errors of the paired
-    differences. Controls, which nobody would deploy, do not take part.
+    differences. Controls, which nobody would deploy, do not take part, nor do methods that were trained on
+    dev; where the chosen one was trained so too, that is deployed.
     """
-    candidates = [one for one in results if not one.rows[0].control] or list(results)
+    known = [one for one in results if one.has_dev] or list(results)
+    candidates = [one for one in known if not one.rows[0].control] or known
     best = min(candidates, key=lambda one: one.spread("dev_loss").mean)
     close = [one for one in candidates if not _worse(one, best)]
     chosen = min(close, key=_passes)
     others = [one for one in candidates if one is not chosen]
-    return Verdict(
-        chosen.method, (_deploy(chosen, best, others), _pruning(candidates), _cost(chosen, results))
-    )
-
-
-def _deploy(chosen: MethodResult, best: MethodResult, others: Sequence[MethodResult]) -> str:
-    folder = chosen.rows[0].adapter or "no adapter, the backbone as it is"
+    deployed = next((one for one in results if one.method == f"{chosen.method}_refit"), chosen)
     standing = "best on dev" if chosen is best else f"within noise of the best on dev ({best.title})"
-    text = f"Deploy: {chosen.title} ({folder}), {standing}, and of those the one that took the fewest passes."
+    if deployed is not chosen:
+        standing = f"after {chosen.title} was {standing}"
+    lines = (_deploy(deployed, standing, others), _pruning(candidates), _cost(deployed, results))
+    return Verdict(deployed.method, lines)
+
+
+def _deploy(deployed: MethodResult, standing: str, others: Sequence[MethodResult]) -> str:
+    folder = deployed.rows[0].adapter or "no adapter, the backbone as it is"
+    text = (
+        f"Deploy: {deployed.title} ({folder}), {standing}, and of those the one that took the fewest passes."
+    )
     if not others:
         return f"{text} There is nothing to compare it with."
     other = min(others, key=_passes)
-    return f"{text} On test {_difference(chosen, other)} against the simplest other, {other.title}."
+    return f"{text} On test {_difference(deployed, other)} against the simplest other, {other.title}."
 
 
 def _pruning(candidates: Sequence[MethodResult]) -> str:
@@ -94,10 +101,23 @@ def _worse(one: MethodResult, best: MethodResult) -> bool:
 
 
 def _standard_error(one: MethodResult, other: MethodResult) -> float:
-    """Of the mean difference over the dev rows; 0 where an earlier version did not keep them."""
-    pairs = zip(one.losses("dev_losses"), other.losses("dev_losses"), strict=False)
-    differences = [a - b for a, b in pairs]
+    """Of the mean difference, over the dev rows and over the draws of the training rows.
+
+    An earlier version did not keep the rows' losses: there it is 0.
+    """
+    by_row = zip(one.losses("dev_losses"), other.losses("dev_losses"), strict=False)
+    by_draw = [
+        (_dev(one.draws[draw]), _dev(other.draws[draw])) for draw in one.draws.keys() & other.draws.keys()
+    ]
+    return math.hypot(*(_of_mean([a - b for a, b in pairs]) for pairs in (by_row, by_draw)))
+
+
+def _of_mean(differences: Sequence[float]) -> float:
     return statistics.stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else 0.0
+
+
+def _dev(rows: Sequence[Row]) -> float:
+    return statistics.fmean(row.dev_loss for row in rows if row.dev_loss is not None)
 
 
 def _passes(result: MethodResult) -> int:

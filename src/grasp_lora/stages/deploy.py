@@ -8,8 +8,9 @@ from typing import Any
 from grasp_lora.lm.deployment import measure_deployment
 from grasp_lora.lm.encoding import Limits
 from grasp_lora.tasks.example import Example
+from grasp_lora.workspace.inputs import Model
 from grasp_lora.workspace.records import MeasuredDeployment
-from grasp_lora.workspace.resources import Model, Resources
+from grasp_lora.workspace.resources import Resources
 from grasp_lora.workspace.stage import Work
 
 __all__ = ["DEPLOY"]

@@ -17,8 +17,9 @@ from grasp_lora.metrics.bertscore import BertScorer
 from grasp_lora.metrics.scoring import METRICS, needs_encoder, score_predictions
 from grasp_lora.settings import Count, Settings
 from grasp_lora.tasks.example import Example, examples_digest, prompt_hash
+from grasp_lora.workspace.inputs import Encoder, Model
 from grasp_lora.workspace.records import CONFIG_FILE, Pruned
-from grasp_lora.workspace.resources import Encoder, Model, Resources
+from grasp_lora.workspace.resources import Resources
 from grasp_lora.workspace.rows import Answer, Row
 from grasp_lora.workspace.stage import Work
 
@@ -68,8 +69,9 @@ def evaluate(
     *,
     model: Model,
     adapter: Path | None,
-    dev: Sequence[Example],
+    dev: Sequence[Example] | None,
     test: Sequence[Example],
+    sources: Mapping[str, Sequence[Example]],
     limits: Limits,
     answers: int | None,
     metrics: Sequence[str],
@@ -82,6 +84,8 @@ def evaluate(
     """Score one adapter (None: the bare backbone) as a `Row`.
 
     Args:
+        dev: None: the adapter was trained on them.
+        sources: Each source's dev rows, of what the target's training may have made it forget.
         answers: Test examples to answer; None is all.
         metrics: Of the answers.
         encoder: BERTScore's, if a metric needs it.
@@ -94,11 +98,16 @@ def evaluate(
         GraspError: A loss is not finite, or a metric's library is missing.
     """
     backbone = resources.backbone(model)
-    dev_loss, test_loss = (resources.loss(rows, backbone, limits) for rows in (dev, test))
+    given = {
+        "test": test,
+        **({} if dev is None else {"dev": dev}),
+        **{f"of {k}": v for k, v in sources.items()},
+    }
+    losses = {name: resources.loss(rows, backbone, limits) for name, rows in given.items()}
     adapted = backbone.model if adapter is None else load_adapter(backbone.model, adapter, trainable=False)
     with evaluation_mode(adapted):
-        on_dev = dev_loss.per_example(adapted).double()
-        by_example = test_loss.per_example(adapted).double()
+        found = {name: loss.per_example(adapted).double() for name, loss in losses.items()}
+    by_example, on_dev = found["test"], found.get("dev")
     if not (finite := by_example.isfinite()).all():
         raise GraspError(
             f"{about['method']}: the loss of test example '{test[int(finite.long().argmin())].id}' is not "
@@ -116,8 +125,10 @@ def evaluate(
         threshold=pruned.threshold,
         pruned_share=pruned.share,
         test_rows=examples_digest(test),
-        dev_loss=on_dev.mean().item(),
-        dev_losses=on_dev.tolist(),
+        groups=[example.group for example in test] if any(example.group for example in test) else [],
+        dev_loss=None if on_dev is None else on_dev.mean().item(),
+        dev_losses=[] if on_dev is None else on_dev.tolist(),
+        source_losses={name: found[f"of {name}"].mean().item() for name in sources},
         test_losses=by_example.tolist(),
         scores=_scores(texts, references, target, metrics, encoder) if metrics else {},
         answers=[
@@ -166,8 +177,14 @@ def _can_score(
         resources.checked.add(key)
 
 
-def _passes(*, dev: Sequence[Example], test: Sequence[Example], **_: Any) -> int:
-    return len(dev) + len(test)  # answers are not counted
+def _passes(
+    *,
+    dev: Sequence[Example] | None,
+    test: Sequence[Example],
+    sources: Mapping[str, Sequence[Example]],
+    **_: Any,
+) -> int:
+    return len(dev or ()) + len(test) + sum(map(len, sources.values()))  # answers are not counted
 
 
 EVALUATE = Work(evaluate, ready=_can_score, passes=_passes)

@@ -22,8 +22,9 @@ from grasp_lora.merging.reading import read_adapters
 from grasp_lora.settings import Count, NotNegative, Settings
 from grasp_lora.tasks.example import Example
 from grasp_lora.workspace.files import write_lines
+from grasp_lora.workspace.inputs import Model
 from grasp_lora.workspace.records import Weights
-from grasp_lora.workspace.resources import Model, Resources
+from grasp_lora.workspace.resources import Resources
 from grasp_lora.workspace.stage import Work
 
 __all__ = ["LORAHUB", "LoraHub"]

@@ -13,8 +13,9 @@ from grasp_lora.lm.adapters import load_adapter, save_adapter
 from grasp_lora.lm.encoding import Limits
 from grasp_lora.merging.parts import read_parts
 from grasp_lora.tasks.example import Example
+from grasp_lora.workspace.inputs import Model
 from grasp_lora.workspace.records import MASK_FILE, DevLosses, Pruned
-from grasp_lora.workspace.resources import Model, Resources
+from grasp_lora.workspace.resources import Resources
 from grasp_lora.workspace.stage import Work
 from grasp_lora.workspace.training import found_by
 
@@ -30,7 +31,7 @@ def prune(
     parts: Path,
     ratio: float | Path,
     unit: UnitKind,
-    dev: Sequence[Example],
+    dev: Sequence[Example] | None,
     limits: Limits,
 ) -> None:
     """Leaves the pruned adapter, its mask, `Pruned` and `DevLosses`.
@@ -43,15 +44,15 @@ def prune(
     adapted = load_adapter(backbone.model, adapter, trainable=True)
     masked = MaskedAdapter(adapter_parameters(adapted), Pruning(read_parts(parts), unit))
     masked.commit(p)
-    loss = resources.loss(dev, backbone, limits)(adapted)
     save_adapter(adapted, folder, adapter)
     save_file(masked.masks(), folder / MASK_FILE)
     Pruned(p, masked.pruned_shares(), share=pruned_share(masked.masks().values())).write(folder)
-    DevLosses((loss,), 0).write(folder)
+    if dev is not None:
+        DevLosses((resources.loss(dev, backbone, limits)(adapted),), 0).write(folder)
 
 
-def _passes(*, dev: Sequence[Example], **_: Any) -> int:
-    return len(dev)
+def _passes(*, dev: Sequence[Example] | None, **_: Any) -> int:
+    return len(dev or ())
 
 
 PRUNE = Work(prune, passes=_passes)

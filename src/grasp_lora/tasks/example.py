@@ -25,6 +25,9 @@ class Example:
     """The right answers that metrics compare with; () means (target,)."""
     body: tuple[int, int] | None = None
     """prompt[start:stop] is the article or context: its end is cut when the prompt is too long."""
+    group: str = ""
+    """What it shares with others, such as a passage with its other questions: they are no independent
+    examples. "" shares nothing."""
 
 
 def prompt_hash(prompt: str) -> str:

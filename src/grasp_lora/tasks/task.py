@@ -33,6 +33,8 @@ class Task(BaseModel):
     """The field whose end is cut when a prompt is too long; by default the prompt's first field."""
     id: str | None = None
     """The column that names an example; by default "LANGUAGE/SPLIT:LINE"."""
+    group: str | None = None
+    """The column that names what an example shares with others, such as its passage."""
     references: str | None = None
     """A column with a list of right answers (in CSV a JSON list) for metrics; by default the target."""
     languages: dict[str, dict[Split, Path]] = Field(min_length=1)
@@ -123,6 +125,7 @@ class Task(BaseModel):
 
     def _check_columns(self, values: Mapping[str, Any], template: Template, path: Path) -> None:
         named = [("target", self.target), ("id", self.id), ("references", self.references)]
+        named += [("group", self.group)]
         named += [(f"prompt {template.text!r}", field) for field in template.fields]
         for where, column in named:
             if column is not None and column not in values:
@@ -145,6 +148,7 @@ class Task(BaseModel):
             target=target,
             references=() if self.references is None else _texts(values, self.references),
             body=body,
+            group="" if self.group is None else _text(values, self.group),
         )
 
 

@@ -145,13 +145,14 @@ class Importance(Record):
 @dataclass(frozen=True, slots=True)
 class LearnedRatio(Record):
     """A ratio that was found: by a controller, a grid or Optuna, which leave different things beside it; or a
-    threshold, by a grid of them.
+    threshold or a learning rate, by a grid of them.
     """
 
     FILE: ClassVar[str] = "ratio.json"
 
     p: float | None = None
     threshold: float | None = None
+    learning_rate: float | None = None
     reward: float | None = None
     rule: str | None = None
     rounds: int | None = None
@@ -163,11 +164,11 @@ class LearnedRatio(Record):
 
     @property
     def found(self) -> float:
-        """Whichever of the two it is."""
-        found = self.threshold if self.p is None else self.p
-        if found is None:
-            raise GraspError(f"{self.FILE} has neither a ratio nor a threshold")
-        return found
+        """Whichever of these it is: where a ratio was chosen as well as a rate, the ratio."""
+        for found in (self.p, self.threshold, self.learning_rate):
+            if found is not None:
+                return found
+        raise GraspError(f"{self.FILE} has neither a ratio nor a threshold")
 
     def write(self, folder: Path) -> None:
         write_json(

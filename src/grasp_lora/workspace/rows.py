@@ -36,8 +36,8 @@ class Row:
 
     method: str
     seed: int
-    dev_loss: float
-    """The mean of `dev_losses`."""
+    dev_loss: float | None
+    """The mean of `dev_losses`; None where dev was trained on."""
     test_losses: Sequence[float]
     """Of each test example, in nats per target token."""
     scores: Mapping[str, Mapping[str, Any]]
@@ -58,6 +58,12 @@ class Row:
     """Of all entries, where something pruned."""
     test_set: str = ""
     """Its name, where it is not the task's own."""
+    draw: int = 0
+    """Which sample of the training rows; 0: the split's first ones."""
+    groups: Sequence[str] = ()
+    """Of each test example, what it shares with others, such as a passage; "" is itself alone."""
+    source_losses: Mapping[str, float] = field(default_factory=dict)
+    """Source's adapter -> the loss on that source's dev rows."""
     test_rows: str = ""
     """A hash of the test rows: only scores of the same ones can be compared."""
     repeated: str = ""
@@ -134,5 +140,6 @@ class Row:
 
 _ABOUT = (
     "title", "task", "source", "target", "adapter", "p", "threshold", "pruned_share", "test_set", "test_rows",
+    "draw", "groups", "source_losses",
     "repeated", "steps", "choosing_steps", "made_by", "labels", "all_costs", "control", "exhaustive",
 )  # fmt: skip

@@ -18,7 +18,7 @@ from grasp_lora.errors import GraspError
 if TYPE_CHECKING:
     from grasp_lora.workspace.directory import RunDirectory
 
-__all__ = ["Input", "Stage", "Work", "behind", "fingerprint", "flat", "inside", "resolve"]
+__all__ = ["Input", "Stage", "Work", "behind", "fingerprint", "flat", "inside", "mapped", "resolve"]
 
 
 ORDER = "(order)"
@@ -148,21 +148,26 @@ def _alike(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def resolve(value: Any, run: "RunDirectory") -> Any:
-    """The value with stages as their folders and inputs as what they stand for."""
-    if isinstance(value, Stage):
-        return run.path(value.name)
-    if isinstance(value, Input):
-        return value.resolve(run)
+def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
+    """The value with each stage and each input in it as `change` makes it."""
+    if isinstance(value, Stage | Input):
+        return change(value)
     if isinstance(value, Mapping):
-        return {key: resolve(part, run) for key, part in value.items()}
+        return {key: mapped(part, change) for key, part in value.items()}
     if isinstance(value, tuple):
-        return tuple(resolve(part, run) for part in value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type) and _parts(value):
+        return tuple(mapped(part, change) for part in value)
+    if isinstance(value, BaseModel):
+        return value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.replace(
-            value, **{name: resolve(part, run) for name, part in _parts(value).items()}
+            value, **{name: mapped(part, change) for name, part in _parts(value).items()}
         )
     return value
+
+
+def resolve(value: Any, run: "RunDirectory") -> Any:
+    """The value with stages as their folders and inputs as what they stand for."""
+    return mapped(value, lambda one: run.path(one.name) if isinstance(one, Stage) else one.resolve(run))
 
 
 def fingerprint(value: Any, run: "RunDirectory") -> Any:

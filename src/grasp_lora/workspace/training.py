@@ -23,8 +23,9 @@ from grasp_lora.lm.epochs import AverageOfEpochs, BestEpoch
 from grasp_lora.lm.training import Training, build_trainer
 from grasp_lora.merging.parts import read_parts
 from grasp_lora.tasks.example import Example
+from grasp_lora.workspace.inputs import Model
 from grasp_lora.workspace.records import MASK_FILE, DevLosses, Importance, LearnedRatio, Pruned
-from grasp_lora.workspace.resources import Model, Resources
+from grasp_lora.workspace.resources import Resources
 from grasp_lora.workspace.stage import Stage
 
 __all__ = [
@@ -78,49 +79,53 @@ def fine_tune(
     seed: int,
     mask: Fixed | EveryStep | None = None,
     beside: Sequence[Example] = (),
+    like: Path | None = None,
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> None:
     """Train an adapter into `folder`: the best epoch on dev is kept, the untouched start included, or the
-    average of all.
+    average of all, or where there is no dev the last.
 
     Leaves a PEFT adapter, `DevLosses`, and where it was pruned `Pruned` and under a fixed mask the mask.
 
     Args:
         start: The adapter's folder, or the shape of a new one.
-        dev: Only an average can do without.
+        dev: None: no row is looked at but those of `train`.
         beside: Other rows to train on, as many in each step as of `train`; the loss is the mean of both's.
+        like: The folder of what chose the number of epochs, and perhaps the learning rate.
         on_epoch: Sees each epoch's dev loss, and may raise to end the run.
     """
     found: list[Any] = []
+    if like is not None:
+        training = _as_chosen(training, like)
 
     def callbacks(trainer: Trainer, backbone: Backbone) -> list[TrainerCallback]:
         loss = None if dev is None else resources.loss(dev, backbone, limits)
-        kept: TrainerCallback
+        kept: list[TrainerCallback] = []
         if training.average:
-            kept = AverageOfEpochs("delta" if training.average == "delta" else "factors")
-        else:
-            assert loss is not None, "the best epoch is that on dev"
+            kept = [AverageOfEpochs("delta" if training.average == "delta" else "factors")]
+        elif loss is not None:
             # Where training itself prunes, the start is not pruned yet and does not count.
             keep_start = not isinstance(mask, EveryStep)
-            kept = BestEpoch(trainer, loss, training.patience, on_epoch, keep_start=keep_start)
+            kept = [BestEpoch(trainer, loss, training.patience, on_epoch, keep_start=keep_start)]
         if isinstance(mask, Fixed):
             found.append(FixedMaskCallback(found_by(mask.ratio), parts=_parts(start), unit=mask.unit))
         elif isinstance(mask, EveryStep):
             how = mask.how.model_dump(exclude={"thresholds"})
             how |= {mask.how.searched: found_by(mask.at)}
             found.append(MergePruneCallback(validation=loss, parts=_parts(start), **how))
-        return [*found, kept]
+        return [*found, *kept]
 
     trainer, backbone, added = _train(
         resources, folder, model, start, train, training, limits, seed, callbacks, beside
     )
     save_adapter(trainer.model, folder, start if isinstance(start, Path) else None)
-    best, epoch = added[-1], 0
-    if isinstance(best, BestEpoch):
+    epoch: int | None = None
+    if dev is not None and isinstance(best := added[-1], BestEpoch):
         epoch = best.epoch
         DevLosses(best.losses, epoch).write(folder)
     elif dev is not None:
-        DevLosses((resources.loss(dev, backbone, limits)(trainer.model),), 0, best.epochs).write(folder)
+        loss = resources.loss(dev, backbone, limits)(trainer.model)
+        DevLosses((loss,), 0, added[-1].epochs).write(folder)
     for callback in found:
         if isinstance(callback, MergePruneCallback):
             _say_what_steps_pruned(callback, epoch, folder)
@@ -206,14 +211,23 @@ def mask_stays(resources: Resources, *, training: Training, mask: Any = None, **
         raise GraspError("training.average is of epochs under one mask, and here every step prunes anew")
 
 
+def _as_chosen(training: Training, folder: Path) -> Training:
+    """With the number of epochs that was best there, and the learning rate where one was chosen."""
+    changes: dict[str, Any] = {"epochs": DevLosses.read(folder).best_epoch, "max_steps": None}
+    if (folder / LearnedRatio.FILE).exists():
+        rate = LearnedRatio.read(folder).learning_rate
+        changes |= {} if rate is None else {"learning_rate": rate}
+    return training.model_copy(update=changes)
+
+
 def found_by(at: float | Stage | Path) -> float:
     """The ratio or threshold, or the one that the stage in the folder found."""
     assert not isinstance(at, Stage), "stages arrive as folders"
     return LearnedRatio.read(at).found if isinstance(at, Path) else at
 
 
-def _say_what_steps_pruned(callback: MergePruneCallback, epoch: int, folder: Path) -> None:
-    seen = callback.epochs[max(epoch, 1) - 1]
+def _say_what_steps_pruned(callback: MergePruneCallback, epoch: int | None, folder: Path) -> None:
+    seen = callback.epochs[-1 if epoch is None else max(epoch, 1) - 1]
     by_ratio = callback.unit == "parameter"
     Pruned(
         p=callback.p if by_ratio else None,

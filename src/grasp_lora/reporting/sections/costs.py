@@ -16,9 +16,9 @@ def blocks(found: Found) -> Iterator[Block]:
     names = (*SUMMED, *PEAKS, *JOULES)
     yield Data(
         "costs",
-        ("method", "seed", *names),
+        ("method", "draw", "seed", *names),
         [
-            (result.method, row.seed, *(asdict(row.cost)[name] for name in names))
+            (result.method, row.draw, row.seed, *(asdict(row.cost)[name] for name in names))
             for result in found.results
             for row in result.rows
         ],

@@ -7,6 +7,7 @@ from grasp_lora.reporting.found import LOSSES, Found
 from grasp_lora.workspace.rows import Row
 
 SHARE_SEEN = 0.01
+ENOUGH_DRAWS = 5
 _REPEATED = {"final": "(final run)", "adapters": "(adapters too)"}
 
 
@@ -22,10 +23,17 @@ def blocks(found: Found) -> Iterator[Block]:
         columns += ["threshold", "pruned"]
     elif any(_another_share(result.rows[0]) for result in found.results):
         columns.append("pruned")
-    if any(len(result.rows) > 1 for result in found.results):
+    draws = max(len(result.draws) for result in found.results)
+    columns += ["draws"] if draws > 1 else []
+    if any(len(rows) > 1 for result in found.results for rows in result.draws.values()):
         columns.append("seeds")
+    sources = list(dict.fromkeys(name for result in found.results for name in result.rows[0].source_losses))
     for result in found.results:
-        losses = [show_spread(result.spread(name), 4) for name in LOSSES]
+        losses = [
+            "" if name == "dev_loss" and not result.has_dev else show_spread(result.spread(name), 4)
+            for name in LOSSES
+        ]
+        kept = [f"{loss:.4f}" if (loss := result.source_loss(name)) is not None else "" for name in sources]
         on_loss = [c for c in found.comparisons.get(result.method, ()) if c.metric == "test_loss"]
         tested = tested or bool(on_loss)
         difference = [f"{on_loss[0].difference:+.4f}", show_p_value(on_loss[0])] if on_loss else ["", ""]
@@ -33,18 +41,41 @@ def blocks(found: Found) -> Iterator[Block]:
         steps = ["" if n is None else str(n) for n in (row.steps, row.choosing_steps)]
         made_with = [*steps, str(sum(row.labels.values()) or "")]
         p = "" if result.p is None else f"{result.p:.3f}"
-        seeds = f"{len(result.rows)} {_REPEATED.get(row.repeated, '')}".strip()
+        seeds = f"{len(result.draws[row.draw])} {_REPEATED.get(row.repeated, '')}".strip()
         threshold = "" if row.threshold is None else f"{row.threshold:g}"
         share = "" if row.pruned_share is None else f"{row.pruned_share:.2%}"
-        shown = {"p": p, "threshold": threshold, "pruned": share, "seeds": seeds}
-        rows.append([result.title, *(shown[name] for name in columns), *made_with, *losses, *difference])
+        shown = {
+            "p": p,
+            "threshold": threshold,
+            "pruned": share,
+            "seeds": seeds,
+            "draws": str(len(result.draws)),
+        }
+        rows.append(
+            [result.title, *(shown[name] for name in columns), *made_with, *kept, *losses, *difference]
+        )
     compared = [f"test − {found.compared.title}", "p-value"]
-    headers = ["method", *columns, "steps", "choosing", "labels", "dev", "test", *compared]
+    headers = [
+        "method",
+        *columns,
+        "steps",
+        "choosing",
+        "labels",
+        *(f"{name} dev" for name in sources),
+        "dev",
+        "test",
+        *compared,
+    ]
     width = len(headers) - (0 if tested else 2)
     title = (
         "Loss on target tokens (nats; lower is better), with the optimizer steps on target rows behind each "
-        "adapter, those spent on choosing its ratio, and the labelled target rows that any of it looked at:"
+        "adapter, those spent on choosing its ratio, and the labelled target rows that any of it looked at"
     )
+    title += f"; what it kept of {' and '.join(sources)} is the loss on dev rows of that" if sources else ""
+    if draws > 1:
+        few = f", fewer than {ENOUGH_DRAWS}: an indication" if draws < ENOUGH_DRAWS else ""
+        title += f"; deviations are over {draws} draws of the training rows{few}"
+    title += ":"
     yield Table(title, headers[:width], [row[:width] for row in rows])
     values = ("metric", "first_value", "second_value", "difference", "p_value", "signature")
     yield Data(

@@ -11,12 +11,13 @@ SIGNIFICANT = 0.05
 def blocks(found: Found) -> Iterator[Block]:
     yield Data(
         "scores",
-        ("method", "seed", "metric", "value"),
+        ("method", "draw", "seed", "metric", "value"),
         [
-            (result.method, row.seed, metric, result.value(row, metric))
+            (result.method, row.draw, row.seed, metric, result.value(row, metric))
             for result in found.results
             for row in result.rows
             for metric in (*LOSSES, *found.metrics)
+            if metric != "dev_loss" or result.has_dev
         ],
     )
     if not found.metrics:

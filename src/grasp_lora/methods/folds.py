@@ -1,0 +1,54 @@
+"""Ratio and number of epochs chosen by cross-validation, and then all labelled rows trained on."""
+
+from dataclasses import replace
+
+from grasp_lora.errors import GraspError
+from grasp_lora.methods.method import Method
+from grasp_lora.methods.start import Start, shown_ratio
+from grasp_lora.stages.folds import CHOOSE_BY_FOLDS
+from grasp_lora.workspace.inputs import Fold
+from grasp_lora.workspace.stage import Stage
+from grasp_lora.workspace.training import Fixed
+
+__all__ = ["FOLDS"]
+
+REPEATS = 2  # times that the rows are parted anew
+
+
+def _cross_validate(x: Start, seed: int) -> Stage:
+    """Each fold trains its own target adapter, merge and final runs on its own rows, for a fixed number of
+    epochs; what it holds out only scores them.
+    """
+    config = x.config
+    if config.target.adapter not in (None, "none"):
+        raise GraspError("each fold trains the target's adapter on its own rows, and target.adapter is given")
+    if config.final.training.average:
+        raise GraspError("it chooses the number of epochs, and training.average takes the mean of all")
+    if config.final.pruning == "every_step":
+        raise GraspError("it prunes with a fixed mask, and final.pruning is every_step")
+    parts, unit = config.cross_validate, config.control.unit
+    folds = [Fold(number, parts, repeat) for repeat in range(REPEATS) for number in range(parts)]
+    given = {
+        "trained": {p: tuple(_trained(x.first, fold, p) for fold in folds) for p in config.grid},
+        "held_out": tuple(replace(x, sample=fold).rows(config.target, "dev") for fold in folds),
+    }
+    best = Stage(f"folds/seed{config.seed}", CHOOSE_BY_FOLDS, given)
+    whole, name = replace(x, sample="all"), f"cross_validate/seed{seed}"
+    return whole.train(name, seed, start=whole.merged, mask=Fixed(best, unit), dev=False, like=best)
+
+
+def _trained(x: Start, fold: Fold, p: float) -> Stage:
+    config, inner = x.config, replace(x, sample=fold)
+    training = config.final.training
+    return inner.train(
+        f"{inner.place}p{shown_ratio(p)}-seed{config.seed}",
+        config.seed,
+        start=inner.merged,
+        mask=Fixed(p, config.control.unit),
+        training=training.model_copy(update={"patience": training.epochs}),  # every epoch is scored
+    )
+
+
+FOLDS = (
+    Method("cross_validate", "ratio and epochs by folds, all rows", _cross_validate, dev=False, in_all=False),
+)

@@ -1,0 +1,45 @@
+"""The ratio and the number of epochs with the lowest loss on rows that folds held out."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from grasp_lora.tasks.example import Example
+from grasp_lora.workspace.records import DevLosses, LearnedRatio
+from grasp_lora.workspace.stage import Work
+
+__all__ = ["CHOOSE_BY_FOLDS"]
+
+
+def choose_by_folds(
+    resources: Any,
+    folder: Path,
+    *,
+    trained: Mapping[float, Sequence[Path]],
+    held_out: Sequence[Sequence[Example]],
+) -> None:
+    """Leaves `LearnedRatio`, and as `DevLosses` the losses by epoch at that ratio.
+
+    A held-out row counts as much as any other, in whichever fold. Of equal losses the smaller ratio wins, and
+    the earlier epoch.
+
+    Args:
+        trained: Ratio -> the folders of the trainings at it, one for each fold.
+        held_out: The rows that scored each fold's.
+    """
+    counts = [len(rows) for rows in held_out]
+    by_epoch = {
+        p: _mean([DevLosses.read(one).by_epoch for one in made], counts) for p, made in trained.items()
+    }
+    best = min(sorted(by_epoch), key=lambda p: min(by_epoch[p]))
+    LearnedRatio(best, dev_loss={str(p): min(losses) for p, losses in by_epoch.items()}).write(folder)
+    DevLosses(by_epoch[best], by_epoch[best].index(min(by_epoch[best]))).write(folder)
+
+
+def _mean(losses: Sequence[Sequence[float]], counts: Sequence[int]) -> list[float]:
+    """By epoch, over folds with so many rows."""
+    columns = zip(*losses, strict=True)
+    return [sum(map(float.__mul__, column, map(float, counts))) / sum(counts) for column in columns]
+
+
+CHOOSE_BY_FOLDS = Work(choose_by_folds)
