@@ -17,6 +17,7 @@ from grasp_lora.control.policy import RatioPolicy
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.batches import TargetCollator
 from grasp_lora.lm.encoding import Limits, encode
+from grasp_lora.lm.loss import TargetLoss, evaluation_mode
 from grasp_lora.lm.training import Training, build_trainer
 from grasp_lora.merging import Part
 from grasp_lora.tasks.example import Example
@@ -254,7 +255,7 @@ def test_bad_arguments_of_a_fixed_mask(arguments, said):
     [
         ({"unit": "Adapter"}, "unit is one of adapter, tensor; got 'Adapter'"),
         ({"importance_refresh": "step"}, "importance_refresh is one of round, start; got 'step'"),
-        ({"select": "mean"}, "select is one of best, last, policy_mean; got 'mean'"),
+        ({"select": "mean"}, "select is one of best, last, policy_mean, curve, sparsest; got 'mean'"),
         ({"every": 0}, "every must be at least 1, got 0"),
     ],
 )
@@ -493,3 +494,54 @@ def test_the_mask_is_built_right_after_the_steps_that_it_waits_for(tmp_path):
     trainer.add_callback(Watch())
     trainer.train()
     assert shares == [0.0, 0.0, *[0.5] * 4]
+
+
+def test_a_probes_error_is_of_its_examples(tmp_path):
+    """Against the rewards that are kept, differences taken by hand."""
+    folder = tmp_path / "log"
+    grasp = grasp_run(tmp_path, folder=folder)
+    kept = [json.loads(line) for line in (folder / "probes.jsonl").read_text().splitlines()]
+    for made in grasp.result.rounds:
+        rewards = {one["p"]: one["rewards"] for one in kept if one["round"] == made.round}
+        base = rewards[made.p_curr]
+        assert sum(base) / 2 == pytest.approx(made.base_reward, rel=1e-6)
+        for probe in made.probes:
+            first, second = (a - b for a, b in zip(rewards[probe.p], base, strict=True))
+            assert probe.reward == pytest.approx((first + second) / 2, abs=1e-7)
+            assert probe.standard_error == pytest.approx(abs(first - second) / 2, abs=1e-7)
+
+
+def test_a_reward_of_one_number_has_no_errors(tmp_path):
+    trainer = trainer_for(tmp_path)
+    grasp = GraspCallback(trainer, reward=lambda model: -1.0, every=3, folder=tmp_path / "log")
+    trainer.add_callback(grasp)
+    trainer.train()
+    assert {probe.standard_error for made in grasp.result.rounds for probe in made.probes} == {None}
+    assert not (tmp_path / "log/probes.jsonl").exists()
+
+
+def test_one_look_at_dev_after_the_last_step(tmp_path, caplog):
+    """The same as masking the trained adapter by hand; and the policy never hears of it."""
+    dev = [{"prompt": f"say {text}:", "completion": text} for text in ("fgh", "xyz", "q")]
+    plain = grasp_run(tmp_path / "plain")
+    caplog.clear()
+    grasp = grasp_run(tmp_path / "looked", dev=dev)
+    assert plain.look is None
+    assert [r.to_json() for r in plain.result.rounds] == [r.to_json() for r in grasp.result.rounds]
+    look, p = grasp.look, grasp.result.best_ratio
+    assert look.p == p
+    assert set(look.dev) == set(look.micro_dev) == {0.0, p, max(0.3, p - 0.1), min(0.7, p + 0.1)}
+    masked, model = grasp.controller.masked, grasp.trainer.model
+    examples = [Example(str(i), row["prompt"], row["completion"]) for i, row in enumerate(dev)]
+    loss = TargetLoss(examples, TOKENIZER, model)
+    with masked.probing([p]) as apply:
+        apply(0)
+        with evaluation_mode(model):
+            torch.testing.assert_close(torch.tensor(look.dev[p]), -loss.per_example(model).cpu())
+    assert "from 6 probes, fewer than 30: train for longer" in caplog.text
+    assert grasp.warnings == [record.getMessage() for record in caplog.records]
+
+
+def test_names_a_bad_dev_row(tmp_path):
+    with pytest.raises(GraspError, match="dev row 0 needs `prompt` and `completion` strings, has nothing"):
+        GraspCallback(trainer_for(tmp_path), MICRO_DEV, dev=[{}])

@@ -1,5 +1,6 @@
 """Other rows of the target: draws of the training rows, folds, and all that are labelled."""
 
+import csv
 import json
 import math
 from dataclasses import replace
@@ -13,6 +14,9 @@ from tests.helpers.run import write_setting
 
 import grasp_lora
 from grasp_lora import GraspError
+from grasp_lora.control.noise import Look
+from grasp_lora.control.rounds import read_rounds
+from grasp_lora.control.selection import select_ratio
 from grasp_lora.experiment import start
 from grasp_lora.lm.adapters import load_adapter
 from grasp_lora.methods.plan import plan
@@ -35,6 +39,7 @@ target: {language: ar, draws: 2, train_examples: 6}
 training: {epochs: 2, learning_rate: 1e-2}
 control: {micro_dev: 4, every: 2, p_min: 0.0}
 methods: [lora_source, merge, joint, grid, cross_validate, grasp]
+variants: {curve: {select: curve, margin: 0.5}}
 grid: [0.0, 0.5]
 cross_validate: 2
 final: {refit: true}
@@ -227,7 +232,7 @@ def test_a_refit_has_all_rows_and_looks_at_none(setting, result):
 def test_every_method_is_fitted_again_but_those_without_target_rows(result):
     names = {one.method for one in result.rows}
     assert {name for name in names if name.endswith("_refit")} == {
-        f"{name}_refit" for name in ("merge", "joint", "grid", "grasp")
+        f"{name}_refit" for name in ("merge", "joint", "grid", "grasp", "curve")
     }
     joint = row(result, "eval/joint_refit/seed42")
     assert (joint.steps, joint.labels) == (4 * 14, LABELLED)
@@ -282,6 +287,33 @@ def test_a_rate_is_chosen_on_dev_for_every_training(setting):
     assert first["learning_rate"] <= chosen
 
 
+# What the log of one learning run teaches by two rules
+
+
+def test_a_variant_of_the_rule_alone_reads_the_same_log(result):
+    folder = result.folder / "learn/curve-seed42"
+    rounds = read_rounds(result.folder / "learn/seed42")
+    expected = select_ratio(rounds, "curve").best_ratio
+    assert LearnedRatio.read(folder).p == row(result, "eval/curve/seed42").p == expected
+    assert not (folder / "rounds.jsonl").exists()
+    assert row(result, "eval/curve/seed42").choosing_steps == row(result, "eval/grasp/seed42").choosing_steps
+
+
+def test_the_report_says_what_speaks_against_a_ratio(result):
+    summary = (result.folder / "report/summary.md").read_text()
+    p = LearnedRatio.read(result.folder / "learn/seed42").p
+    assert f"- GRASP: p* = {p:.3f} is from 18 probes, fewer than 30" in summary
+    assert "- curve: p* = " in summary
+    assert "On 4 dev rows, before any fine-tuning at it, 0.00, " in summary
+    look = Look.read(result.folder / "learn/seed42")
+    table = list(csv.DictReader((result.folder / "report/on_dev.csv").open()))
+    assert [float(line["p"]) for line in table] == sorted(look.dev)
+    for line in table:
+        expected = look.difference(float(line["p"]), p)
+        found = [float(line[key]) for key in ("reward_difference_from_p_star", "low", "high")]
+        assert found == pytest.approx(expected)
+
+
 # What was kept of the source
 
 
@@ -303,7 +335,7 @@ def test_a_source_without_dev_rows_has_no_such_column(setting):
     x = start(setting / "run.yaml", {"runs": setting / "runs"})
     english = {"train": x.task.languages["en"]["train"]}
     task = x.task.model_copy(update={"languages": x.task.languages | {"en": english}})
-    x = replace(x, task=task, config=x.config.model_copy(update={"methods": ("zero_shot",)}))
+    x = replace(x, task=task, config=x.config.model_copy(update={"methods": ("zero_shot",), "variants": {}}))
     stages = plan(x)
     assert next(s for s in stages if s.name == "eval/zero_shot/seed42").given["sources"] == {}
     rows = [value for s in stages for value in inside(s.given) if isinstance(value, Rows)]

@@ -3,7 +3,7 @@
 import pytest
 
 from grasp_lora.reporting.found import together
-from grasp_lora.reporting.verdict import verdict
+from grasp_lora.reporting.verdict import doubts, verdict
 from grasp_lora.workspace.rows import Row
 
 
@@ -94,7 +94,7 @@ def test_what_it_cost():
 
 
 def test_a_control_is_never_deployed():
-    control = row("merge_random", shifted(WIDE, -1), WIDE, 1, control=True)
+    control = row("merge_random", shifted(WIDE, -1), WIDE, 1, control_of="merge")
     assert said(row("merge", WIDE, WIDE, 100, p=0.0), control).method == "merge"
 
 
@@ -123,3 +123,58 @@ def test_a_sources_adapter_is_free():
     found = said(row("merge", shifted(WIDE, -0.005), WIDE, 100, p=0.0), source)
     assert found.method == "lora_source"
     assert found.lines[2].startswith("Cost: 0 example passes")
+
+
+# Refits, draws, doubts
+
+
+def test_the_refit_of_the_chosen_one_is_deployed():
+    refit = row("merge_refit", WIDE, shifted(WIDE, -0.3), 500, p=0.0, refit_of="merge")
+    object.__setattr__(refit, "dev_loss", None)
+    grasp = row("grasp", shifted(WIDE, 0.5), WIDE, 300, p=0.3)
+    found = said(row("merge", WIDE, WIDE, 100, p=0.0), refit, grasp)
+    assert found.method == "merge_refit"
+    assert found.lines[0].startswith(
+        "Deploy: MERGE_REFIT (merge_refit/seed42), after MERGE was best on dev, and of those the one that "
+        "took the fewest passes. On test -0.3000 nats"
+    )
+    assert found.lines[0].endswith("against the simplest other, GRASP.")
+    assert found.lines[2].startswith("Cost: 500 example passes")
+    alone = row("cross_validate", WIDE, WIDE, 900, p=0.3)
+    object.__setattr__(alone, "dev_loss", None)
+    assert said(row("merge", WIDE, WIDE, 100, p=0.0), alone).method == "merge"
+
+
+@pytest.mark.parametrize(("moved", "method"), [(0.01, "grasp"), (0.3, "merge")])
+def test_noise_is_of_the_draws_too(moved, method):
+    """0.05 worse, on every row alike: by as much more in one draw as it is less in the other."""
+    rows = [
+        row("merge", shifted(WIDE, 0.05 + by), WIDE, 100, p=0.0, draw=draw)
+        for draw, by in ((0, moved), (1, -moved))
+    ]
+    rows += [row("grasp", WIDE, WIDE, 300, p=0.3, draw=draw) for draw in (0, 1)]
+    assert said(*rows).method == method
+
+
+def test_nothing_better_than_the_simplest_is_said():
+    merge = row("merge", shifted(WIDE, 0.009), WIDE, 100, p=0.0)
+    grasp = row("grasp", WIDE, WIDE, 300, p=0.3)
+    assert doubts(together([merge, grasp])) == [
+        "no method is better on dev than the simplest, MERGE, by more than noise"
+    ]
+    better = row("merge", shifted(WIDE, 0.02), WIDE, 100, p=0.0)
+    assert doubts(together([better, grasp])) == []
+    assert doubts(together([merge])) == []
+
+
+def test_a_random_source_that_does_as_well_is_said():
+    simple = row("lora_target", shifted(WIDE, 1), WIDE, 10)
+    merge = row("merge", WIDE, WIDE, 100, p=0.0)
+    as_good, worse = (
+        row("merge_random", shifted(WIDE, by), WIDE, 100, control_of="merge") for by in (0.009, 0.02)
+    )
+    assert doubts(together([simple, merge, worse])) == []
+    assert doubts(together([simple, merge, as_good])) == [
+        "MERGE_RANDOM: as good on dev as MERGE, so that what the source's adapter adds is not what it knows"
+    ]
+    assert doubts(together([simple, merge, as_good][::2])) == []

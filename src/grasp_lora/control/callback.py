@@ -1,5 +1,6 @@
 """The controller in a `transformers.Trainer`."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,11 +13,13 @@ from transformers import Trainer, TrainerCallback
 from grasp_lora.control.controller import EVERY, GraspController
 from grasp_lora.control.fixed_mask import FixedMaskCallback
 from grasp_lora.control.merge_prune import MergePruneCallback
+from grasp_lora.control.noise import MARGIN, Look
 from grasp_lora.control.policy import RatioPolicy
 from grasp_lora.control.probing import Reward
 from grasp_lora.control.rounds import Round
 from grasp_lora.control.selection import GraspResult, SelectionRule
 from grasp_lora.control.units import ImportanceRefresh, UnitKind
+from grasp_lora.control.warnings import warnings_of
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.encoding import Limits
 from grasp_lora.lm.loss import TargetLoss
@@ -24,6 +27,8 @@ from grasp_lora.merging.parts import PartsOrFolder, find_parts
 from grasp_lora.tasks.example import Example
 
 __all__ = ["GraspCallback"]
+
+logger = logging.getLogger(__name__)
 
 
 class GraspCallback(TrainerCallback):
@@ -44,7 +49,9 @@ class GraspCallback(TrainerCallback):
             within the adapter they came from. None: each LoRA factor is one prune unit. An adapter that was
             not trained yet is pruned from the first round on.
         unit, importance_refresh: See `Pruning`.
-        select: See `select_ratio`.
+        select, margin: See `select_ratio`.
+        dev: Other held-out examples, like `micro_dev`: after the last step p*, no pruning and p*'s neighbours
+            are evaluated on them once, which `look` then has and the warnings in the log are about.
         reset_moments: Whether a commit clears the optimizer's moments of entries that it prunes or revives.
         folder: Where `rounds.jsonl` and `timings.jsonl` are written; None writes nothing.
         max_length, max_new_tokens, token_budget: Limits of the micro-dev batches; see `TargetLoss`.
@@ -72,6 +79,8 @@ class GraspCallback(TrainerCallback):
         unit: UnitKind = "adapter",
         importance_refresh: ImportanceRefresh = "round",
         select: SelectionRule = "best",
+        margin: float = MARGIN,
+        dev: Sequence[Example | Mapping[str, Any]] | Reward | None = None,
         reset_moments: bool = True,
         folder: str | Path | None = None,
         max_length: int = Limits.max_length,
@@ -82,7 +91,8 @@ class GraspCallback(TrainerCallback):
             raise GraspError("give GraspCallback either micro_dev examples or a reward function")
         self.trainer = trainer
         limits = Limits(max_length, max_new_tokens, token_budget)
-        self._reward = reward or self._loss_reward(micro_dev or [], limits)
+        self._reward = reward or self._loss_reward("micro-dev", micro_dev or [], limits)
+        self._dev = dev if dev is None or callable(dev) else self._loss_reward("dev", dev, limits)
         self._options: dict[str, Any] = {
             "policy": policy,
             "every": every,
@@ -90,10 +100,13 @@ class GraspCallback(TrainerCallback):
             "unit": unit,
             "importance_refresh": importance_refresh,
             "select": select,
+            "margin": margin,
             "reset_moments": reset_moments,
             "folder": None if folder is None else Path(folder),
         }
         self.controller: GraspController | None = None
+        self.look: Look | None = None
+        self.warnings: list[str] = []
 
     @property
     def result(self) -> GraspResult:
@@ -127,31 +140,37 @@ class GraspCallback(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         assert self.controller is not None
+        if self.controller.rounds:
+            self.look = None if self._dev is None else self.controller.look(self._dev)
+            policy, found = self.controller.policy, self.result
+            self.warnings = warnings_of(found.best_ratio, found.rounds, policy.p_min, policy.p_max, self.look)
+            for warning in self.warnings if state.is_world_process_zero else ():
+                logger.warning("%s", warning)
         self.controller.close()
 
     def _log_round(self, made: Round, seconds: float) -> None:
         self.trainer.log({**made.log_values(), "grasp/round_seconds": seconds})
 
-    def _loss_reward(self, rows: Sequence[Example | Mapping[str, Any]], limits: Limits) -> Reward:
+    def _loss_reward(self, split: str, rows: Sequence[Example | Mapping[str, Any]], limits: Limits) -> Reward:
         if self.trainer.processing_class is None:
             raise GraspError(
-                "the Trainer has no tokenizer to encode the micro-dev rows with: give it one as "
+                f"the Trainer has no tokenizer to encode the {split} rows with: give it one as "
                 "processing_class, or give GraspCallback a reward function"
             )
         loss = TargetLoss(
-            [_example(i, row) for i, row in enumerate(rows)],
+            [_example(split, i, row) for i, row in enumerate(rows)],
             self.trainer.processing_class,
             self.trainer.model,
             **asdict(limits),
         )
-        return lambda model: -loss(model)
+        return lambda model: -loss.per_example(model)
 
 
-def _example(index: int, row: Example | Mapping[str, Any]) -> Example:
+def _example(split: str, index: int, row: Example | Mapping[str, Any]) -> Example:
     if isinstance(row, Example):
         return row
     prompt, completion = row.get("prompt"), row.get("completion")
     if not isinstance(prompt, str) or not isinstance(completion, str):
         found = ", ".join(f"{key} ({type(value).__name__})" for key, value in row.items()) or "nothing"
-        raise GraspError(f"micro-dev row {index} needs `prompt` and `completion` strings, has {found}")
+        raise GraspError(f"{split} row {index} needs `prompt` and `completion` strings, has {found}")
     return Example(str(index), prompt, completion)

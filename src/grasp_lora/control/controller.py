@@ -13,9 +13,10 @@ from torch import nn
 from torch.optim import Optimizer
 
 from grasp_lora.control.masked import MaskedAdapter
+from grasp_lora.control.noise import MARGIN, Look
 from grasp_lora.control.policy import RatioPolicy
 from grasp_lora.control.probing import Prober, Reward
-from grasp_lora.control.rounds import ROUNDS_FILE, TIMINGS_FILE, Probe, Round
+from grasp_lora.control.rounds import PROBES_FILE, ROUNDS_FILE, TIMINGS_FILE, Probe, Round
 from grasp_lora.control.selection import GraspResult, SelectionRule, select_ratio
 from grasp_lora.control.units import ImportanceRefresh, Parts, Pruning, UnitKind, adapter_parameters
 from grasp_lora.errors import GraspError, check_choice
@@ -35,16 +36,18 @@ class GraspController:
     Args:
         model: A PEFT model; its trainable LoRA factors are pruned.
         optimizer: The one that trains them.
-        reward: Called with the model in eval mode, without gradients; returns a number to maximise.
-            The paper's is minus the micro-dev loss: see `grasp_lora.lm.loss.TargetLoss`. In a distributed run
-            every rank calls it, and the mean over the ranks counts.
+        reward: Called with the model in eval mode, without gradients; returns a number to maximise, or those
+            of some examples, (examples,), whose mean counts. The paper's is minus the micro-dev loss: see
+            `grasp_lora.lm.loss.TargetLoss`. In a distributed run every rank calls it, and the mean over the
+            ranks counts.
         policy: The policy over the ratio; None is `RatioPolicy()`.
         every: K, optimizer steps per round.
         parts: For a merged adapter, which rows and columns came from which adapter (`read_parts`).
         unit, importance_refresh: See `Pruning`.
-        select: How `result` chooses p*; see `select_ratio`.
+        select, margin: How `result` chooses p*; see `select_ratio`.
         reset_moments: Whether a commit clears the optimizer's moments of entries that it prunes or revives.
-        folder: Where `rounds.jsonl` and `timings.jsonl` are written, one line a round; None writes nothing.
+        folder: Where `rounds.jsonl` and `timings.jsonl` are written, one line a round, and the examples'
+            rewards as `probes.jsonl`; None writes nothing.
         on_round: Called after each round with it and its seconds.
 
     Example:
@@ -69,6 +72,7 @@ class GraspController:
         unit: UnitKind = "adapter",
         importance_refresh: ImportanceRefresh = "round",
         select: SelectionRule = "best",
+        margin: float = MARGIN,
         reset_moments: bool = True,
         folder: Path | None = None,
         on_round: Callable[[Round, float], None] | None = None,
@@ -78,7 +82,8 @@ class GraspController:
         check_choice("select", select, SelectionRule)
         self.model, self.optimizer = model, optimizer
         self.policy = policy or RatioPolicy()
-        self.every, self.select, self.folder, self.on_round = every, select, folder, on_round
+        self.every, self.select, self.margin = every, select, margin
+        self.folder, self.on_round = folder, on_round
         pruning = Pruning(parts, unit, importance_refresh)
         self.masked = MaskedAdapter(adapter_parameters(model), pruning)
         self.prober = Prober(model, self.masked, reward)
@@ -90,13 +95,29 @@ class GraspController:
     @property
     def result(self) -> GraspResult:
         """p* and the rounds so far."""
-        return select_ratio(self.rounds, self.select)
+        return select_ratio(self.rounds, self.select, self.margin)
 
     def after_optimizer_step(self) -> Round | None:
         """Keep pruned entries at zero; every K steps make a round and return it."""
         self.step += 1
         self.masked.zero_pruned()
         return self._round() if self.step % self.every == 0 else None
+
+    def look(self, reward: Reward) -> Look:
+        """p*, no pruning and p*'s neighbours under another reward, such as minus the loss of dev rows. The
+        policy is not told.
+
+        Raises:
+            GraspError: No round was made, or a reward is not a finite number.
+        """
+        p = self.result.best_ratio
+        steps = (p - self.policy.d_max, p + self.policy.d_max)
+        ratios = sorted({0.0, p, *(max(self.policy.p_min, min(self.policy.p_max, near)) for near in steps)})
+        seen = []
+        for asked in (Prober(self.model, self.masked, reward), self.prober):
+            found = zip(ratios, asked.at(ratios), strict=True)
+            seen.append({ratio: one.by_example or (one.mean,) for ratio, one in found})
+        return Look(p, seen[0], seen[1], self.margin)
 
     def close(self) -> None:
         """Training ends: leave gradients alone from now on. The adapter stays pruned at `policy.p_curr`."""
@@ -110,20 +131,23 @@ class GraspController:
         policy, mu, sigma, p_curr = self.policy, self.policy.mu, self.policy.sigma, self.policy.p_curr
         candidates, before = policy.ask(), self.prober.seconds
         try:
-            base, rewards = self.prober.base(), self.prober.at([c.p for c in candidates])
+            base, seen = self.prober.base(), self.prober.at([c.p for c in candidates])
         except GraspError as error:
             raise GraspError(f"step {self.step}: {error}") from None
-        update = policy.tell(candidates, rewards, base)
+        update = policy.tell(candidates, [one.mean for one in seen], base.mean)
         if update.committed:
             changed, reverted = self.masked.commit(update.p_curr, self._moments)
-        probes = tuple(Probe(c.z, c.p, r) for c, r in zip(candidates, update.relative_rewards, strict=True))
+        probes = tuple(
+            Probe(c.z, c.p, r, one.error_against(base))
+            for c, r, one in zip(candidates, update.relative_rewards, seen, strict=True)
+        )
         made = Round(
             round=len(self.rounds) + 1,
             step=self.step,
             p_curr=p_curr,
             mu=mu,
             sigma=sigma,
-            base_reward=base,
+            base_reward=base.mean,
             probes=probes,
             committed=update.committed,
             p_next=update.p_curr,
@@ -135,6 +159,11 @@ class GraspController:
         self.rounds.append(made)
         seconds = time.perf_counter() - start
         self._write(ROUNDS_FILE, made.to_json())
+        if base.by_example:
+            at = {p_curr: base} | {c.p: one for c, one in zip(candidates, seen, strict=True)}
+            for p, one in at.items():
+                line = {"round": made.round, "p": p, "rewards": one.by_example}
+                self._write(PROBES_FILE, json.dumps(line))
         timing = {"round": made.round, "seconds": seconds, "reward_seconds": self.prober.seconds - before}
         self._write(TIMINGS_FILE, json.dumps(timing))
         if self.on_round is not None:

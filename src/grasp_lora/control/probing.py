@@ -6,15 +6,31 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from grasp_lora.control.masked import MaskedAdapter
+from grasp_lora.control.noise import paired_error
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.loss import evaluation_mode
 
-__all__ = ["Prober", "Reward"]
+__all__ = ["Prober", "Reward", "Seen"]
 
-Reward = Callable[[nn.Module], float]
+Reward = Callable[[nn.Module], float | Tensor]
+"""Of a model in eval mode: one number, or those of the examples that it is the mean of, (examples,)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The reward of one ratio, and those of its examples where there are any."""
+
+    mean: float
+    by_example: tuple[float, ...] = ()
+
+    def error_against(self, other: "Seen") -> float | None:
+        """The paired standard error of the difference; None where it is not known."""
+        if not self.by_example or not other.by_example:
+            return None
+        return paired_error(self.by_example, other.by_example)
 
 
 @dataclass(slots=True)
@@ -34,7 +50,7 @@ class Prober:
     reward: Reward
     seconds: float = 0.0
 
-    def base(self) -> float:
+    def base(self) -> Seen:
         """R~ of the committed mask.
 
         Raises:
@@ -43,13 +59,13 @@ class Prober:
         with evaluation_mode(self.model):
             return self._evaluate(self.masked.p)
 
-    def at(self, ratios: Sequence[float]) -> list[float]:
+    def at(self, ratios: Sequence[float]) -> list[Seen]:
         """R~(p) of each ratio; equal ones are evaluated once, as those that were clamped to one bound.
 
         Raises:
             GraspError: A reward is not a finite number.
         """
-        known: dict[float, float] = {}
+        known: dict[float, Seen] = {}
         with evaluation_mode(self.model), self.masked.probing(ratios) as apply:
             for i, p in enumerate(ratios):
                 if p not in known:
@@ -57,17 +73,18 @@ class Prober:
                     known[p] = self._evaluate(p)
         return [known[p] for p in ratios]
 
-    def _evaluate(self, p: float) -> float:
+    def _evaluate(self, p: float) -> Seen:
         start = time.perf_counter()
-        value = self._mean_over_ranks(float(self.reward(self.model)))
+        rewards = self._mean_over_ranks(torch.as_tensor(self.reward(self.model), dtype=torch.float64))
+        mean = rewards.mean().item()
         self.seconds += time.perf_counter() - start
-        if not math.isfinite(value):
-            raise GraspError(f"the reward at p = {p:.4f} is {value}")
-        return value
+        if not math.isfinite(mean):
+            raise GraspError(f"the reward at p = {p:.4f} is {mean}")
+        return Seen(mean, tuple(rewards.tolist()) if rewards.ndim else ())
 
-    def _mean_over_ranks(self, reward: float) -> float:
+    def _mean_over_ranks(self, rewards: Tensor) -> Tensor:
         if not torch.distributed.is_initialized():
-            return reward
-        total = torch.tensor(reward, dtype=torch.float64, device=self.masked.parameters[0].device)
+            return rewards
+        total = rewards.to(self.masked.parameters[0].device, copy=True)
         torch.distributed.all_reduce(total)
-        return total.item() / torch.distributed.get_world_size()
+        return total / torch.distributed.get_world_size()

@@ -7,9 +7,10 @@ from typing import Any
 
 from grasp_lora.errors import GraspError
 
-__all__ = ["ROUNDS_FILE", "TIMINGS_FILE", "Probe", "Round", "read_rounds"]
+__all__ = ["PROBES_FILE", "ROUNDS_FILE", "TIMINGS_FILE", "Probe", "Round", "read_rounds"]
 
 ROUNDS_FILE = "rounds.jsonl"
+PROBES_FILE = "probes.jsonl"  # the examples' rewards at each ratio
 TIMINGS_FILE = "timings.jsonl"  # apart, so that two equal runs write the same rounds byte for byte
 
 
@@ -20,6 +21,7 @@ class Probe:
     z: float
     p: float
     reward: float
+    standard_error: float | None = None  # of R, over the examples; None where the reward tells none
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,15 +1,19 @@
-"""Choosing p* from the rounds."""
+"""Which ratio a finished log teaches: p* (GRASP Sec. 3.3), and rules that look at all probes."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
+from grasp_lora.control.noise import MARGIN
 from grasp_lora.control.rounds import Round
 from grasp_lora.errors import GraspError
 
 __all__ = ["GraspResult", "SelectionRule", "select_ratio"]
 
-SelectionRule = Literal["best", "last", "policy_mean"]
+SelectionRule = Literal["best", "last", "policy_mean", "curve", "sparsest"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +26,22 @@ class GraspResult:
     rounds: tuple[Round, ...]
 
 
-def select_ratio(rounds: Sequence[Round], rule: SelectionRule = "best") -> GraspResult:
+def select_ratio(
+    rounds: Sequence[Round], rule: SelectionRule = "best", margin: float = MARGIN
+) -> GraspResult:
     """Choose p* from the log.
 
-    "best" (Sec. 3.3, "Logging and selecting p*"): the highest absolute micro-dev reward anywhere in the
-    log, R~(p_curr) at p_curr and R~(p_curr) + R_i at p_i; the earlier one on a tie. "last": the
-    committed ratio at the end. "policy_mean": mu at the end.
+    - "best" (Sec. 3.3, "Logging and selecting p*"): the highest absolute micro-dev reward anywhere in the
+      log, R~(p_curr) at p_curr and R~(p_curr) + R_i at p_i; the earlier one on a tie.
+    - "last": the committed ratio at the end. "policy_mean": mu at the end.
+    - "curve": the maximum, within the probed range, of a quadratic in p that is fitted to all absolute
+      rewards, with one offset per round, since training moves them all, and rounds weighing as much as their
+      probes were sure.
+    - "sparsest": the largest ratio of the probed range that is not worse on that curve than its maximum by
+      more than the margin and one standard error of the difference.
+
+    Args:
+        margin: A smaller difference is none, in units of the reward; of "sparsest".
 
     Raises:
         GraspError: There is no round.
@@ -38,10 +52,78 @@ def select_ratio(rounds: Sequence[Round], rule: SelectionRule = "best") -> Grasp
         return GraspResult(rounds[-1].p_next, None, rule, tuple(rounds))
     if rule == "policy_mean":
         return GraspResult(rounds[-1].mu_next, None, rule, tuple(rounds))
-    seen = [
-        (reward, p)
-        for r in rounds
-        for reward, p in [(r.base_reward, r.p_curr), *((r.base_reward + x.reward, x.p) for x in r.probes)]
-    ]
+    if rule in ("curve", "sparsest"):
+        curve = _Curve(rounds)
+        p = curve.best if rule == "curve" else curve.sparsest(margin)
+        return GraspResult(p, None, rule, tuple(rounds))
+    seen = [(reward, p) for one in rounds for p, reward in _seen(one)]
     reward, p = max(seen, key=lambda pair: pair[0])  # max keeps the first of equals
     return GraspResult(p, reward, rule, tuple(rounds))
+
+
+def _seen(one: Round) -> list[tuple[float, float]]:
+    """Ratio and absolute reward, the committed one first."""
+    probes = [(probe.p, one.base_reward + probe.reward) for probe in one.probes]
+    return [(one.p_curr, one.base_reward), *probes]
+
+
+class _Curve:
+    """Weighted least squares: reward = offset of the round + b p + c p^2."""
+
+    def __init__(self, rounds: Sequence[Round]) -> None:
+        points = [(index, p, reward) for index, one in enumerate(rounds) for p, reward in _seen(one)]
+        self.ratios = sorted({p for _, p, _ in points})
+        self.degree = min(2, len(self.ratios) - 1)  # what so many ratios can tell
+        design = np.zeros((len(points), len(rounds) + self.degree))
+        for row, (index, p, _) in enumerate(points):
+            design[row, index] = 1.0
+            design[row, len(rounds) :] = self._powers(p)
+        root = np.sqrt([_weight(rounds[index], rounds) for index, _, _ in points])
+        rewards = np.array([reward for _, _, reward in points])
+        solved, *_ = np.linalg.lstsq(design * root[:, None], rewards * root, rcond=None)
+        left = (rewards - design @ solved) * root
+        free = max(1, len(points) - design.shape[1])
+        inverse = np.linalg.pinv((design * root[:, None]).T @ (design * root[:, None]))
+        self.slopes = solved[len(rounds) :]
+        self.covariance = (left @ left / free) * inverse[len(rounds) :, len(rounds) :]
+
+    @property
+    def best(self) -> float:
+        """The maximum within the probed range; the smaller ratio on a tie."""
+        ends = [self.ratios[0], self.ratios[-1]]
+        if self.degree == 2 and self.slopes[1] < 0.0:
+            top = float(-self.slopes[0] / (2 * self.slopes[1]))
+            if ends[0] < top < ends[1]:
+                return top
+        return max(ends, key=self._value)
+
+    def sparsest(self, margin: float) -> float:
+        """The largest ratio within reach of the maximum."""
+        best = self.best
+        for p in np.linspace(self.ratios[-1], best, 1001).tolist():
+            step = self._powers(best) - self._powers(p)
+            if step @ self.slopes <= margin + math.sqrt(max(0.0, step @ self.covariance @ step)):
+                return float(p)
+        return best
+
+    def _powers(self, p: float) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+        return np.array([p, p * p][: self.degree])
+
+    def _value(self, p: float) -> float:
+        return float(self._powers(p) @ self.slopes)
+
+
+def _weight(one: Round, rounds: Sequence[Round]) -> float:
+    """One over the mean variance of the round's relative rewards; the same for all where one is not known."""
+    variances = [_variance(other) for other in rounds]
+    if any(variance is None for variance in variances):
+        return 1.0
+    known = [variance for variance in variances if variance]
+    return 1.0 / (_variance(one) or min(known, default=1.0))
+
+
+def _variance(one: Round) -> float | None:
+    errors = [probe.standard_error for probe in one.probes]
+    if None in errors:
+        return None
+    return sum(error * error for error in errors if error is not None) / len(errors)

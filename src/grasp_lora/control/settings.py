@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from grasp_lora.control.controller import EVERY
 from grasp_lora.control.input_importance import Rescore
+from grasp_lora.control.noise import MARGIN
 from grasp_lora.control.policy import RatioPolicy
 from grasp_lora.control.selection import SelectionRule
 from grasp_lora.control.units import (
@@ -41,6 +42,7 @@ class Control(Settings):
     unit: UnitKind = "adapter"
     importance_refresh: ImportanceRefresh = "round"
     select: SelectionRule = "best"
+    margin: NotNegative = MARGIN  # nats: a smaller difference is none
     reset_moments: bool = True  # of the optimizer, where a commit changes the mask (Sec. 3.3)
 
     @model_validator(mode="after")

@@ -110,6 +110,6 @@ MERGED = (
         _merge,
         default=True,
     ),
-    Method("merge_random", "merged with random directions, fine-tuned", _merge_random, control=True),
+    Method("merge_random", "merged with random directions, fine-tuned", _merge_random, control_of="merge"),
     Method("prune_after", "merged, fine-tuned, pruned at the end", _prune_after),
 )

@@ -26,7 +26,8 @@ class Method:
         whole: Its cost is the stage that makes its adapter, though others share it.
         reference: What the other methods are compared with, where it is among them.
         dev: Whether dev rows score it: not where they were trained on.
-        control: It answers a question about the others, and nobody would deploy it.
+        control_of: The method that it asks a question about; nobody would deploy it.
+        refit_of: The method that this is once more, on all labelled rows.
         in_all: `methods: all` has it.
         default: A config that names no methods has it.
     """
@@ -38,7 +39,8 @@ class Method:
     whole: bool = False
     reference: bool = False
     dev: bool = True
-    control: bool = False
+    control_of: str = ""
+    refit_of: str = ""
     in_all: bool = True
     default: bool = False
 

@@ -9,6 +9,7 @@ from grasp_lora.config.tree import Config, MethodNames
 from grasp_lora.errors import GraspError
 from grasp_lora.methods.baselines import MERGED, SINGLE
 from grasp_lora.methods.combinations import COMBINATIONS
+from grasp_lora.methods.evaluations import deployed, dev_scores, evaluated
 from grasp_lora.methods.folds import FOLDS
 from grasp_lora.methods.learned import LEARNED, variant
 from grasp_lora.methods.method import Adapter, Group, Method, Study
@@ -16,18 +17,14 @@ from grasp_lora.methods.samples import moved, refitted
 from grasp_lora.methods.searched import SEARCHED
 from grasp_lora.methods.start import Start
 from grasp_lora.methods.studies import STUDIES
-from grasp_lora.metrics.scoring import METRICS as SCORES
-from grasp_lora.metrics.scoring import needs_encoder
-from grasp_lora.stages.choose import CHOOSE
-from grasp_lora.stages.deploy import DEPLOY
-from grasp_lora.stages.evaluate import EVALUATE
 from grasp_lora.stages.learn import LEARN
 from grasp_lora.stages.report import REPORT
+from grasp_lora.stages.select import SELECT
 from grasp_lora.stages.train import TRAIN
-from grasp_lora.workspace.inputs import Behind, Bill, Encoder, Rows
+from grasp_lora.workspace.inputs import Rows
 from grasp_lora.workspace.stage import Stage, behind, inside
 
-__all__ = ["METHODS", "NAMES", "chosen", "plan", "scoring"]
+__all__ = ["METHODS", "NAMES", "chosen", "plan"]
 
 _ALL: tuple[Method | Group | Study, ...] = (
     *SINGLE, *COMBINATIONS, *MERGED, *SEARCHED, *FOLDS, *LEARNED, *STUDIES
@@ -43,7 +40,6 @@ NAMES = MethodNames(
     default=tuple(name for name, method in METHODS.items() if method.default),
 )
 REFIT = "_refit"  # ends the name of a method once more, on all labelled rows
-EXAMPLES_DEPLOYED = 4  # rates hardly differ between prompts; each is answered several times, in two forms
 
 
 def chosen(config: Config) -> list[Method]:
@@ -72,7 +68,7 @@ def plan(x: Start) -> list[Stage]:
     if config.final.refit:
         methods += _refits(x, methods)
     rows: list[Stage] = []
-    deployed: dict[str, Stage] = {}
+    measured: dict[str, Stage] = {}
     tests: dict[str, list[Stage]] = {name: [] for name in config.target.tests}
     for method in methods:
         for draw in range(config.target.draws):
@@ -82,21 +78,21 @@ def plan(x: Start) -> list[Stage]:
                 break  # it has nothing to do with the target's training rows
             repeated = _repeated(x, adapters)
             for seed, made in adapters.items():
-                row = _evaluated(drawn, method, seed, made, repeated)
+                row = evaluated(drawn, method, seed, made, repeated)
                 rows.append(row)
                 for name, found in tests.items():
-                    found.append(_evaluated(drawn, method, seed, made, repeated, name))
+                    found.append(evaluated(drawn, method, seed, made, repeated, name))
                 if config.evaluation.deployment and seed == config.seeds[0] and not draw:
-                    deployed[method.title] = _deployed(x, method, seed, made, row)
+                    measured[method.title] = deployed(x, method, seed, made, row)
     reference = next((method for method in methods if method.reference), methods[0])
-    learned = {method.name: _learned(_adapter(x, method, config.seed)) for method in methods}
+    learned = {one.name: _learned(_adapter(x, one, config.seed)) for one in methods if one.dev}
     given: dict[str, Any] = {
         "rows": tuple(rows),
         "tests": {name: tuple(found) for name, found in tests.items()},
         "reference": reference.name,
-        "learned": {name: stage for name, stage in learned.items() if stage is not None},
-        "searched": _dev_scores(x, rows),
-        "deployed": deployed,
+        "learned": {name: found for name, found in learned.items() if found is not None},
+        "searched": dev_scores(x, rows),
+        "deployed": measured,
         **{
             study.shown: study.stage(x.first) if name in config.methods else None
             for name, study in _STUDIES.items()
@@ -122,7 +118,7 @@ def _possible(x: Start, methods: list[Method]) -> list[Method]:
 
 def _refits(x: Start, methods: Sequence[Method]) -> list[Method]:
     """The methods once more, on all labelled rows; those that no such row is behind are left out."""
-    again = [one for one in methods if one.dev and not one.control]
+    again = [one for one in methods if one.dev and not one.control_of]
     return [_refit(one) for one in again if refitted(x, made := _adapter(x, one, x.config.seed)) is not made]
 
 
@@ -135,6 +131,7 @@ def _refit(method: Method) -> Method:
         whole=False,
         reference=False,
         dev=False,
+        refit_of=method.name,
     )
 
 
@@ -172,126 +169,7 @@ def _adapter(x: Start, method: Method, seed: int) -> Adapter:
         raise GraspError(f"the method {method.name}: {error}") from None
 
 
-def _evaluated(
-    x: Start, method: Method, seed: int, made: Adapter, repeated: str, test_set: str = ""
-) -> Stage:
-    config = x.config
-    given = {
-        "adapter": made,
-        **scoring(x, f"tests/{test_set}" if test_set else "test"),
-        **({} if method.dev else {"dev": None}),
-        "bill": Bill(method.paid(made)),
-        "all_costs": Bill(tuple(stage for stage in behind(made) if stage.name not in _source_names(x, seed))),
-        "behind": Behind(made, x.task, config.target.language),
-        "method": method.name,
-        "title": method.title,
-        "control": method.control,
-        "exhaustive": method.dev
-        and any(stage.work is CHOOSE and _of_ratios(stage) and _trains(stage) for stage in behind(made)),
-        "seed": seed,
-        "draw": x.draw,
-        "test_set": test_set,
-        "repeated": repeated,
-    }
-    folder = f"tests/{test_set}" if test_set else "eval"
-    place = f"{x.drawn}/" if x.draw else ""
-    return Stage(f"{place}{folder}/{method.name}/seed{seed}", EVALUATE, given)
-
-
-def _trains(choice: Stage) -> bool:
-    """Whether each point of a choice was trained at, and not only pruned to it."""
-    return all(made.work in (TRAIN, CHOOSE) for made in choice.given["points"].values())
-
-
-def _of_ratios(choice: Stage) -> bool:
-    """Not of learning rates."""
-    return choice.given.get("of") != "learning_rate"
-
-
-def _source_names(x: Start, seed: int) -> set[str]:
-    adapters = [*x.first.sources.values(), *x.repeated(seed).sources.values()]
-    return {adapter.name for adapter in adapters if isinstance(adapter, Stage)}
-
-
-def scoring(x: Start, split: str) -> dict[str, Any]:
-    """What every evaluation is given, on the target's dev rows and on one more split."""
-    config, metrics, bert = x.config, _metrics(x), x.config.evaluation.bertscore
-    return {
-        "model": x.model,
-        "dev": x.rows(config.target, "dev"),
-        "test": x.rows(config.target, split),
-        "sources": {side.label: rows for side in config.sources if (rows := x.held_out_of(side)) is not None},
-        "limits": x.limits,
-        "answers": config.evaluation.generate,
-        "metrics": metrics,
-        "encoder": Encoder(bert.encoder, bert.layer, bert.rescale)
-        if bert and needs_encoder(metrics)
-        else None,
-        "task": x.task.name,
-        "source": "+".join(side.label for side in config.sources),
-        "target": config.target.language,
-    }
-
-
-def _dev_scores(x: Start, rows: Sequence[Stage]) -> dict[str, Any]:
-    """Method -> ratio or threshold -> the training at it, and its dev scores where they are asked for."""
-    found: dict[str, Any] = {}
-    for stage in behind(*rows):
-        if stage.work is not CHOOSE or not _of_ratios(stage) or stage.name.startswith("draws/"):
-            continue
-        name = stage.name.split("/")[0]
-        found[name] = {}
-        for at, made in stage.given["points"].items():
-            given = {
-                "adapter": made,
-                **scoring(x, "dev"),
-                "bill": Bill(()),
-                "behind": Behind(made, x.task, x.config.target.language),
-                "method": made.name.split("/")[0],
-                "title": made.name,
-                "seed": x.config.seed,
-                "test_set": "dev",
-            }
-            scored = Stage(f"dev/{made.name}", EVALUATE, given) if x.config.evaluation.points else None
-            found[name][at] = (made, scored)
-    return found
-
-
-def _metrics(x: Start) -> tuple[str, ...]:
-    """The metrics of the answers: the config's, or the task's own.
-
-    Raises:
-        GraspError: The task's are unknown, or need an encoder that the config does not name.
-    """
-    wanted = x.config.evaluation
-    if wanted.metrics != "task":
-        return wanted.metrics
-    for name in x.task.metrics:
-        if name not in SCORES:
-            raise GraspError(f"the task {x.task.name} asks for the metric '{name}', which is unknown")
-        if needs_encoder([name]) and wanted.bertscore is None:
-            raise GraspError(
-                f"the task {x.task.name} asks for {name}: set evaluation.bertscore (encoder, layer), "
-                "or name other metrics in evaluation.metrics"
-            )
-    return x.task.metrics
-
-
-def _deployed(x: Start, method: Method, seed: int, made: Adapter, row: Stage) -> Stage:
-    config = x.config
-    test = x.rows(config.target, "test")
-    shown = min(config.evaluation.generate or EXAMPLES_DEPLOYED, EXAMPLES_DEPLOYED)
-    given = {
-        "model": x.model,
-        "device": config.device,
-        "adapter": made,
-        "examples": replace(test, limit=min(shown, test.limit or shown)),
-        "limits": x.limits,
-        "after": row,
-    }
-    return Stage(f"deployment/{method.name}/seed{seed}", DEPLOY, given)
-
-
-def _learned(made: Adapter) -> Stage | None:
-    """The learning run behind an adapter, if there is one: the report shows its trajectory."""
-    return next((stage for stage in behind(made) if stage.work is LEARN), None)
+def _learned(made: Adapter) -> tuple[Stage, Stage] | None:
+    """The learning run behind an adapter, if there is one, and the stage that p* is from."""
+    found = {stage.work: stage for stage in behind(made)}
+    return None if LEARN not in found else (found[LEARN], found.get(SELECT, found[LEARN]))

@@ -249,6 +249,7 @@ class Start:
             "start": self.merged,
             "train": self.rows(self.config.target, "train"),
             "micro_dev": self.micro_dev(control.micro_dev),
+            "dev": self.rows(self.config.target, "dev"),
             "policy": policy,
             "control": control,
             "training": self.config.learn.training,

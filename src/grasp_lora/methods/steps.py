@@ -6,7 +6,8 @@ from pathlib import Path
 from grasp_lora.errors import GraspError
 from grasp_lora.merging.hub import find_adapter
 from grasp_lora.merging.reading import base_of
-from grasp_lora.methods.plan import METHODS, NAMES, scoring
+from grasp_lora.methods.evaluations import scoring
+from grasp_lora.methods.plan import METHODS, NAMES
 from grasp_lora.methods.ready import check_base
 from grasp_lora.methods.searched import fixed_run
 from grasp_lora.methods.start import Start

@@ -7,6 +7,7 @@ from functools import cached_property
 from statistics import fmean
 from typing import Literal
 
+from grasp_lora.control.noise import Look
 from grasp_lora.control.rounds import Round
 from grasp_lora.cost import Cost
 from grasp_lora.metrics.score import Score, Spread, over_seeds
@@ -118,6 +119,9 @@ class Learned:
 
     p: float
     rounds: tuple[Round, ...]
+    warnings: tuple[str, ...] = ()
+    look: Look | None = None
+    """At some ratios on dev, after the last step; not always at this p*."""
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,13 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from grasp_lora.control.noise import MARGIN, Z, paired_error
 from grasp_lora.cost import Cost
 from grasp_lora.metrics.significance import paired_bootstrap
 from grasp_lora.reporting.found import MethodResult
 from grasp_lora.workspace.rows import Row
 
-__all__ = ["MARGIN", "Verdict", "verdict"]
-
-MARGIN = 0.01  # nats: less is no difference that anybody should pay for
-Z = 1.96  # of a 95 % interval
+__all__ = ["Verdict", "doubts", "verdict"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,18 +32,45 @@ def verdict(results: Sequence[MethodResult]) -> Verdict:
     differences. Controls, which nobody would deploy, do not take part, nor do methods that were trained on
     dev; where the chosen one was trained so too, that is deployed.
     """
-    known = [one for one in results if one.has_dev] or list(results)
-    candidates = [one for one in known if not one.rows[0].control] or known
-    best = min(candidates, key=lambda one: one.spread("dev_loss").mean)
+    candidates = _candidates(results)
+    best = min(candidates, key=_mean_dev)
     close = [one for one in candidates if not _worse(one, best)]
     chosen = min(close, key=_passes)
     others = [one for one in candidates if one is not chosen]
-    deployed = next((one for one in results if one.method == f"{chosen.method}_refit"), chosen)
+    deployed = next((one for one in results if one.rows[0].refit_of == chosen.method), chosen)
     standing = "best on dev" if chosen is best else f"within noise of the best on dev ({best.title})"
     if deployed is not chosen:
         standing = f"after {chosen.title} was {standing}"
     lines = (_deploy(deployed, standing, others), _pruning(candidates), _cost(deployed, results))
     return Verdict(deployed.method, lines)
+
+
+def doubts(results: Sequence[MethodResult]) -> list[str]:
+    """What the methods' dev losses say against what their names promise."""
+    candidates, found = _candidates(results), []
+    simplest = min(candidates, key=_passes)
+    best = min(candidates, key=_mean_dev)
+    if len(candidates) > 1 and not _worse(simplest, best):
+        found.append(f"no method is better on dev than the simplest, {simplest.title}, by more than noise")
+    by_name = {one.method: one for one in results}
+    for control in results:
+        asked = by_name.get(control.rows[0].control_of)
+        if asked is not None and not _worse(control, asked):
+            found.append(
+                f"{control.title}: as good on dev as {asked.title}, so that what the source's adapter adds "
+                "is not what it knows"
+            )
+    return found
+
+
+def _candidates(results: Sequence[MethodResult]) -> list[MethodResult]:
+    """What dev can choose among."""
+    known = [one for one in results if one.has_dev] or list(results)
+    return [one for one in known if not one.rows[0].control_of] or known
+
+
+def _mean_dev(one: MethodResult) -> float:
+    return one.spread("dev_loss").mean
 
 
 def _deploy(deployed: MethodResult, standing: str, others: Sequence[MethodResult]) -> str:
@@ -64,7 +89,7 @@ def _pruning(candidates: Sequence[MethodResult]) -> str:
     pruned = [one for one in candidates if one.p or one.rows[0].threshold is not None]
     if not dense or not pruned:
         return "Pruning: nothing to say; it takes a merge that is fine-tuned without, and one with it."
-    without, best = (min(group, key=lambda one: one.spread("dev_loss").mean) for group in (dense, pruned))
+    without, best = (min(group, key=_mean_dev) for group in (dense, pruned))
     low, high = _interval(best, without)
     said = "helped" if high < 0 else "hurt" if low > 0 else "cannot be told from no pruning"
     at = "" if best.p is None else f" at p = {best.p:.3f}"
@@ -96,7 +121,7 @@ def _interval(one: MethodResult, other: MethodResult) -> tuple[float, float]:
 
 
 def _worse(one: MethodResult, best: MethodResult) -> bool:
-    difference = one.spread("dev_loss").mean - best.spread("dev_loss").mean
+    difference = _mean_dev(one) - _mean_dev(best)
     return difference > max(MARGIN, Z * _standard_error(one, best))
 
 
@@ -105,15 +130,11 @@ def _standard_error(one: MethodResult, other: MethodResult) -> float:
 
     An earlier version did not keep the rows' losses: there it is 0.
     """
-    by_row = zip(one.losses("dev_losses"), other.losses("dev_losses"), strict=False)
-    by_draw = [
-        (_dev(one.draws[draw]), _dev(other.draws[draw])) for draw in one.draws.keys() & other.draws.keys()
-    ]
-    return math.hypot(*(_of_mean([a - b for a, b in pairs]) for pairs in (by_row, by_draw)))
-
-
-def _of_mean(differences: Sequence[float]) -> float:
-    return statistics.stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else 0.0
+    rows = [result.losses("dev_losses") for result in (one, other)]
+    by_row = paired_error(*rows) if all(rows) else None
+    common = sorted(one.draws.keys() & other.draws.keys())
+    by_draw = paired_error(*([_dev(result.draws[draw]) for draw in common] for result in (one, other)))
+    return math.hypot(by_row or 0.0, by_draw or 0.0)
 
 
 def _dev(rows: Sequence[Row]) -> float:

@@ -69,7 +69,9 @@ class _GridRewards(TrainerCallback):
     def _probe(self, step: int) -> None:
         controller = self.grasp.controller
         assert controller is not None, "the controller's callback comes first"
-        self.rewards[step] = dict(zip(self.ratios, controller.prober.at(self.ratios), strict=True))
+        self.rewards[step] = {
+            p: seen.mean for p, seen in zip(self.ratios, controller.prober.at(self.ratios), strict=True)
+        }
 
 
 def _rho(rewards: Mapping[float, float], losses: Mapping[float, float]) -> float | None:

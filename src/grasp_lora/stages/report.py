@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from grasp_lora.control.noise import Look
 from grasp_lora.control.rounds import read_rounds
 from grasp_lora.reporting.found import Found, Learned, together
 from grasp_lora.reporting.write import write_report
@@ -20,7 +21,7 @@ def report(
     *,
     rows: Sequence[Path],
     reference: str,
-    learned: Mapping[str, Path],
+    learned: Mapping[str, tuple[Path, Path]],
     tests: Mapping[str, Sequence[Path]],
     searched: Mapping[str, Mapping[float, tuple[Path, Path | None]]],
     rank_check: Path | None,
@@ -31,7 +32,7 @@ def report(
     Args:
         rows: Folders of evaluations, in the order to show.
         reference: The method that the others are compared with.
-        learned: Method -> the folder of its learning run.
+        learned: Method -> the folders of its learning run and of what p* is from.
         tests: Further test set -> folders of the evaluations on it.
         searched: Method -> ratio or threshold -> the folders of the training at it, and of its dev scores.
         deployed: Title -> the folder of a deployment's measurement.
@@ -39,7 +40,7 @@ def report(
     found = Found(
         results=together([Row.read(row) for row in rows]),
         reference=reference,
-        learned={name: _learned(made) for name, made in learned.items()},
+        learned={name: _learned(*folders) for name, folders in learned.items()},
         tests={name: together([Row.read(row) for row in found]) for name, found in tests.items()},
         searched={
             name: {at: _point(*folders) for at, folders in points.items()}
@@ -51,8 +52,9 @@ def report(
     write_report(folder, found)
 
 
-def _learned(folder: Path) -> Learned:
-    return Learned(LearnedRatio.read(folder).found, read_rounds(folder))
+def _learned(folder: Path, chosen: Path) -> Learned:
+    ratio = LearnedRatio.read(chosen)
+    return Learned(ratio.found, read_rounds(folder), tuple(ratio.warnings), Look.read(folder))
 
 
 def _point(trained: Path, scored: Path | None) -> dict[str, float]:

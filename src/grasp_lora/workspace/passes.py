@@ -12,6 +12,9 @@ from grasp_lora.workspace.training import EveryStep, Fixed
 __all__ = ["passes_of_learning", "passes_of_training"]
 
 
+LOOKED_AT = 4  # ratios on dev after the last step: p*, 0 and two neighbours
+
+
 def passes_of_training(
     *,
     train: Sequence[Example],
@@ -33,13 +36,15 @@ def passes_of_learning(
     *,
     train: Sequence[Example],
     micro_dev: Sequence[Example],
+    dev: Sequence[Example] | None,
     training: Training,
     control: Control,
     **_: Any,
 ) -> int:
     """The most example passes of `learn`."""
     rounds = training.steps(len(train)) // control.every
-    return 2 * _examples(training, train) + rounds * (control.candidates + 1) * len(micro_dev)
+    look = 0 if dev is None else LOOKED_AT * (len(dev) + len(micro_dev))
+    return 2 * _examples(training, train) + rounds * (control.candidates + 1) * len(micro_dev) + look
 
 
 def _examples(training: Training, train: Sequence[Example]) -> int:

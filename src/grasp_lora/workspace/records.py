@@ -156,6 +156,8 @@ class LearnedRatio(Record):
     reward: float | None = None
     rule: str | None = None
     rounds: int | None = None
+    warnings: Sequence[str] = ()
+    """What the log says against a learned ratio."""
     dev_loss: Any = None
     """Optuna's best, or a grid's by ratio or threshold."""
     trials: int | None = None
@@ -172,7 +174,7 @@ class LearnedRatio(Record):
 
     def write(self, folder: Path) -> None:
         write_json(
-            folder / self.FILE, {key: value for key, value in asdict(self).items() if value is not None}
+            folder / self.FILE, {key: value for key, value in asdict(self).items() if value not in (None, ())}
         )
 
 

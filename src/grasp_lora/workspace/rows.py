@@ -80,8 +80,10 @@ class Row:
     """Stage -> its cost, of all that lies behind the adapter but the sources' adapters, if it is known."""
     dev_losses: Sequence[float] = ()
     """Of each dev example."""
-    control: bool = False
-    """It answers a question about the others, and nobody would deploy it."""
+    control_of: str = ""
+    """The method that it asks a question about; nobody would deploy it."""
+    refit_of: str = ""
+    """The method that was trained once more, on all labelled rows."""
     exhaustive: bool = False
     """Its ratio was found by training at every one: what a cheaper search is measured against."""
 
@@ -141,5 +143,6 @@ class Row:
 _ABOUT = (
     "title", "task", "source", "target", "adapter", "p", "threshold", "pruned_share", "test_set", "test_rows",
     "draw", "groups", "source_losses",
-    "repeated", "steps", "choosing_steps", "made_by", "labels", "all_costs", "control", "exhaustive",
+    "repeated", "steps", "choosing_steps", "made_by", "labels", "all_costs", "control_of", "refit_of",
+    "exhaustive",
 )  # fmt: skip

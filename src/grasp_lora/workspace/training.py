@@ -145,6 +145,7 @@ def learn(
     start: Path,
     train: Sequence[Example],
     micro_dev: Sequence[Example],
+    dev: Sequence[Example] | None,
     policy: str,
     control: Control,
     training: Training,
@@ -158,21 +159,25 @@ def learn(
     adapter (Sec. 3.4).
 
     Args:
+        dev: For one look at p* and its neighbours after the last step.
         policy: Which of `POLICIES` draws the ratios.
         watcher: Makes a callback that is added after the controller's.
     """
 
     def callbacks(trainer: Trainer, backbone: Backbone) -> list[TrainerCallback]:
         loss = resources.loss(micro_dev, backbone, limits)
+        on_dev = None if dev is None else resources.loss(dev, backbone, limits)
         grasp = GraspCallback(
             trainer,
-            reward=lambda model: -loss(model),
+            reward=lambda model: -loss.per_example(model),
+            dev=None if on_dev is None else (lambda model: -on_dev.per_example(model)),
             policy=POLICIES[policy](**control.policy, seed=seed),
             every=control.every,
             parts=_parts(start),
             unit=control.unit,
             importance_refresh=control.importance_refresh,
             select=control.select,
+            margin=control.margin,
             reset_moments=control.reset_moments,
             folder=folder,
         )
@@ -181,8 +186,14 @@ def learn(
     _, _, added = _train(resources, folder, model, start, train, training, limits, seed, callbacks)
     grasp: GraspCallback = added[0]
     result = grasp.result
+    if grasp.look is not None:
+        grasp.look.write(folder)
     LearnedRatio(
-        result.best_ratio, reward=result.best_reward, rule=result.rule, rounds=len(result.rounds)
+        result.best_ratio,
+        reward=result.best_reward,
+        rule=result.rule,
+        rounds=len(result.rounds),
+        warnings=grasp.warnings,
     ).write(folder)
     return grasp
 

@@ -15,12 +15,14 @@ from grasp_lora.reporting.sections import (
     rank_check,
     searched,
     tests,
+    warnings,
 )
 
 __all__ = ["SECTIONS"]
 
 SECTIONS: tuple[Callable[[Found], Iterator[Block]], ...] = (
     deploy.blocks,
+    warnings.blocks,
     learned.blocks,
     losses.blocks,
     metrics.blocks,

@@ -1,0 +1,108 @@
+"""How sure a difference is that a few rows have shown."""
+
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from grasp_lora.errors import GraspError
+
+__all__ = ["LOOK_FILE", "MARGIN", "POWER", "Look", "Z", "detectable", "paired_error"]
+
+LOOK_FILE = "on_dev.json"
+MARGIN = 0.01  # nats: less is no difference that anybody should pay for
+Z = 1.96  # standard errors of a 95 % interval
+POWER = 0.84  # further ones, so that a difference is found four times in five
+
+
+def paired_error(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """The standard error of the mean of `first - second`, row by row; None for fewer than two rows."""
+    differences = [a - b for a, b in zip(first, second, strict=True)]
+    if len(differences) < 2:
+        return None
+    return statistics.stdev(differences) / math.sqrt(len(differences))
+
+
+def detectable(error: float) -> float:
+    """The smallest true difference that a test at 5 % finds four times in five, with this standard error."""
+    return (Z + POWER) * error
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One look at some ratios after a learning run's last step, before any fine-tuning at them.
+
+    The policy is not told. Rows that p* was chosen on cannot say how good it is: the dev rows can.
+
+    Attributes:
+        p: p*.
+        dev: Ratio -> the reward of each dev row.
+        micro_dev: Ratio -> that of each micro-dev row, where the reward has any.
+        margin: A smaller difference is none.
+    """
+
+    p: float
+    dev: Mapping[float, Sequence[float]]
+    micro_dev: Mapping[float, Sequence[float]]
+    margin: float = MARGIN
+
+    def difference(self, p: float, other: float) -> tuple[float, float, float]:
+        """Mean reward on dev at `p` less that at `other`, and its 95 % interval."""
+        mean = statistics.fmean(self.dev[p]) - statistics.fmean(self.dev[other])
+        error = self._error(p, other)
+        return mean, mean - Z * error, mean + Z * error
+
+    @property
+    def best(self) -> float:
+        """The ratio with the highest mean reward on dev; the smaller one on a tie."""
+        return max(sorted(self.dev), key=lambda p: statistics.fmean(self.dev[p]))
+
+    def is_close(self, p: float, other: float) -> bool:
+        """Whether the dev rows cannot tell two ratios: by no more than the margin, or than noise."""
+        mean, _, _ = self.difference(p, other)
+        return abs(mean) <= max(self.margin, Z * self._error(p, other))
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The smallest and the largest of the ratios that dev cannot tell from the best one."""
+        close = [p for p in self.dev if self.is_close(p, self.best)]
+        return min(close), max(close)
+
+    @property
+    def detectable(self) -> float:
+        """The smallest difference of p* from the other ratios that so many rows can be expected to show."""
+        return max((detectable(self._error(self.p, p)) for p in self.dev if p != self.p), default=0.0)
+
+    def _error(self, p: float, other: float) -> float:
+        return paired_error(self.dev[p], self.dev[other]) or 0.0
+
+    def write(self, folder: Path) -> None:
+        """As `on_dev.json`."""
+        rewards = {
+            name: {str(p): list(values) for p, values in sorted(seen.items())}
+            for name, seen in (("dev", self.dev), ("micro_dev", self.micro_dev))
+        }
+        text = json.dumps({"p": self.p, "margin": self.margin, "label": "before fine-tuning", **rewards})
+        (folder / LOOK_FILE).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> "Look | None":
+        """None where no such look was taken.
+
+        Raises:
+            GraspError: The file holds something else.
+        """
+        path = folder / LOOK_FILE
+        if not path.exists():
+            return None
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            dev, micro_dev = (
+                {float(p): tuple(values) for p, values in found[name].items()}
+                for name in ("dev", "micro_dev")
+            )
+            return cls(found["p"], dev, micro_dev, found["margin"])
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise GraspError(f"{path} cannot be read ({error})") from None

@@ -1,0 +1,16 @@
+"""What speaks against the numbers below it."""
+
+from collections.abc import Iterator
+
+from grasp_lora.reporting.blocks import Block, Text
+from grasp_lora.reporting.found import Found
+from grasp_lora.reporting.verdict import doubts
+
+
+def blocks(found: Found) -> Iterator[Block]:
+    titles = {result.method: result.title for result in found.results}
+    learned = [
+        f"{titles[name]}: {warning}" for name, one in found.learned.items() for warning in one.warnings
+    ]
+    if lines := [*doubts(found.results), *learned]:
+        yield Text("\n".join(["Warnings:", "", *(f"- {line}" for line in lines)]))
