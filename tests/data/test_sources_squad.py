@@ -16,6 +16,7 @@ from grasp_lora.data.prepare import prepare_card
 from grasp_lora.data.sampling import sample_pool
 from grasp_lora.data.sources import Record
 from grasp_lora.errors import GraspError
+from grasp_lora.tasks.example import groups_of
 from grasp_lora.tasks.task import load_task
 
 ENGLISH = {"train": 4, "dev": 3, "micro_dev": 0, "test": 3}
@@ -53,6 +54,23 @@ def test_mlqa_is_pooled_and_split_by_paragraph_in_all_languages(tmp_path: Path) 
     assert example.prompt.endswith("\nالإجابة:\n")
     assert example.references == (example.target,)
     assert example.target in example.prompt
+
+
+def test_questions_about_one_paragraph_are_one_group(tmp_path: Path) -> None:
+    prepared(
+        small(tmp_path, "mlqa", languages=QA),
+        mlqa_zip(tmp_path / "a.zip", ("en", "ar", "zh")),
+        tmp_path / "out",
+    )
+    task = load_task(tmp_path / "out")
+    examples = [example for split in SMALL for example in task.examples("ar", split)]
+    by_group: dict[str, set[str]] = {}
+    for example in examples:
+        by_group.setdefault(example.group, set()).add(example.prompt.split("ar paragraph ")[1].split()[0])
+    assert all(group.startswith("paragraph ") for group in by_group)
+    assert all(len(numbers) == 1 for numbers in by_group.values())
+    assert len(by_group) == len(set[str]().union(*by_group.values()))
+    assert groups_of(examples) == [example.group for example in examples]
 
 
 def test_the_unpacked_archive_gives_the_same(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from grasp_lora.control.selection import select_ratio
 from grasp_lora.experiment import start
 from grasp_lora.lm.adapters import load_adapter
 from grasp_lora.methods.plan import plan
+from grasp_lora.metrics.significance import approximate_randomisation
 from grasp_lora.reporting.compare import read_results
 from grasp_lora.stages.folds import choose_by_folds
 from grasp_lora.tasks.example import Example
@@ -188,7 +189,7 @@ def test_folds_choose_by_the_mean_over_their_rows(tmp_path):
 def test_the_last_run_has_all_rows_and_what_the_folds_chose(result):
     chosen, epochs = (kind.read(result.folder / "folds/seed42") for kind in (LearnedRatio, DevLosses))
     found = row(result, "eval/cross_validate/seed42")
-    assert found.labels == LABELLED
+    assert (found.labels, found.folds) == (LABELLED, 2)
     assert found.p == chosen.p
     assert found.steps == (2 + epochs.best_epoch) * 14  # the target's adapter has its two epochs
     assert found.dev_loss is None
@@ -340,3 +341,27 @@ def test_a_source_without_dev_rows_has_no_such_column(setting):
     assert next(s for s in stages if s.name == "eval/zero_shot/seed42").given["sources"] == {}
     rows = [value for s in stages for value in inside(s.given) if isinstance(value, Rows)]
     assert {one.language for one in rows} == {"ar"}
+
+
+# Groups
+
+
+def test_rows_say_which_of_their_examples_belong_together(tmp_path):
+    folder = write_setting(tmp_path, CONFIG)
+    for path in folder.glob("*.jsonl"):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        grouped = [line | {"group": f"g{i // 2}"} for i, line in enumerate(lines)]
+        path.write_text("\n".join(map(json.dumps, grouped)))
+    (folder / "task.yaml").write_text((folder / "task.yaml").read_text() + "group: group\n")
+    methods = {"methods": ["zero_shot", "lora_source"], "variants": {}, "target.draws": 1}
+    found = grasp_lora.run(folder / "run.yaml", runs=folder / "runs", **methods)
+    assert found.rows[0].groups == ["g0", "g0", "g1", "g1", "g2", "g2"]
+    assert found.rows[0].dev_groups == ["g0", "g0", "g1", "g1"]
+    table = list(csv.DictReader((found.folder / "report/comparisons.csv").open()))
+    assert "|clusters:3|" in table[0]["signature"]
+    assert table[0]["signature"].endswith("|rows:6|draws:1,1|seeds:1,1|steps:0,0|choosing:0,0|folds:0,0")
+    one, other = (
+        Row.read(found.folder / f"eval/{name}/seed42").test_losses for name in ("zero_shot", "lora_source")
+    )
+    expected = approximate_randomisation(one, other, groups=found.rows[0].groups)
+    assert float(table[0]["p_value"]) == pytest.approx(expected)

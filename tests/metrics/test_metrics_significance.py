@@ -13,10 +13,13 @@ from hypothesis import strategies as st
 
 from grasp_lora.errors import GraspError
 from grasp_lora.metrics.score import Score, over_seeds
+from grasp_lora.metrics.scoring import of_corpus
 from grasp_lora.metrics.significance import (
     approximate_randomisation,
+    clusters,
     compare_corpora,
     compare_scores,
+    holm,
     paired_bootstrap,
 )
 
@@ -276,7 +279,7 @@ def test_bad_settings_are_refused() -> None:
     with pytest.raises(GraspError, match="no corpus metric"):
         compare_corpora("rougeL", FIRST, SECOND, REFERENCES, "ar")
     for test in ("randomisation", "bootstrap"):
-        with pytest.raises(GraspError, match="at least 2 examples, got 1"):
+        with pytest.raises(GraspError, match="at least 2 examples that share no group, got 1"):
             compare_corpora("chrf", FIRST[:1], SECOND[:1], REFERENCES[:1], "ar", test=test)
     with pytest.raises(GraspError, match="resamples must be at least 1"):
         compare_corpora("chrf", FIRST, SECOND, REFERENCES, "ar", resamples=0)
@@ -313,3 +316,83 @@ def test_equal_corpus_scores_do_not_differ_whatever_was_predicted(test: Any) -> 
         "bleu", ["x", "y", "z"], ["u", "v", "w"], references, "en", test=test, resamples=50
     )
     assert (found.first, found.second, found.p_value) == (0.0, 0.0, 1.0)
+
+
+# Clusters
+
+
+def test_clusters_are_swapped_together():
+    """Two passages with two questions each: of four swaps two differ as much as what was seen."""
+    first, second = [0.0, 0.0, 0.0, 0.0], [1.0, 2.0, 3.0, 5.0]
+    assert approximate_randomisation(first, second, groups=["a", "a", "b", "b"]) == pytest.approx(2 / 4)
+    assert approximate_randomisation(first, second) == pytest.approx(2 / 16)
+    # differences 1, -1 within "a" cancel: -4, -2 and 2, 4 in all of "b" and "c"
+    mixed = [1.0, -1.0, 1.0, 3.0]
+    assert approximate_randomisation(first, mixed, groups=["a", "a", "b", "c"]) == pytest.approx(4 / 8)
+
+
+def test_clusters_are_drawn_together():
+    """Against an own bootstrap of whole clusters: sums over sizes, since clusters differ in size."""
+    generator = np.random.default_rng(0)
+    groups = [str(number) for number in generator.integers(0, 8, 40)]
+    second = generator.normal(0.3, 1.0, 40) + np.array([float(group) / 8 for group in groups])
+    first = np.zeros(40)
+    p_value, (low, high) = paired_bootstrap(first, second, groups=groups, resamples=4000, seed=5)
+    sums = {g: sum(v for v, of in zip(second, groups, strict=True) if of == g) for g in set(groups)}
+    names = sorted(sums)
+    draws = generator.choice(names, (4000, len(names)))
+    means = [sum(sums[g] for g in draw) / sum(groups.count(g) for g in draw) for draw in draws]
+    assert (low, high) == pytest.approx(np.percentile(means, [2.5, 97.5]), abs=0.05)
+    distances = np.abs(np.array(means) - second.mean())
+    assert p_value == pytest.approx(np.mean(distances >= second.mean()), abs=0.02)
+    alone = paired_bootstrap(first, second, resamples=4000, seed=5)[1]
+    assert high - low > alone[1] - alone[0]  # what clusters share is seen once
+
+
+@pytest.mark.parametrize("metric", ["bleu", "chrf"])
+def test_a_corpus_of_clusters_is_one_of_longer_examples(metric):
+    """Each pair of examples together has the counts of both: the same trials over half as many."""
+    groups = [str(i // 2) for i in range(10)]
+    found = compare_corpora(metric, FIRST[:10], SECOND[:10], REFERENCES[:10], "ar", groups=groups)
+    score = of_corpus(metric)("ar", None)
+    streams = [[right[0] for right in REFERENCES[:10]]]
+
+    def value(swapped):
+        answers = [(SECOND if i // 2 in swapped else FIRST)[i] for i in range(10)]
+        others = [(FIRST if i // 2 in swapped else SECOND)[i] for i in range(10)]
+        return abs(score.corpus_score(others, streams).score - score.corpus_score(answers, streams).score)
+
+    observed = value(())
+    swaps = [set(s) for n in range(6) for s in itertools.combinations(range(5), n)]
+    hits = sum(value(s) >= observed - 1e-9 for s in swaps)
+    assert found.p_value == pytest.approx(hits / 32)
+    assert "clusters:5" in found.signature
+
+
+def test_groups_are_as_many_as_examples():
+    with pytest.raises(GraspError, match="2 examples, but 1 groups"):
+        approximate_randomisation([1, 2], [2, 3], groups=["a"])
+    with pytest.raises(GraspError, match="at least 2 examples that share no group"):
+        paired_bootstrap([1, 2], [2, 3], groups=["a", "a"])
+    assert clusters(["a", "", "", "a"], 4) == 3
+    assert clusters([], 4) == 4
+    assert clusters(["a", "a", "b"], 2) == 1
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_by_its_definition(p_values):
+    """A hypothesis is rejected at a level if the step-down procedure rejects it there."""
+    adjusted = holm(p_values)
+    for level in (0.01, 0.05, 0.5):
+        rejected = set()
+        for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+            if p_values[index] * (len(p_values) - rank) > level:
+                break
+            rejected.add(index)
+        assert {i for i, p in enumerate(adjusted) if p <= level} == rejected
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []

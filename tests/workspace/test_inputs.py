@@ -98,11 +98,12 @@ def test_what_lies_behind_an_adapter(run, tmp_path):
         "steps": 50,  # what trained the adapter on Arabic rows
         "choosing_steps": 9,
         "labels": {"train": 5, "dev": 4, "micro_dev": 4},  # the most of each split
+        "folds": 0,
         "made_by": line,
     }
-    english = {"steps": 100, "choosing_steps": 0, "labels": {"train": 12}, "made_by": line}
+    english = {"steps": 100, "choosing_steps": 0, "labels": {"train": 12}, "folds": 0, "made_by": line}
     assert Behind(last, task, "en").resolve(run) == english
-    nothing = {"steps": 0, "choosing_steps": 0, "labels": {}}
+    nothing = {"steps": 0, "choosing_steps": 0, "labels": {}, "folds": 0}
     other = task.model_copy(update={"name": "another task of the same language"})
     assert Behind(last, other, "ar").resolve(run) == nothing | {"made_by": line}
     for made in (None, tmp_path):

@@ -24,7 +24,7 @@ from grasp_lora.errors import GraspError
 from grasp_lora.lm.encoding import Limits
 from grasp_lora.lm.loss import TargetLoss
 from grasp_lora.merging.parts import PartsOrFolder, find_parts
-from grasp_lora.tasks.example import Example
+from grasp_lora.tasks.example import Example, groups_of
 
 __all__ = ["GraspCallback"]
 
@@ -80,7 +80,7 @@ class GraspCallback(TrainerCallback):
         importance_refresh: ImportanceRefresh = "round",
         select: SelectionRule = "best",
         margin: float = MARGIN,
-        dev: Sequence[Example | Mapping[str, Any]] | Reward | None = None,
+        dev: Sequence[Example | Mapping[str, Any]] | None = None,
         reset_moments: bool = True,
         folder: str | Path | None = None,
         max_length: int = Limits.max_length,
@@ -91,8 +91,10 @@ class GraspCallback(TrainerCallback):
             raise GraspError("give GraspCallback either micro_dev examples or a reward function")
         self.trainer = trainer
         limits = Limits(max_length, max_new_tokens, token_budget)
-        self._reward = reward or self._loss_reward("micro-dev", micro_dev or [], limits)
-        self._dev = dev if dev is None or callable(dev) else self._loss_reward("dev", dev, limits)
+        examples = [_example("micro-dev", i, row) for i, row in enumerate(micro_dev or [])]
+        self._reward = reward or self._loss_reward("micro-dev", examples, limits)
+        self._dev = [_example("dev", i, row) for i, row in enumerate(dev or [])]
+        self._dev_reward = self._loss_reward("dev", self._dev, limits) if self._dev else None
         self._options: dict[str, Any] = {
             "policy": policy,
             "every": every,
@@ -101,6 +103,7 @@ class GraspCallback(TrainerCallback):
             "importance_refresh": importance_refresh,
             "select": select,
             "margin": margin,
+            "groups": groups_of(examples),
             "reset_moments": reset_moments,
             "folder": None if folder is None else Path(folder),
         }
@@ -141,7 +144,8 @@ class GraspCallback(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         assert self.controller is not None
         if self.controller.rounds:
-            self.look = None if self._dev is None else self.controller.look(self._dev)
+            if self._dev_reward is not None:
+                self.look = self.controller.look(self._dev_reward, groups_of(self._dev))
             policy, found = self.controller.policy, self.result
             self.warnings = warnings_of(found.best_ratio, found.rounds, policy.p_min, policy.p_max, self.look)
             for warning in self.warnings if state.is_world_process_zero else ():
@@ -151,14 +155,14 @@ class GraspCallback(TrainerCallback):
     def _log_round(self, made: Round, seconds: float) -> None:
         self.trainer.log({**made.log_values(), "grasp/round_seconds": seconds})
 
-    def _loss_reward(self, split: str, rows: Sequence[Example | Mapping[str, Any]], limits: Limits) -> Reward:
+    def _loss_reward(self, split: str, examples: Sequence[Example], limits: Limits) -> Reward:
         if self.trainer.processing_class is None:
             raise GraspError(
                 f"the Trainer has no tokenizer to encode the {split} rows with: give it one as "
                 "processing_class, or give GraspCallback a reward function"
             )
         loss = TargetLoss(
-            [_example(split, i, row) for i, row in enumerate(rows)],
+            examples,
             self.trainer.processing_class,
             self.trainer.model,
             **asdict(limits),

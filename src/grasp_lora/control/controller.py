@@ -5,7 +5,7 @@ GRASP LoRA, Sec. 3.3. Works from a plain PyTorch loop; `GraspCallback` does the 
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -45,6 +45,8 @@ class GraspController:
         parts: For a merged adapter, which rows and columns came from which adapter (`read_parts`).
         unit, importance_refresh: See `Pruning`.
         select, margin: How `result` chooses p*; see `select_ratio`.
+        groups: Of each of the reward's examples, such as its passage: those of one group are one cluster in
+            the standard error of a probe; () is a group of its own for each.
         reset_moments: Whether a commit clears the optimizer's moments of entries that it prunes or revives.
         folder: Where `rounds.jsonl` and `timings.jsonl` are written, one line a round, and the examples'
             rewards as `probes.jsonl`; None writes nothing.
@@ -73,6 +75,7 @@ class GraspController:
         importance_refresh: ImportanceRefresh = "round",
         select: SelectionRule = "best",
         margin: float = MARGIN,
+        groups: Sequence[str] = (),
         reset_moments: bool = True,
         folder: Path | None = None,
         on_round: Callable[[Round, float], None] | None = None,
@@ -83,7 +86,7 @@ class GraspController:
         self.model, self.optimizer = model, optimizer
         self.policy = policy or RatioPolicy()
         self.every, self.select, self.margin = every, select, margin
-        self.folder, self.on_round = folder, on_round
+        self.folder, self.on_round, self.groups = folder, on_round, groups
         pruning = Pruning(parts, unit, importance_refresh)
         self.masked = MaskedAdapter(adapter_parameters(model), pruning)
         self.prober = Prober(model, self.masked, reward)
@@ -103,7 +106,7 @@ class GraspController:
         self.masked.zero_pruned()
         return self._round() if self.step % self.every == 0 else None
 
-    def look(self, reward: Reward) -> Look:
+    def look(self, reward: Reward, groups: Sequence[str] = ()) -> Look:
         """p*, no pruning and p*'s neighbours under another reward, such as minus the loss of dev rows. The
         policy is not told.
 
@@ -117,7 +120,7 @@ class GraspController:
         for asked in (Prober(self.model, self.masked, reward), self.prober):
             found = zip(ratios, asked.at(ratios), strict=True)
             seen.append({ratio: one.by_example or (one.mean,) for ratio, one in found})
-        return Look(p, seen[0], seen[1], self.margin)
+        return Look(p, seen[0], seen[1], self.margin, tuple(groups))
 
     def close(self) -> None:
         """Training ends: leave gradients alone from now on. The adapter stays pruned at `policy.p_curr`."""
@@ -138,7 +141,7 @@ class GraspController:
         if update.committed:
             changed, reverted = self.masked.commit(update.p_curr, self._moments)
         probes = tuple(
-            Probe(c.z, c.p, r, one.error_against(base))
+            Probe(c.z, c.p, r, one.error_against(base, self.groups))
             for c, r, one in zip(candidates, update.relative_rewards, seen, strict=True)
         )
         made = Round(

@@ -17,12 +17,23 @@ Z = 1.96  # standard errors of a 95 % interval
 POWER = 0.84  # further ones, so that a difference is found four times in five
 
 
-def paired_error(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """The standard error of the mean of `first - second`, row by row; None for fewer than two rows."""
+def paired_error(first: Sequence[float], second: Sequence[float], groups: Sequence[str] = ()) -> float | None:
+    """The standard error of the mean of `first - second`, row by row; None for fewer than two clusters.
+
+    Args:
+        groups: Each row's; rows of one group are one cluster (Miller, 2024), "" is a group of its own, and
+            () is that for all.
+    """
     differences = [a - b for a, b in zip(first, second, strict=True)]
-    if len(differences) < 2:
+    sums: dict[str | int, float] = {}
+    mean = math.fsum(differences) / len(differences) if differences else 0.0
+    for index, difference in enumerate(differences):
+        key = (groups[index] if groups else "") or index
+        sums[key] = sums.get(key, 0.0) + difference - mean
+    if len(sums) < 2:
         return None
-    return statistics.stdev(differences) / math.sqrt(len(differences))
+    squares = math.fsum(value * value for value in sums.values())
+    return math.sqrt(squares * len(sums) / (len(sums) - 1)) / len(differences)
 
 
 def detectable(error: float) -> float:
@@ -41,12 +52,14 @@ class Look:
         dev: Ratio -> the reward of each dev row.
         micro_dev: Ratio -> that of each micro-dev row, where the reward has any.
         margin: A smaller difference is none.
+        groups: Each dev row's, see `paired_error`.
     """
 
     p: float
     dev: Mapping[float, Sequence[float]]
     micro_dev: Mapping[float, Sequence[float]]
     margin: float = MARGIN
+    groups: Sequence[str] = ()
 
     def difference(self, p: float, other: float) -> tuple[float, float, float]:
         """Mean reward on dev at `p` less that at `other`, and its 95 % interval."""
@@ -76,7 +89,7 @@ class Look:
         return max((detectable(self._error(self.p, p)) for p in self.dev if p != self.p), default=0.0)
 
     def _error(self, p: float, other: float) -> float:
-        return paired_error(self.dev[p], self.dev[other]) or 0.0
+        return paired_error(self.dev[p], self.dev[other], self.groups) or 0.0
 
     def write(self, folder: Path) -> None:
         """As `on_dev.json`."""
@@ -84,7 +97,8 @@ class Look:
             name: {str(p): list(values) for p, values in sorted(seen.items())}
             for name, seen in (("dev", self.dev), ("micro_dev", self.micro_dev))
         }
-        text = json.dumps({"p": self.p, "margin": self.margin, "label": "before fine-tuning", **rewards})
+        about = {"p": self.p, "margin": self.margin, "groups": list(self.groups)}
+        text = json.dumps({**about, "label": "before fine-tuning", **rewards})
         (folder / LOOK_FILE).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
@@ -103,6 +117,6 @@ class Look:
                 {float(p): tuple(values) for p, values in found[name].items()}
                 for name in ("dev", "micro_dev")
             )
-            return cls(found["p"], dev, micro_dev, found["margin"])
+            return cls(found["p"], dev, micro_dev, found["margin"], tuple(found["groups"]))
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise GraspError(f"{path} cannot be read ({error})") from None

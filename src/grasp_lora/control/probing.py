@@ -26,11 +26,11 @@ class Seen:
     mean: float
     by_example: tuple[float, ...] = ()
 
-    def error_against(self, other: "Seen") -> float | None:
+    def error_against(self, other: "Seen", groups: Sequence[str] = ()) -> float | None:
         """The paired standard error of the difference; None where it is not known."""
         if not self.by_example or not other.by_example:
             return None
-        return paired_error(self.by_example, other.by_example)
+        return paired_error(self.by_example, other.by_example, groups)
 
 
 @dataclass(slots=True)

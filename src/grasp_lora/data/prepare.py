@@ -12,6 +12,7 @@ from grasp_lora.data.corpus import Corpus, Item, read_corpus
 from grasp_lora.data.folder import Rows, is_prepared, write_prepared
 from grasp_lora.data.handbook.book import prepare_handbook
 from grasp_lora.data.sampling import Chosen, sample_official, sample_pool
+from grasp_lora.data.sources.base import Record
 from grasp_lora.errors import GraspError
 from grasp_lora.paths import cache_dir
 from grasp_lora.tasks.example import Example
@@ -23,8 +24,10 @@ __all__ = ["prepare_card"]
 
 logger = logging.getLogger(__name__)
 
-PREPARATION = 1
+PREPARATION = 2
 """Raised whenever the same source and card would give other rows: folders made before are then made again."""
+GROUP = "group"
+"""The column with what an example shares with others, such as its passage."""
 HELD_OUT_FIRST: tuple[Split | None, ...] = ("test", "dev", "micro_dev", None, "train")
 
 
@@ -147,12 +150,22 @@ def _rows(card: Card, corpus: Corpus, chosen: Chosen) -> Rows:
         fields = parse_template(card.template(language), card.body).fields
         columns = dict.fromkeys((*fields, card.target, *filter(None, [card.references])))
         records = [corpus.items[language][key].record for key in keys]
-        return [{"id": r.id, **{column: r.values[column] for column in columns}} for r in records]
+        return [
+            {"id": r.id, **_group(r), **{column: r.values[column] for column in columns}} for r in records
+        ]
 
     return {
         language: {split: rows(language, keys) for split, keys in splits.items()}
         for language, splits in chosen.items()
     }
+
+
+def _all_grouped(rows: Rows) -> bool:
+    return all(GROUP in line for splits in rows.values() for lines in splits.values() for line in lines)
+
+
+def _group(record: Record) -> dict[str, str]:
+    return {GROUP: record.groups[-1]} if record.groups else {}
 
 
 def _check_disjoint(card: Card, rows: Rows) -> None:
@@ -175,6 +188,7 @@ def _task(card: Card, rows: Rows) -> dict[str, Any]:
         "body": card.body,
         "id": "id",
         "references": card.references,
+        "group": GROUP if _all_grouped(rows) else None,
         "max_new_tokens": {language: card.new_tokens(language) for language in rows},
         "metrics": list(card.metrics),
         "licence": card.licence,

@@ -2,7 +2,8 @@
 
 Two tests, both two-sided and paired: approximate randomisation (Riezler and Maxwell, 2005), and the paired
 bootstrap (Koehn, 2004). Both are SciPy's. Means over examples are tested as they are; BLEU and chrF are
-computed anew in every trial, by sacreBLEU, from the n-gram counts of the examples.
+computed anew in every trial, by sacreBLEU, from the n-gram counts of the examples. Examples of one group,
+such as questions about one passage, are one cluster: they are swapped and drawn together (Miller, 2024).
 """
 
 import math
@@ -23,8 +24,10 @@ __all__ = [
     "Comparison",
     "Test",
     "approximate_randomisation",
+    "clusters",
     "compare_corpora",
     "compare_scores",
+    "holm",
     "paired_bootstrap",
 ]
 
@@ -62,12 +65,21 @@ class Comparison:
 
 
 def compare_scores(
-    first: Score, second: Score, *, test: Test = "randomisation", resamples: int = 10_000, seed: int = 1
+    first: Score,
+    second: Score,
+    *,
+    groups: Sequence[str] = (),
+    test: Test = "randomisation",
+    resamples: int = 10_000,
+    seed: int = 1,
 ) -> Comparison:
     """Test a score that is a mean over examples; both of the same examples, in the same order.
 
     For methods that were run with several seeds, give each example the mean of its scores over the seeds
     first: runs on the same example are not independent examples.
+
+    Args:
+        groups: Each example's; "" is a group of its own, and () is that for all.
 
     Raises:
         GraspError: Other metric, other signature, other number of examples, or a corpus metric.
@@ -81,39 +93,58 @@ def compare_scores(
         )
     interval: tuple[float, float] | None = None
     if test == "randomisation":
-        p_value = approximate_randomisation(first.examples, second.examples, resamples=resamples, seed=seed)
+        p_value = approximate_randomisation(
+            first.examples, second.examples, groups=groups, resamples=resamples, seed=seed
+        )
     else:
-        p_value, interval = paired_bootstrap(first.examples, second.examples, resamples=resamples, seed=seed)
-    how = f"{test}:{resamples}|seed:{seed}|scipy:{version('scipy')}|{first.signature}"
+        p_value, interval = paired_bootstrap(
+            first.examples, second.examples, groups=groups, resamples=resamples, seed=seed
+        )
+    how = f"{_how(test, resamples, seed, groups)}|{first.signature}"
     return Comparison(first.name, first.value, second.value, p_value, interval, how)
 
 
 def approximate_randomisation(
-    first: Sequence[float], second: Sequence[float], *, resamples: int = 10_000, seed: int = 1
+    first: Sequence[float],
+    second: Sequence[float],
+    *,
+    groups: Sequence[str] = (),
+    resamples: int = 10_000,
+    seed: int = 1,
 ) -> float:
-    """The p-value of the difference of means when each example's two values are swapped at random.
+    """The p-value of the difference of means when each cluster's two sets of values are swapped at random.
 
-    With at most log2(`resamples`) examples all swaps are tried, and the p-value is exact; otherwise it is
+    With at most log2(`resamples`) clusters all swaps are tried, and the p-value is exact; otherwise it is
     (hits + 1) / (resamples + 1), so never 0.
     """
-    return _randomise(np.asarray(first, float), np.asarray(second, float), _of_means, resamples, seed)
+    (one, other, _), total = _sums(first, second, groups), len(first)
+
+    def difference(first: Any, second: Any, axis: int) -> Any:
+        return np.round((np.sum(second, axis=axis) - np.sum(first, axis=axis)) / total, _DECIMALS)
+
+    return _randomise(one, other, difference, resamples, seed)
 
 
 def paired_bootstrap(
     first: Sequence[float],
     second: Sequence[float],
     *,
+    groups: Sequence[str] = (),
     resamples: int = 10_000,
     seed: int = 1,
     confidence: float = 0.95,
 ) -> tuple[float, tuple[float, float]]:
     """The p-value and the percentile interval of `mean(second) - mean(first)`.
 
-    Examples are drawn with replacement, both values of one together. The p-value is the share of resamples
+    Clusters are drawn with replacement, all values of one together. The p-value is the share of resamples
     that lie at least as far from the observed difference as that lies from 0: (hits + 1) / (resamples + 1).
     """
-    samples = np.asarray(first, float), np.asarray(second, float)
-    return _bootstrap(*samples, _of_means, resamples, seed, confidence)
+
+    def difference(first: Any, second: Any, sizes: Any, axis: int) -> Any:
+        mean = (np.sum(second, axis=axis) - np.sum(first, axis=axis)) / np.sum(sizes, axis=axis)
+        return np.round(mean, _DECIMALS)
+
+    return _bootstrap(_sums(first, second, groups), difference, resamples, seed, confidence)
 
 
 def compare_corpora(
@@ -123,6 +154,7 @@ def compare_corpora(
     references: Sequence[Sequence[str]],
     language: str,
     *,
+    groups: Sequence[str] = (),
     tokenizer: str | None = None,
     test: Test = "randomisation",
     resamples: int = 10_000,
@@ -140,6 +172,7 @@ def compare_corpora(
         second: The other's.
         references: Each example's references.
         language: Chooses BLEU's tokenizer.
+        groups: Each example's, as in `compare_scores`.
         tokenizer: BLEU's tokenizer, instead of the language's.
         test: Which test.
         resamples: Trials.
@@ -151,12 +184,13 @@ def compare_corpora(
     if (corpus := of_corpus(metric)) is None:
         raise GraspError(f"significance: {metric!r} is no corpus metric. Use compare_scores for it.")
     measure = corpus(language, tokenizer)
-    counts = [_counts(measure, predictions, references) for predictions in (first, second)]
+    numbers = _clusters(groups, len(references))
+    counts = [_summed(_counts(measure, answers, references), numbers, axis=1) for answers in (first, second)]
     runs = math.lcm(*map(len, counts))
-    # (runs, 2 * examples, counts): the first method's examples, then the second's; trials draw row numbers
+    # (runs, 2 * clusters, counts): the first method's clusters, then the second's; trials draw row numbers
     rows = np.concatenate([np.resize(side, (runs, *side.shape[1:])) for side in counts], axis=1)
 
-    def score(chosen: Any) -> Any:  # row numbers (..., examples) -> the mean score over runs (...)
+    def score(chosen: Any) -> Any:  # row numbers (..., clusters) -> the mean score over runs (...)
         sums = rows[:, chosen].sum(axis=-2)
         values = np.apply_along_axis(
             lambda row: measure._compute_score_from_stats(row.tolist()).score, -1, sums
@@ -166,14 +200,14 @@ def compare_corpora(
     def difference(first: Any, second: Any, axis: int) -> Any:
         return np.round(score(second) - score(first), _DECIMALS)
 
-    size = len(references)
+    size = clusters(groups, len(references))
     samples = np.arange(size), np.arange(size, 2 * size)
     interval: tuple[float, float] | None = None
     if test == "randomisation":
         p_value = _randomise(*samples, difference, resamples, seed)
     else:
-        p_value, interval = _bootstrap(*samples, difference, resamples, seed)
-    how = f"{test}:{resamples}|seed:{seed}|scipy:{version('scipy')}|sacrebleu|{measure.get_signature()}"
+        p_value, interval = _bootstrap(samples, difference, resamples, seed)
+    how = f"{_how(test, resamples, seed, groups)}|sacrebleu|{measure.get_signature()}"
     return Comparison(metric, float(score(samples[0])), float(score(samples[1])), p_value, interval, how)
 
 
@@ -186,8 +220,53 @@ def _counts(measure: Any, predictions: Any, references: Sequence[Sequence[str]])
     return np.array([measure._extract_corpus_statistics(run, streams) for run in runs])
 
 
-def _of_means(first: Any, second: Any, axis: int) -> Any:
-    return np.round(np.mean(second, axis=axis) - np.mean(first, axis=axis), _DECIMALS)
+def _how(test: Test, resamples: int, seed: int, groups: Sequence[str]) -> str:
+    """The start of a signature."""
+    found = f"|clusters:{clusters(groups, len(groups))}" if groups else ""
+    return f"{test}:{resamples}|seed:{seed}{found}|scipy:{version('scipy')}"
+
+
+def clusters(groups: Sequence[str], examples: int) -> int:
+    """How many clusters the first so many examples are."""
+    return int(_clusters(groups[:examples], examples).max(initial=-1)) + 1
+
+
+def _clusters(groups: Sequence[str], examples: int) -> "np.ndarray[Any, Any]":
+    """Each example's cluster, numbered from 0 on in their order."""
+    if groups and len(groups) != examples:
+        raise GraspError(f"significance: {examples} examples, but {len(groups)} groups")
+    numbers: dict[Any, int] = {}
+    keys = [group or index for index, group in enumerate(groups or [""] * examples)]
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=int)
+
+
+def _summed(values: Any, numbers: Any, axis: int = 0) -> Any:
+    """The values' sums over each cluster, along an axis of examples."""
+    first = np.moveaxis(values, axis, 0)
+    sums = np.zeros((int(numbers.max(initial=-1)) + 1, *first.shape[1:]), first.dtype)
+    np.add.at(sums, numbers, first)
+    return np.moveaxis(sums, 0, axis)
+
+
+def _sums(first: Sequence[float], second: Sequence[float], groups: Sequence[str]) -> tuple[Any, Any, Any]:
+    """Sums of both over each cluster, and its size."""
+    if len(first) != len(second):
+        raise GraspError(f"significance: {len(first)} and {len(second)} examples: score the same ones")
+    numbers = _clusters(groups, len(first))
+    values = (np.asarray(first, float), np.asarray(second, float), np.ones(len(first)))
+    one, other, sizes = (_summed(value, numbers) for value in values)
+    return one, other, sizes
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusted p-values of several tests, in their order (Holm, 1979): the k-th smallest of n times
+    n - k + 1, none smaller than the one before it, at most 1.
+    """
+    adjusted, least = [1.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        least = max(least, (len(p_values) - rank) * p_values[index])
+        adjusted[index] = min(1.0, least)
+    return adjusted
 
 
 def _randomise(first: Any, second: Any, difference: Callable[..., Any], resamples: int, seed: int) -> float:
@@ -206,16 +285,15 @@ def _randomise(first: Any, second: Any, difference: Callable[..., Any], resample
 
 
 def _bootstrap(
-    first: Any,
-    second: Any,
+    samples: Any,
     difference: Callable[..., Any],
     resamples: int,
     seed: int,
     confidence: float = 0.95,
 ) -> tuple[float, tuple[float, float]]:
-    _check_pairs(first, second, resamples)
+    _check_pairs(samples[0], samples[1], resamples)
     result = library("scipy.stats").bootstrap(
-        (first, second),
+        samples,
         difference,
         paired=True,
         vectorized=True,
@@ -225,7 +303,7 @@ def _bootstrap(
         method="percentile",
         rng=np.random.default_rng(seed),
     )
-    observed = difference(first, second, axis=-1)
+    observed = difference(*samples, axis=-1)
     distances = np.round(np.abs(result.bootstrap_distribution - observed), _DECIMALS)
     hits = int(np.sum(distances >= np.abs(observed)))
     low, high = result.confidence_interval
@@ -236,7 +314,7 @@ def _check_pairs(first: Any, second: Any, resamples: int) -> None:
     if len(first) != len(second):
         raise GraspError(f"significance: {len(first)} and {len(second)} examples: score the same ones")
     if len(first) < 2:
-        raise GraspError(f"significance: needs at least 2 examples, got {len(first)}")
+        raise GraspError(f"significance: needs at least 2 examples that share no group, got {len(first)}")
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
         raise GraspError("significance: a value is infinite or not a number: compare finite ones only")
     if resamples < 1:

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from grasp_lora.metrics.score import Spread
-from grasp_lora.metrics.significance import Comparison
 
-__all__ = ["Block", "Data", "Figure", "Table", "Text", "show_p_value", "show_spread"]
+__all__ = ["Block", "Data", "Figure", "Table", "Text", "show_p_value", "show_spread", "show_stars"]
+
+SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,11 @@ def show_spread(value: Spread, digits: int) -> str:
     return f"{value.mean:.{digits}f}{std}"
 
 
-def show_p_value(found: Comparison) -> str:
+def show_p_value(value: float) -> str:
     """A p-value as a table shows it."""
-    return "< 0.001" if found.p_value < 0.001 else f"{found.p_value:.3f}"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def show_stars(p_value: float, adjusted: float) -> str:
+    """`*` below 0.05, `**` also after Holm's correction for how many were compared."""
+    return "**" if adjusted < SIGNIFICANT else "*" if p_value < SIGNIFICANT else ""

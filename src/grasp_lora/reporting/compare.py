@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 
 from grasp_lora.errors import GraspError
-from grasp_lora.metrics.significance import Comparison, Test
-from grasp_lora.reporting.blocks import show_p_value, show_spread
+from grasp_lora.metrics.significance import Comparison, Test, holm
+from grasp_lora.reporting.blocks import SIGNIFICANT, show_p_value, show_spread, show_stars
 from grasp_lora.reporting.found import LOSSES, MethodResult, compare_methods, together
 from grasp_lora.reporting.write import markdown
 from grasp_lora.workspace.records import CONFIG_FILE, Done
@@ -20,7 +20,6 @@ __all__ = ["comparison", "overview", "read_results", "reference_of"]
 EVALUATIONS = "eval"
 DRAWS = "draws"
 REPORT = "report"
-SIGNIFICANT = 0.05
 
 
 def read_results(
@@ -84,7 +83,7 @@ def comparison(first: MethodResult, second: MethodResult, test: Test = "randomis
 
 def overview(results: Sequence[MethodResult], against: MethodResult, test: Test = "randomisation") -> str:
     """A table of several methods, of whatever runs: losses and the metrics that all have, the best in bold,
-    and a mark where a method differs from `against` with p < 0.05.
+    and stars where a method differs from `against`.
 
     Raises:
         GraspError: They were not tested on the same rows.
@@ -97,14 +96,19 @@ def overview(results: Sequence[MethodResult], against: MethodResult, test: Test 
         for name, result, *cells in zip(_names(results), results, *columns, strict=True)
     ]
     reference = _names(results)[list(results).index(against)]
-    marks = f"Best in bold; † differs from {reference} with p < {SIGNIFICANT} ({test}, not corrected for how "
-    return f"{marks}many are compared).\n\n{markdown(['method', 'p', 'seeds', *metrics], rows)}"
+    marks = f"Best in bold; * differs from {reference} with p < {SIGNIFICANT} ({test}), ** also after "
+    return (
+        f"{marks}Holm's correction for all of them.\n\n{markdown(['method', 'p', 'seeds', *metrics], rows)}"
+    )
 
 
 def _column(metric: str, results: Sequence[MethodResult], against: MethodResult, test: Test) -> list[str]:
     """The cells of a metric; "–" where a method was not scored with it."""
     means = [r.spread(metric).mean for r in results if _has(r, metric)]
     best = min(means) if metric in LOSSES else max(means)
+    others = [r for r in results if r != against and _has(r, metric) and _has(against, metric)]
+    p_values = [compare_methods(against, other, metric, test=test).p_value for other in others]
+    marks = [show_stars(*pair) for pair in zip(p_values, holm(p_values), strict=True)]
     cells = []
     for result in results:
         if not _has(result, metric):
@@ -113,9 +117,8 @@ def _column(metric: str, results: Sequence[MethodResult], against: MethodResult,
         value = result.spread(metric)
         shown = show_spread(value, _digits(metric))
         shown = f"**{shown}**" if value.mean == best else shown
-        tested = result != against and _has(against, metric)
-        differs = tested and compare_methods(against, result, metric, test=test).p_value < SIGNIFICANT
-        cells.append(shown + (" †" if differs else ""))
+        star = marks[others.index(result)] if result in others else ""
+        cells.append(f"{shown} {star}".rstrip())
     return cells
 
 
@@ -168,7 +171,7 @@ def _table(found: Sequence[Comparison], first: str, second: str) -> str:
         digits = _digits(c.metric)
         low_high = "" if c.interval is None else "[{:+.{d}f}, {:+.{d}f}]".format(*c.interval, d=digits)
         values = [f"{c.first:.{digits}f}", f"{c.second:.{digits}f}", f"{c.difference:+.{digits}f}"]
-        rows.append([c.metric, *values, low_high, show_p_value(c)])
+        rows.append([c.metric, *values, low_high, show_p_value(c.p_value)])
     headers = ["metric", first, second, "difference", "95 %", "p-value"]
     if not any(c.interval for c in found):
         headers, rows = [h for h in headers if h != "95 %"], [row[:4] + row[5:] for row in rows]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import fmean
 from typing import Literal
@@ -11,11 +11,20 @@ from grasp_lora.control.noise import Look
 from grasp_lora.control.rounds import Round
 from grasp_lora.cost import Cost
 from grasp_lora.metrics.score import Score, Spread, over_seeds
-from grasp_lora.metrics.significance import Comparison, Test, compare_corpora, compare_scores
+from grasp_lora.metrics.significance import Comparison, Test, clusters, compare_corpora, compare_scores, holm
 from grasp_lora.workspace.records import MeasuredDeployment, RankCheck
 from grasp_lora.workspace.rows import Row
 
-__all__ = ["LOSSES", "Found", "Learned", "MethodResult", "compare_methods", "compare_with", "together"]
+__all__ = [
+    "LOSSES",
+    "Found",
+    "Learned",
+    "MethodResult",
+    "adjusted",
+    "compare_methods",
+    "compare_with",
+    "together",
+]
 
 LOSSES = ("dev_loss", "test_loss")  # nats per target token
 
@@ -150,18 +159,31 @@ class Found:
     def metrics(self) -> tuple[str, ...]:
         return self.compared.metrics
 
+    def adjusted(self, metric: str) -> Mapping[str, float]:
+        """Method -> its p-value under a metric, adjusted for how many were compared (Holm)."""
+        return adjusted(self.comparisons, metric)
+
     @cached_property
     def comparisons(self) -> Mapping[str, Sequence[Comparison]]:
         """Method -> the reference compared with it, where there are examples enough for a test."""
         return compare_with(self.compared, self.results)
 
 
+def adjusted(comparisons: Mapping[str, Sequence[Comparison]], metric: str) -> Mapping[str, float]:
+    """Method -> its p-value under a metric, adjusted for how many were compared (Holm)."""
+    found = {
+        method: c.p_value for method, tested in comparisons.items() for c in tested if c.metric == metric
+    }
+    return dict(zip(found, holm(list(found.values())), strict=True))
+
+
 def compare_with(
     reference: MethodResult, results: Sequence[MethodResult]
 ) -> Mapping[str, Sequence[Comparison]]:
     """Method -> the reference compared with it, under all that there are examples enough to test."""
-    tested = ["test_loss"] if len(reference.rows[0].test_losses) > 1 else []
-    if len(reference.rows[0].answers) > 1:
+    row = reference.rows[0]
+    tested = ["test_loss"] if clusters(row.groups, len(row.test_losses)) > 1 else []
+    if clusters(row.groups, len(row.answers)) > 1:
         tested += reference.metrics
     return {
         result.method: [compare_methods(reference, result, metric) for metric in tested]
@@ -188,13 +210,37 @@ def compare_methods(
     """
     one, other = first.by_example(metric), second.by_example(metric)
     if one is not None and other is not None:
-        return compare_scores(one, other, test=test, resamples=resamples)
+        groups = first.rows[0].groups[: len(one.examples or ())]
+        found = compare_scores(one, other, groups=groups, test=test, resamples=resamples)
+    else:
+        found = _compare_corpora(first, second, metric, test, resamples)
+    return replace(found, signature=f"{found.signature}|{_what(first, second)}")
+
+
+def _what(first: MethodResult, second: MethodResult) -> str:
+    """What two methods were given, for a signature: the first one's, then the second's."""
+    both = (first, second)
+    pairs = {
+        "draws": [str(len(one.draws)) for one in both],
+        "seeds": [str(max(map(len, one.draws.values()))) for one in both],
+        "steps": [str(one.rows[0].steps) for one in both],
+        "choosing": [str(one.rows[0].choosing_steps) for one in both],
+        "folds": [str(one.rows[0].folds) for one in both],
+    }
+    rows = f"rows:{len(first.rows[0].test_losses)}"
+    return "|".join([rows, *(f"{name}:{','.join(found)}" for name, found in pairs.items())])
+
+
+def _compare_corpora(
+    first: MethodResult, second: MethodResult, metric: str, test: Test, resamples: int
+) -> Comparison:
     return compare_corpora(
         metric,
         [[answer.prediction for answer in row.answers] for row in first.rows],
         [[answer.prediction for answer in row.answers] for row in second.rows],
         [answer.references for answer in first.rows[0].answers],
         first.rows[0].target,
+        groups=first.rows[0].groups[: len(first.rows[0].answers)],
         test=test,
         resamples=resamples,
     )

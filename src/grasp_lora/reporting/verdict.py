@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from grasp_lora.control.noise import MARGIN, Z, paired_error
 from grasp_lora.cost import Cost
-from grasp_lora.metrics.significance import paired_bootstrap
+from grasp_lora.metrics.significance import clusters, paired_bootstrap
 from grasp_lora.reporting.found import MethodResult
 from grasp_lora.workspace.rows import Row
 
@@ -117,7 +117,10 @@ def _difference(one: MethodResult, other: MethodResult) -> str:
 def _interval(one: MethodResult, other: MethodResult) -> tuple[float, float]:
     """Of the difference of mean test losses, 95 %, from paired resamples; infinite for one row."""
     samples = [result.losses("test_losses") for result in (other, one)]
-    return paired_bootstrap(*samples)[1] if len(samples[0]) > 1 else (-math.inf, math.inf)
+    groups = one.rows[0].groups
+    if clusters(groups, len(samples[0])) < 2:
+        return -math.inf, math.inf
+    return paired_bootstrap(*samples, groups=groups)[1]
 
 
 def _worse(one: MethodResult, best: MethodResult) -> bool:
@@ -130,10 +133,12 @@ def _standard_error(one: MethodResult, other: MethodResult) -> float:
 
     An earlier version did not keep the rows' losses: there it is 0.
     """
-    rows = [result.losses("dev_losses") for result in (one, other)]
-    by_row = paired_error(*rows) if all(rows) else None
+    first, second = (result.losses("dev_losses") for result in (one, other))
+    by_row = paired_error(first, second, one.rows[0].dev_groups) if first and second else None
     common = sorted(one.draws.keys() & other.draws.keys())
-    by_draw = paired_error(*([_dev(result.draws[draw]) for draw in common] for result in (one, other)))
+    by_draw = paired_error(
+        [_dev(one.draws[draw]) for draw in common], [_dev(other.draws[draw]) for draw in common]
+    )
     return math.hypot(by_row or 0.0, by_draw or 0.0)
 
 

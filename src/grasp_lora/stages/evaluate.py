@@ -16,7 +16,7 @@ from grasp_lora.lm.packaged.encoders import packaged_encoder
 from grasp_lora.metrics.bertscore import BertScorer
 from grasp_lora.metrics.scoring import METRICS, needs_encoder, score_predictions
 from grasp_lora.settings import Count, Settings
-from grasp_lora.tasks.example import Example, examples_digest, prompt_hash
+from grasp_lora.tasks.example import Example, examples_digest, groups_of, prompt_hash
 from grasp_lora.workspace.inputs import Encoder, Model
 from grasp_lora.workspace.records import CONFIG_FILE, Pruned
 from grasp_lora.workspace.resources import Resources
@@ -125,7 +125,8 @@ def evaluate(
         threshold=pruned.threshold,
         pruned_share=pruned.share,
         test_rows=examples_digest(test),
-        groups=[example.group for example in test] if any(example.group for example in test) else [],
+        groups=groups_of(test),
+        dev_groups=groups_of(dev or ()),
         dev_loss=None if on_dev is None else on_dev.mean().item(),
         dev_losses=[] if on_dev is None else on_dev.tolist(),
         source_losses={name: found[f"of {name}"].mean().item() for name in sources},

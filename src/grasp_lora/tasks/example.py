@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 
-__all__ = ["Example", "examples_digest", "prompt_hash"]
+__all__ = ["Example", "examples_digest", "groups_of", "prompt_hash"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,12 @@ class Example:
     group: str = ""
     """What it shares with others, such as a passage with its other questions: they are no independent
     examples. "" shares nothing."""
+
+
+def groups_of(examples: Iterable[Example]) -> list[str]:
+    """Each example's group; nothing where none has one."""
+    found = [example.group for example in examples]
+    return found if any(found) else []
 
 
 def prompt_hash(prompt: str) -> str:

@@ -152,7 +152,8 @@ class Behind(Input):
 
     Resolved: `steps`, the optimizer steps on the language's rows that led to the adapter; `choosing_steps`,
     those that were spent to choose its ratio or the like; `labels`, how many labelled rows of each split
-    anything behind it looked at; and `made_by`, the stages that it was trained in.
+    anything behind it looked at; `folds`, how many chose, if any did; and `made_by`, the stages that it was
+    trained in.
     """
 
     adapter: Stage | Path | None
@@ -168,9 +169,10 @@ class Behind(Input):
 
     def resolve(self, run: RunDirectory) -> dict[str, Any]:
         line = {stage.name: stage for stage in self._line(run)}
-        steps, choosing, labels = 0, 0, dict[str, int]()
+        steps, choosing, labels, folds = 0, 0, dict[str, int](), 0
         for stage in behind(*self.stages):
             rows = [v for v in inside(stage.given) if isinstance(v, Rows) and self._is_own(v)]
+            folds = max([folds, *(one.fold.of for one in rows if one.fold)])
             for found in (one for several in rows for one in several.each):
                 # a limit takes the first rows, so that the longest holds the others
                 labels[found.split] = max(labels.get(found.split, 0), len(found.resolve(run)))
@@ -179,7 +181,8 @@ class Behind(Input):
                 steps, choosing = (
                     (steps + taken, choosing) if stage.name in line else (steps, choosing + taken)
                 )
-        return {"steps": steps, "choosing_steps": choosing, "labels": labels, "made_by": sorted(line)}
+        about = {"labels": labels, "folds": folds, "made_by": sorted(line)}
+        return {"steps": steps, "choosing_steps": choosing, **about}
 
     def _line(self, run: RunDirectory) -> list[Stage]:
         """The stages from which the adapter was trained on: not those that only chose something."""

@@ -61,7 +61,10 @@ class Row:
     draw: int = 0
     """Which sample of the training rows; 0: the split's first ones."""
     groups: Sequence[str] = ()
-    """Of each test example, what it shares with others, such as a passage; "" is itself alone."""
+    """Of each test example, what it shares with others, such as a passage; "" is itself alone, () all are."""
+    dev_groups: Sequence[str] = ()
+    folds: int = 0
+    """That chose, where any did."""
     source_losses: Mapping[str, float] = field(default_factory=dict)
     """Source's adapter -> the loss on that source's dev rows."""
     test_rows: str = ""
@@ -142,7 +145,7 @@ class Row:
 
 _ABOUT = (
     "title", "task", "source", "target", "adapter", "p", "threshold", "pruned_share", "test_set", "test_rows",
-    "draw", "groups", "source_losses",
+    "draw", "groups", "dev_groups", "folds", "source_losses",
     "repeated", "steps", "choosing_steps", "made_by", "labels", "all_costs", "control_of", "refit_of",
     "exhaustive",
 )  # fmt: skip

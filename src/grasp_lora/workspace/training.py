@@ -1,7 +1,7 @@
 """The one training of an adapter, whatever it starts from, its rows, its mask, and when it stops."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -165,12 +165,11 @@ def learn(
     """
 
     def callbacks(trainer: Trainer, backbone: Backbone) -> list[TrainerCallback]:
-        loss = resources.loss(micro_dev, backbone, limits)
-        on_dev = None if dev is None else resources.loss(dev, backbone, limits)
         grasp = GraspCallback(
             trainer,
-            reward=lambda model: -loss.per_example(model),
-            dev=None if on_dev is None else (lambda model: -on_dev.per_example(model)),
+            micro_dev,
+            dev=dev,
+            **asdict(limits),
             policy=POLICIES[policy](**control.policy, seed=seed),
             every=control.every,
             parts=_parts(start),

@@ -37,7 +37,8 @@ class Record:
     values: Mapping[str, str | list[str]]
     """Columns by the names that the card's prompt, target and references use."""
     groups: tuple[str, ...] = ()
-    """Records that share one of these, in whatever language, must be in the same split."""
+    """Records that share one of these, in whatever language, must be in the same split. The last one is the
+    cluster that they are in tests of significance."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from grasp_lora.metrics.significance import Comparison
 from grasp_lora.reporting.blocks import Block, Data, Table, show_p_value, show_spread
 from grasp_lora.reporting.found import LOSSES, Found
 from grasp_lora.workspace.rows import Row
@@ -28,6 +29,7 @@ def blocks(found: Found) -> Iterator[Block]:
     if any(len(rows) > 1 for result in found.results for rows in result.draws.values()):
         columns.append("seeds")
     sources = list(dict.fromkeys(name for result in found.results for name in result.rows[0].source_losses))
+    holm = found.adjusted("test_loss")
     for result in found.results:
         losses = [
             "" if name == "dev_loss" and not result.has_dev else show_spread(result.spread(name), 4)
@@ -36,7 +38,10 @@ def blocks(found: Found) -> Iterator[Block]:
         kept = [f"{loss:.4f}" if (loss := result.source_loss(name)) is not None else "" for name in sources]
         on_loss = [c for c in found.comparisons.get(result.method, ()) if c.metric == "test_loss"]
         tested = tested or bool(on_loss)
-        difference = [f"{on_loss[0].difference:+.4f}", show_p_value(on_loss[0])] if on_loss else ["", ""]
+        difference = ["", "", ""]
+        if on_loss:
+            p_values = (on_loss[0].p_value, holm[result.method])
+            difference = [f"{on_loss[0].difference:+.4f}", *map(show_p_value, p_values)]
         row = result.rows[0]
         steps = ["" if n is None else str(n) for n in (row.steps, row.choosing_steps)]
         made_with = [*steps, str(sum(row.labels.values()) or "")]
@@ -54,7 +59,7 @@ def blocks(found: Found) -> Iterator[Block]:
         rows.append(
             [result.title, *(shown[name] for name in columns), *made_with, *kept, *losses, *difference]
         )
-    compared = [f"test − {found.compared.title}", "p-value"]
+    compared = [f"test − {found.compared.title}", "p-value", "Holm"]
     headers = [
         "method",
         *columns,
@@ -66,7 +71,7 @@ def blocks(found: Found) -> Iterator[Block]:
         "test",
         *compared,
     ]
-    width = len(headers) - (0 if tested else 2)
+    width = len(headers) - (0 if len(holm) > 1 else 1 if tested else 3)
     title = (
         "Loss on target tokens (nats; lower is better), with the optimizer steps on target rows behind each "
         "adapter, those spent on choosing its ratio, and the labelled target rows that any of it looked at"
@@ -77,13 +82,19 @@ def blocks(found: Found) -> Iterator[Block]:
         title += f"; deviations are over {draws} draws of the training rows{few}"
     title += ":"
     yield Table(title, headers[:width], [row[:width] for row in rows])
-    values = ("metric", "first_value", "second_value", "difference", "p_value", "signature")
+    values = ("metric", "first_value", "second_value", "difference", "p_value", "holm", "signature")
+    metrics = {c.metric for comparisons in found.comparisons.values() for c in comparisons}
+    by_metric = {metric: found.adjusted(metric) for metric in metrics}
     yield Data(
         "comparisons",
         ("first", "second", *values),
         [
-            (found.reference, method, c.metric, c.first, c.second, c.difference, c.p_value, c.signature)
+            (found.reference, method, *_values(c), by_metric[c.metric][method], c.signature)
             for method, comparisons in found.comparisons.items()
             for c in comparisons
         ],
     )
+
+
+def _values(c: Comparison) -> tuple[str, float, float, float, float]:
+    return c.metric, c.first, c.second, c.difference, c.p_value

@@ -2,10 +2,8 @@
 
 from collections.abc import Iterator
 
-from grasp_lora.reporting.blocks import Block, Data, Table, show_spread
+from grasp_lora.reporting.blocks import Block, Data, Table, show_spread, show_stars
 from grasp_lora.reporting.found import LOSSES, Found
-
-SIGNIFICANT = 0.05
 
 
 def blocks(found: Found) -> Iterator[Block]:
@@ -22,12 +20,15 @@ def blocks(found: Found) -> Iterator[Block]:
     )
     if not found.metrics:
         return
-    rows = []
+    rows, holm = [], {metric: found.adjusted(metric) for metric in found.metrics}
     for result in found.results:
         against = found.comparisons.get(result.method, ())
-        stars = {c.metric for c in against if c.p_value < SIGNIFICANT}
-        shown = [show_spread(result.spread(m), 2) + ("*" if m in stars else "") for m in found.metrics]
+        stars = {c.metric: show_stars(c.p_value, holm[c.metric][result.method]) for c in against}
+        shown = [show_spread(result.spread(m), 2) + stars.get(m, "") for m in found.metrics]
         rows.append([result.title, *shown])
-    count, mark = len(found.compared.rows[0].answers), f"* differs from {found.compared.title} with p < 0.05"
+    count, mark = (
+        len(found.compared.rows[0].answers),
+        f"* differs from {found.compared.title} with p < 0.05, ** by Holm too",
+    )
     title = f"Answers to {count} test examples (0 to 100; {mark}):"
     yield Table(title, ["method", *found.metrics], rows)

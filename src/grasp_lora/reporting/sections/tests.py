@@ -2,23 +2,23 @@
 
 from collections.abc import Iterator
 
-from grasp_lora.reporting.blocks import Block, Table, show_spread
-from grasp_lora.reporting.found import Found, compare_with
-from grasp_lora.reporting.sections.metrics import SIGNIFICANT
+from grasp_lora.reporting.blocks import Block, Table, show_spread, show_stars
+from grasp_lora.reporting.found import Found, adjusted, compare_with
 
 
 def blocks(found: Found) -> Iterator[Block]:
     for name, results in found.tests.items():
         reference = next(result for result in results if result.method == found.reference)
         compared, metrics = compare_with(reference, results), ("test_loss", *reference.metrics)
-        rows = []
+        rows, holm = [], {metric: adjusted(compared, metric) for metric in metrics}
         for result in results:
-            stars = {c.metric for c in compared.get(result.method, ()) if c.p_value < SIGNIFICANT}
+            against = compared.get(result.method, ())
+            stars = {c.metric: show_stars(c.p_value, holm[c.metric][result.method]) for c in against}
             shown = [
-                show_spread(result.spread(m), 4 if m == "test_loss" else 2) + ("*" if m in stars else "")
+                show_spread(result.spread(m), 4 if m == "test_loss" else 2) + stars.get(m, "")
                 for m in metrics
             ]
             rows.append([result.title, *shown])
         count = len(reference.rows[0].test_losses)
-        mark = f"* differs from {reference.title} with p < 0.05"
+        mark = f"* differs from {reference.title} with p < 0.05, ** by Holm too"
         yield Table(f"On {count} rows of {name} ({mark}):", ["method", *metrics], rows)
