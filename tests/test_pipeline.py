@@ -196,7 +196,8 @@ def test_costs_count_every_pass_of_a_method(finished):
     evaluations = sum(1 + len({x["p"] for x in json.loads(line)["probes"]}) for line in rounds)
     learning = cost["stages"]["learn/seed42"]
     assert learning["backward_examples"] == 16  # two epochs of 8
-    assert learning["forward_examples"] == 16 + 4 * evaluations
+    looked_at = len(read(finished / "learn/seed42/on_dev.json")["dev"])  # ratios, on dev and micro-dev
+    assert learning["forward_examples"] == 16 + 4 * evaluations + looked_at * (4 + 4)
     epochs = len(read(finished / "final/seed42/dev_losses.json")["by_epoch"])  # the start included
     final = cost["stages"]["final/seed42"]
     assert (final["forward_examples"], final["backward_examples"]) == (
@@ -266,7 +267,7 @@ def test_the_report_has_seeds_significance_costs_and_deployment(finished):
     ]
     scores = (finished / "report/scores.csv").read_text().splitlines()
     value = read(finished / "eval/grasp/seed7/scores.json")["test_loss"]
-    assert f"grasp,7,test_loss,{value}" in scores
+    assert f"grasp,0,7,test_loss,{value}" in scores
     compared = (finished / "report/comparisons.csv").read_text()
     assert "grasp,grid,test_loss," in compared
     assert "grasp,merge,bleu," in compared

@@ -192,18 +192,22 @@ def read_config(config: Named, overrides: Iterable[str] | Mapping[str, Any] = ()
 def start(config: Named, overrides: Iterable[str] | Mapping[str, Any] = ()) -> Start:
     """A config with its tasks, each of which is prepared if it has a card and is not there yet."""
     read = read_config(config, overrides)
-    target, task = read.target, _task(read.task)
+    target, task = read.target, _task(read.task, read.target.language)
     if target.tests:
         for name, path in target.tests.items():
             if not path.is_file():
                 raise GraspError(f"target.tests.{name}: {path} does not exist, or is no file")
         splits = task.languages.get(target.language, {}) | {f"tests/{k}": p for k, p in target.tests.items()}
         task = task.model_copy(update={"languages": task.languages | {target.language: splits}})
-    return Start(read, task, {side.label: _task(side.task) for side in read.sources if side.task is not None})
+    return Start(
+        read,
+        task,
+        {side.label: _task(side.task, side.language) for side in read.sources if side.task is not None},
+    )
 
 
-def _task(task: Task | str) -> Task:
-    return task if isinstance(task, Task) else find_task(task)
+def _task(task: Task | str, language: str) -> Task:
+    return task if isinstance(task, Task) else find_task(task, language)
 
 
 def _plans(starts: Sequence[Start], force: bool) -> list[tuple[RunDirectory, list[Stage]]]:

@@ -84,7 +84,7 @@ def test_inline_task_paths_are_relative_to_the_file(write, tmp_path):
         ("name: ../up", "name: it names a folder"),
         ("name: ..", "name: it names a folder"),
         ("name: .", "name: it names a folder"),
-        ("methods: [merge, grsp]", "no method is called 'grsp'; there are dare_linear,"),
+        ("methods: [merge, grsp]", "no method is called 'grsp'; there are cross_validate,"),
         ("methods: 3", "methods is 'all' or a list"),
     ],
 )

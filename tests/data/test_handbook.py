@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from tests.helpers.book import make_book, page
 from tests.helpers.deb import control, deb, entry, tar
 
-from grasp_lora.data.find import find_task
+from grasp_lora.data.find import find_folder, find_task
 from grasp_lora.data.handbook import book as handbook
 from grasp_lora.data.handbook.book import PINNED, prepare_handbook
 from grasp_lora.data.handbook.deb import unpack
@@ -199,8 +199,8 @@ def test_a_section_has_one_role_in_all_languages(owners: list[frozenset[str]], s
         if smallest >= 13:
             assert len(split["test"]) == 5
         for role, names in split.items():
-            for name in names:
-                roles.setdefault(name, set()).add(role)
+            for name in names:  # the pool is what training could take too
+                roles.setdefault(name, set()).add("train" if role == "pool" else role)
     assert all(len(found) == 1 for found in roles.values())
 
 
@@ -261,14 +261,16 @@ def test_a_section_has_the_same_role_in_every_language(prepared: Path) -> None:
     roles: dict[str, set[str]] = {}
     for splits in rows.values():
         for split, found in splits.items():
-            for row in found:
-                roles.setdefault(row["id"], set()).add(split)
+            for row in found:  # the pool is what training could take too
+                roles.setdefault(row["id"], set()).add("train" if split == "pool" else split)
     assert all(len(found) == 1 for found in roles.values())
     trained = {row["id"] for splits in rows.values() for row in splits["train"]}
     source_dev = {row["id"] for row in rows["en"]["dev"]}
     for target in TARGETS:
         held_out = {row["id"] for split in HELD_OUT for row in rows[target][split]}
-        assert held_out.isdisjoint(trained | source_dev)
+        pool = {row["id"] for row in rows[target].get("pool", [])}
+        assert held_out.isdisjoint(trained | source_dev | pool)
+        assert pool.isdisjoint(source_dev)
     assert {row["id"] for row in rows["en"]["test"]} <= {
         row["id"] for target in TARGETS for row in rows[target]["test"]
     }
@@ -408,6 +410,7 @@ def test_it_is_prepared_once(book: Path, tmp_path: Path, monkeypatch: pytest.Mon
     # Neither the pages nor apt are needed again.
     assert prepare_handbook() == prepare_handbook(source=book) == folder
     assert find_task("handbook").examples("ja", "dev", limit=1)
+    assert find_folder("handbook", "zh") == folder
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == made
     assert prepare_handbook(source=book, languages=["ar"], seed=1).name == "handbook-ar-seed1"
     before = contents(folder)
@@ -442,7 +445,7 @@ def test_an_unpacked_package_is_found_at_any_level(
 
 @pytest.mark.parametrize(
     ("languages", "said"),
-    [(["ko", "ar"], "cannot be prepared in ko; choose from ar, de"), (["en"], "in no language")],
+    [(["ko", "ar"], "cannot be prepared in ko; choose from ar, ca"), (["en"], "in no language")],
 )
 def test_unknown_languages(tmp_path: Path, languages: list[str], said: str) -> None:
     with pytest.raises(GraspError, match=said):
@@ -638,3 +641,14 @@ def test_the_real_package_gives_the_same_from_everywhere(
         monkeypatch.setenv("no_proxy", "*")
         monkeypatch.setenv("GRASP_DEBIAN_ARCHIVE", base)
         assert contents(prepare_handbook(tmp_path / "served")) == given
+
+
+def test_a_language_that_shares_no_sections_is_prepared_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(
+        "grasp_lora.data.find.prepare_card", lambda card, languages: asked.append(languages) or Path("x")
+    )
+    for language in ("fa", "zh", "", "xx"):
+        find_folder("handbook", language)
+    find_folder("xlsum", "fa")
+    assert asked == [["fa"], None, None, None, None]

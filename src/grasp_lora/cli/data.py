@@ -97,7 +97,9 @@ def _show(arguments: argparse.Namespace) -> None:
     name, revision, max_length, max_new_tokens = arguments.tokenizer, None, 2200, None
     if is_config(arguments.task):
         config = read_config(arguments.task)
-        task = config.task if isinstance(config.task, Task) else find_folder(config.task)
+        task = (
+            config.task if isinstance(config.task, Task) else find_folder(config.task, config.target.language)
+        )
         read = task if isinstance(task, Task) else load_task(task)
         read.new_tokens(config.target.language)  # which the task must have
         max_new_tokens = config.max_new_tokens

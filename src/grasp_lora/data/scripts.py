@@ -7,6 +7,7 @@ __all__ = ["SCRIPTS", "script_share"]
 
 SCRIPTS: dict[str, tuple[str, ...]] = {
     "ar": ("ARABIC",),
+    "fa": ("ARABIC",),
     "hi": ("DEVANAGARI",),
     "ja": ("HIRAGANA", "KATAKANA", "CJK", "IDEOGRAPHIC"),
     "ru": ("CYRILLIC",),
@@ -17,7 +18,7 @@ SCRIPTS: dict[str, tuple[str, ...]] = {
 
 @lru_cache(maxsize=1 << 16)
 def _in_script(letter: str, language: str) -> bool:
-    return unicodedata.name(letter, "").startswith(SCRIPTS.get(language, ("LATIN",)))
+    return unicodedata.name(letter, "").startswith(SCRIPTS.get(language.split("-")[0], ("LATIN",)))
 
 
 def script_share(text: str, language: str) -> float:

@@ -23,7 +23,7 @@ from grasp_lora.errors import GraspError
 from grasp_lora.paths import cache_dir
 from grasp_lora.version import __version__
 
-__all__ = ["LANGUAGES", "prepare_handbook"]
+__all__ = ["LANGUAGES", "SHARED", "prepare_handbook"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,22 +36,30 @@ PINNED = debian.Pinned(
 """The version of Debian 12 and 13, for where there is no apt."""
 LICENCE = "GPL-2+ or CC-BY-SA-3.0"
 HTML = ("usr", "share", "doc", PACKAGE, "html")
-PREPARATION = 1
+PREPARATION = 2
 """Raised whenever the same package would give other rows: folders made before are then prepared again."""
 
-# Language -> (folder, the prompt's parts): direct translations of the English.
+# Language -> (folder, the prompt's parts): direct translations of the English. All translations of the book
+# are here that have 160 usable sections or more; each of the others has 124 or fewer: hardly any test rows.
 LANGUAGES: dict[str, tuple[str, str, str]] = {
     "en": ("en-US", "Write a short title for this section of a manual.", "Title:"),
     "ar": ("ar-MA", "اكتب عنوانًا قصيرًا لهذا القسم من الدليل.", "العنوان:"),
+    "ca": ("ca-ES", "Escriu un títol breu per a aquesta secció d'un manual.", "Títol:"),
     "de": ("de-DE", "Schreibe einen kurzen Titel für diesen Abschnitt eines Handbuchs.", "Titel:"),
     "es": ("es-ES", "Escribe un título breve para esta sección de un manual.", "Título:"),
+    "fa": ("fa-IR", "برای این بخش از راهنما یک عنوان کوتاه بنویسید.", "عنوان:"),
     "fr": ("fr-FR", "Écris un titre court pour cette section d'un manuel.", "Titre :"),
+    "id": ("id-ID", "Tulis judul singkat untuk bagian buku panduan ini.", "Judul:"),
     "it": ("it-IT", "Scrivi un titolo breve per questa sezione di un manuale.", "Titolo:"),
     "ja": ("ja-JP", "マニュアルのこの節に短いタイトルを付けてください。", "タイトル："),
+    "nb": ("nb-NO", "Skriv en kort tittel for denne delen av en håndbok.", "Tittel:"),
     "pt": ("pt-BR", "Escreva um título curto para esta seção de um manual.", "Título:"),
     "ru": ("ru-RU", "Напиши короткий заголовок для этого раздела руководства.", "Заголовок:"),
+    "sv": ("sv-SE", "Skriv en kort rubrik för det här avsnittet i en handbok.", "Rubrik:"),
     "zh": ("zh-CN", "为手册的这一节写一个简短的标题。", "标题："),
+    "zh-TW": ("zh-TW", "為手冊的這一節寫一個簡短的標題。", "標題："),
 }
+SHARED = ("ar", "zh", "ja")  # prepared together where none are named
 MAX_NEW_TOKENS = 32
 
 
@@ -67,7 +75,7 @@ class Package:
 def prepare_handbook(
     out: Path | None = None,
     source: Path | None = None,
-    languages: Sequence[str] = ("ar", "zh", "ja"),
+    languages: Sequence[str] = SHARED,
     seed: int = 42,
 ) -> Path:
     """Prepare the handbook's task, or find it prepared.
@@ -83,7 +91,7 @@ def prepare_handbook(
     Returns:
         The prepared folder. For each target it has 50 train, 50 dev, 16 micro-dev and up to 100 test rows;
         for English everything else as train, 50 dev, and the English of the test sections as test. A
-        section has the same role in all languages.
+        section has the same role in all languages. What a target could train on beyond its train is its pool.
     """
     targets = sorted(set(languages) - {SOURCE})
     unknown = [language for language in targets if language not in LANGUAGES]
@@ -117,7 +125,7 @@ def prepare_handbook(
 
 
 def _default_name(targets: Sequence[str], seed: int) -> str:
-    name = "handbook" if set(targets) == {"ar", "ja", "zh"} else f"handbook-{'-'.join(targets)}"
+    name = "handbook" if set(targets) == set(SHARED) else f"handbook-{'-'.join(targets)}"
     return name if seed == 42 else f"{name}-seed{seed}"
 
 

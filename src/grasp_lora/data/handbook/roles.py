@@ -38,7 +38,7 @@ def assign_roles(
         generator: Draws; the same state gives the same splits.
 
     Returns:
-        Language -> split -> section ids, in random order.
+        Language -> split -> section ids, in random order; what train leaves over is the pool.
     """
     needs = {language: _needs(language, len(ids), sizes) for language, ids in sections.items()}
     splits = {language: {role: list[str]() for role in ROLES} for language in sections}
@@ -56,6 +56,7 @@ def assign_roles(
     for language, split in splits.items():
         for role in ROLES:
             generator.shuffle(split[role])
+        split["pool"] = split["train"][sizes.train :]
         del split["train"][sizes.train :]
         if needs[language]["dev"] or needs[language]["micro_dev"]:
             others = ", ".join(name for name in splits if name != language)

@@ -36,7 +36,8 @@ def split_sections(pages: Pages, generator: random.Random) -> tuple[Rows, dict[s
 
     Every section has one role in all languages. Sections that share a title or a text with an earlier one, in
     any language, are dropped from all, so no title or text is in two splits. The source's train is what no
-    target holds out; its dev has no section of a target; its test is the targets' test sections.
+    target holds out; its dev has no section of a target; its test is the targets' test sections. A target's
+    pool is what it could train on beyond its train.
     """
     dropped: dict[str, Counter[str]] = {language: Counter() for language in pages}
     english = dict(_english_rows(pages[SOURCE], dropped[SOURCE]))
@@ -52,11 +53,16 @@ def split_sections(pages: Pages, generator: random.Random) -> tuple[Rows, dict[s
     sizes = Sizes()
     targets = {language: rows[language].keys() for language in sorted(rows) if language != SOURCE}
     roles = assign_roles(targets, sizes, generator)
-    roles = {SOURCE: _source_roles(rows[SOURCE].keys(), roles, sizes, generator), **roles}
+    source = _source_roles(rows[SOURCE].keys(), roles, sizes, generator)
+    for splits in roles.values():
+        splits["pool"] = [name for name in splits["pool"] if name not in set(source["dev"])]
+    roles = {SOURCE: source, **roles}
     for language, splits in roles.items():
         dropped[language]["left over"] = len(rows[language]) - sum(map(len, splits.values()))
     filled: dict[str, dict[Split, list[Row]]] = {
-        language: {split: [rows[language][name] for name in names] for split, names in splits.items()}
+        language: {
+            split: [rows[language][name] for name in names] for split, names in splits.items() if names
+        }
         for language, splits in roles.items()
     }
     return filled, {language: dict(dropped[language]) for language in filled}
@@ -100,7 +106,7 @@ def _is_translated(english: str, own: str, language: str) -> bool:
 
 
 def _min_characters(language: str) -> int:
-    return MIN_CHARACTERS.get(language, 80)
+    return MIN_CHARACTERS.get(language.split("-")[0], 80)
 
 
 def _repeated(rows: Mapping[str, Mapping[str, Row]]) -> set[str]:
