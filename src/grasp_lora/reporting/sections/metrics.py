@@ -23,7 +23,11 @@ def blocks(found: Found) -> Iterator[Block]:
     rows, holm = [], {metric: found.adjusted(metric) for metric in found.metrics}
     for result in found.results:
         against = found.comparisons.get(result.method, ())
-        stars = {c.metric: show_stars(c.p_value, holm[c.metric][result.method]) for c in against}
+        stars = {
+            c.metric: show_stars(c.p_value, holm[c.metric][result.method])
+            for c in against
+            if c.metric in holm
+        }
         shown = [show_spread(result.spread(m), 2) + stars.get(m, "") for m in found.metrics]
         rows.append([result.title, *shown])
     count, mark = (
