@@ -26,6 +26,7 @@ from grasp_lora.lm.adapters import Lora
 from grasp_lora.lm.backbone import DType
 from grasp_lora.lm.encoding import Limits
 from grasp_lora.lm.training import Training
+from grasp_lora.metrics.scoring import METRICS
 from grasp_lora.settings import Count, FolderName, Ratio, Seed, Settings
 from grasp_lora.stages.combine import Combine
 from grasp_lora.stages.evaluate import Evaluation
@@ -165,6 +166,7 @@ class Config(Settings):
     optuna: Optuna = Optuna()
     sweep: Sweep = Sweep()
     grid: Annotated[Ratios, Field(min_length=1)] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+    select_by: str = "loss"  # what of dev chooses among a grid's: loss, a metric, or task: its first metric
     cross_validate: Annotated[int, Field(ge=2)] = 5  # folds, over all labelled rows; parted twice
     tune: Tune = Tune()
     evaluation: Evaluation = Evaluation(generate=4)
@@ -214,6 +216,13 @@ class Config(Settings):
                 f"no method is called {unknown[0]!r}; there are {', '.join(sorted(names.known))}"
             )
         return value
+
+    @field_validator("select_by")
+    @classmethod
+    def _known_choice(cls, name: str) -> str:
+        if name not in (known := ("loss", "task", *METRICS)):
+            raise ValueError(f"it is one of {', '.join(known)}")
+        return name
 
     @model_validator(mode="after")
     def _consistent(self, info: ValidationInfo) -> "Config":

@@ -3,9 +3,9 @@
 from typing import Any
 
 from grasp_lora.config.tree import Config
+from grasp_lora.methods.evaluations import best_on_dev
 from grasp_lora.methods.method import Group, Method
 from grasp_lora.methods.start import Start, shown_ratio
-from grasp_lora.stages.choose import CHOOSE
 from grasp_lora.stages.merge import MERGE
 from grasp_lora.stages.prune import PRUNE
 from grasp_lora.stages.randomise import RANDOMISE
@@ -75,7 +75,7 @@ def _prune_after(x: Start, seed: int) -> Stage:
 
     own = x.config.seed
     points = {p: pruned(x.first, f"p{shown_ratio(p)}-", own, p) for p in x.config.grid}
-    best = Stage(f"prune_after/seed{own}", CHOOSE, {"points": points})
+    best = best_on_dev(x.first, f"prune_after/seed{own}", points)
     return best if seed == own else pruned(x, "", seed, best)
 
 

@@ -1,6 +1,6 @@
 """The stages that score adapters, on the target's dev and test rows."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from grasp_lora.stages.train import TRAIN
 from grasp_lora.workspace.inputs import Behind, Bill, Encoder
 from grasp_lora.workspace.stage import Stage, behind
 
-__all__ = ["deployed", "dev_scores", "evaluated", "scoring"]
+__all__ = ["best_on_dev", "deployed", "dev_scores", "evaluated", "scoring"]
 
 EXAMPLES_DEPLOYED = 4  # rates hardly differ between prompts; each is answered several times, in two forms
 
@@ -73,22 +73,44 @@ def dev_scores(x: Start, rows: Sequence[Stage]) -> dict[str, Any]:
     for stage in behind(*rows):
         if stage.work is not CHOOSE or not _of_ratios(stage) or stage.name.startswith("draws/"):
             continue
-        name = stage.name.split("/")[0]
-        found[name] = {}
-        for at, made in stage.given["points"].items():
-            given = {
-                "adapter": made,
-                **scoring(x, "dev"),
-                "bill": Bill(()),
-                "behind": Behind(made, x.task, x.config.target.language),
-                "method": made.name.split("/")[0],
-                "title": made.name,
-                "seed": x.config.seed,
-                "test_set": "dev",
-            }
-            scored = Stage(f"dev/{made.name}", EVALUATE, given) if x.config.evaluation.points else None
-            found[name][at] = (made, scored)
+        scored = x.config.evaluation.points or "scores" in stage.given
+        found[stage.name.split("/")[0]] = {
+            at: (made, dev_score(x, made) if scored else None) for at, made in stage.given["points"].items()
+        }
     return found
+
+
+def dev_score(x: Start, made: Stage) -> Stage:
+    """An adapter's answers to the dev rows, scored."""
+    given = {
+        "adapter": made,
+        **scoring(x, "dev"),
+        "bill": Bill(()),
+        "behind": Behind(made, x.task, x.config.target.language),
+        "method": made.name.split("/")[0],
+        "title": made.name,
+        "seed": x.config.seed,
+        "test_set": "dev",
+    }
+    return Stage(f"dev/{made.name}", EVALUATE, given)
+
+
+def best_on_dev(x: Start, name: str, points: Mapping[float, Stage], of: str = "p") -> Stage:
+    """The best of several adapters on dev, by loss or by what `select_by` says.
+
+    Raises:
+        GraspError: That metric is not computed.
+    """
+    given: dict[str, Any] = {"points": points, **({} if of == "p" else {"of": of})}
+    metrics, by = _metrics(x), x.config.select_by
+    if by == "task":
+        by = next(iter(x.task.metrics), "loss")
+    if by == "loss":
+        return Stage(name, CHOOSE, given)
+    if by not in metrics:
+        raise GraspError(f"select_by is {by}, which is not among evaluation.metrics: {', '.join(metrics)}")
+    given |= {"by": by, "scores": {at: dev_score(x, made) for at, made in points.items()}}
+    return Stage(name, CHOOSE, given)
 
 
 def deployed(x: Start, method: Method, seed: int, made: Adapter, row: Stage) -> Stage:

@@ -1,13 +1,12 @@
 """A ratio that is searched: by training at every point of a grid or at ratios of the user's, by Optuna."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from grasp_lora.config.tree import Config
 from grasp_lora.errors import GraspError
+from grasp_lora.methods.evaluations import best_on_dev
 from grasp_lora.methods.method import Group, Method
 from grasp_lora.methods.start import Start, shown_ratio
-from grasp_lora.stages.choose import CHOOSE
 from grasp_lora.stages.optuna import SEARCH, random_trials
 from grasp_lora.workspace.stage import Stage
 from grasp_lora.workspace.training import EveryStep, Fixed
@@ -40,10 +39,7 @@ def _best_of(x: Start, seed: int, folder: str, mask: Mask, thresholds: Sequence[
     ratio, for the deviation only.
     """
     points = grid_points(x.first, folder, mask, thresholds)
-    given: dict[str, Any] = {"points": points}
-    if thresholds:
-        given["of"] = "threshold"
-    best = Stage(f"{folder}/seed{x.config.seed}", CHOOSE, given)
+    best = best_on_dev(x.first, f"{folder}/seed{x.config.seed}", points, "threshold" if thresholds else "p")
     if seed == x.config.seed:
         return best
     return x.train(f"{folder}/seed{seed}", seed, start=x.merged, mask=mask(best), counted=False)

@@ -1,4 +1,4 @@
-"""The grid's last step: the fine-tuned adapter with the lowest dev loss."""
+"""The grid's last step: the fine-tuned adapter that is best on dev."""
 
 import shutil
 from collections.abc import Mapping
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from grasp_lora.workspace.records import ADAPTER_FILES, MASK_FILE, DevLosses, Importance, LearnedRatio, Pruned
+from grasp_lora.workspace.rows import Row
 from grasp_lora.workspace.stage import Work
 
 __all__ = ["CHOOSE"]
@@ -17,19 +18,28 @@ def choose(
     *,
     points: Mapping[float, Path],
     of: Literal["p", "threshold", "learning_rate"] = "p",
+    by: str = "loss",
+    scores: Mapping[float, Path] | None = None,
 ) -> None:
-    """Leaves the best adapter of several and `LearnedRatio`; of equal losses the smaller ratio wins.
+    """Leaves the best adapter of several and `LearnedRatio`; of equal ones the smaller ratio wins.
 
     Args:
         points: Ratio, threshold or learning rate -> the folder of the training at it.
         of: Which of these.
+        by: "loss", or the metric of the dev answers that is to be high.
+        scores: Where a metric chooses, the folders of the evaluations on dev.
     """
     losses = {p: DevLosses.read(made).best for p, made in sorted(points.items())}
-    best = min(losses, key=lambda p: losses[p])
+    found: dict[str, Any] = {"dev_loss": {str(p): loss for p, loss in losses.items()}}
+    best = min(losses, key=losses.__getitem__)
+    if scores is not None:
+        reached = {p: Row.read(made).scores[by]["value"] for p, made in sorted(scores.items())}
+        best = max(reached, key=reached.__getitem__)
+        found |= {"rule": by, "dev_score": {str(p): value for p, value in reached.items()}}
     for file in (*ADAPTER_FILES, MASK_FILE, Pruned.FILE, Importance.FILE, DevLosses.FILE):
         if (points[best] / file).exists():  # pruning at every step leaves no mask
             shutil.copyfile(points[best] / file, folder / file)
-    found: dict[str, Any] = {of: best, "dev_loss": {str(p): loss for p, loss in losses.items()}}
+    found[of] = best
     if (points[best] / LearnedRatio.FILE).exists():  # a learning rate, chosen at each ratio
         found = {"learning_rate": LearnedRatio.read(points[best]).learning_rate} | found
     LearnedRatio(**found).write(folder)

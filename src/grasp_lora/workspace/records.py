@@ -160,6 +160,8 @@ class LearnedRatio(Record):
     """What the log says against a learned ratio."""
     dev_loss: Any = None
     """Optuna's best, or a grid's by ratio or threshold."""
+    dev_score: Any = None
+    """A grid's, where the metric that `rule` names chose."""
     trials: int | None = None
     pruned: int | None = None
     optuna: str | None = None
