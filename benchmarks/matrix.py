@@ -1,0 +1,117 @@
+"""What a way to choose the prune ratio is worth, over all runs of `configs/matrix/`.
+
+    python benchmarks/matrix.py runs/matrix-*    keeps the runs' rows in docs/results/matrix/; prints the table
+    python benchmarks/matrix.py                  the table, of the rows that are there
+
+A run may be unfinished: what is evaluated counts. Rows are JSON lines, one for each method and draw.
+"""
+
+import json
+import math
+import random
+import statistics
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from grasp_lora.metrics.significance import approximate_randomisation
+from grasp_lora.reporting.write import markdown
+from grasp_lora.workspace.rows import Row
+
+ROWS = Path(__file__).parents[1] / "docs/results/matrix"
+UNPRUNED, POINT = "sweep_p0.00", "sweep_p"
+CHOOSERS = ("grid", "prune_after", "random", "optuna", "grasp", "curve", "sparsest", "cross_validate")
+KEPT = ("method", "title", "seed", "draw", "p", "steps", "choosing_steps", "labels", "dev_loss", "folds")
+SIGNIFICANT = 0.05
+
+
+def export(run: Path) -> None:
+    """A run's evaluations as lines of `NAME.jsonl`."""
+    lines = []
+    for place in sorted(run.glob("eval/*/seed*")) + sorted(run.glob("draws/*/eval/*/seed*")):
+        if not place.name[4:].isdigit() or not (place / Row.SCORES_FILE).exists():
+            continue
+        row = Row.read(place)
+        whole = row.whole_cost
+        lines.append(
+            {name: getattr(row, name) for name in KEPT}
+            | {"source_losses": {k: round(v, 4) for k, v in row.source_losses.items()}}
+            | {"passes": None if whole is None else whole.passes, "choosing_passes": row.choosing_passes}
+            | {"test_losses": [round(loss, 4) for loss in row.test_losses], "groups": list(row.groups)}
+        )
+    ROWS.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    (ROWS / f"{run.name}.jsonl").write_text(text, encoding="utf-8")
+
+
+def read(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
+    """(Run, draw) -> method -> row."""
+    found: dict[tuple[str, int], dict[str, Any]] = {}
+    for path in sorted(folder.glob("*.jsonl")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            found.setdefault((path.stem, row["draw"]), {})[row["method"]] = row
+    return found
+
+
+def regret(losses: Sequence[float], points: Iterable[Sequence[float]], groups: Sequence[str]) -> float:
+    """How much worse than the best of some ratios: that is chosen on one half of the clusters and compared on
+    the other, then the other way round, so that no ratio is best by the luck of the rows that compare it.
+    """
+    names = [group or str(i) for i, group in enumerate(groups or [""] * len(losses))]
+    clusters = list(dict.fromkeys(names))
+    first = set(random.Random(0).sample(clusters, len(clusters) // 2))
+    halves = [[i for i, name in enumerate(names) if (name in first) == side] for side in (True, False)]
+    points, found = list(points), []
+    for choosing, comparing in (halves, halves[::-1]):
+        best = min(points, key=lambda one: _mean(one, choosing))
+        found.append(_mean(losses, comparing) - _mean(best, comparing))
+    return statistics.fmean(found)
+
+
+def _mean(losses: Sequence[float], rows: Sequence[int]) -> float:
+    return statistics.fmean(losses[i] for i in rows)
+
+
+def summary(cells: Mapping[tuple[str, int], Mapping[str, Any]]) -> str:
+    """One row for each way to choose a ratio, over all runs and draws that have it and the trained ratios."""
+    rows = []
+    complete = {key: cell for key, cell in cells.items() if UNPRUNED in cell}
+    for name in ("(any of the ratios)", *CHOOSERS):
+        differences, regrets, passes, worse, better, ratios = [], [], [], 0, 0, []
+        for cell in complete.values():
+            points = [row["test_losses"] for method, row in cell.items() if method.startswith(POINT)]
+            zero = cell[UNPRUNED]
+            if name in cell:
+                own = cell[name]["test_losses"]
+                p_value = approximate_randomisation(zero["test_losses"], own, groups=zero["groups"])
+                difference = statistics.fmean(own) - statistics.fmean(zero["test_losses"])
+                worse += p_value < SIGNIFICANT and difference > 0
+                better += p_value < SIGNIFICANT and difference < 0
+                passes.append(cell[name]["choosing_passes"])
+                ratios.append(cell[name]["p"])
+                differences.append(difference)
+                regrets.append(regret(own, points, zero["groups"]))
+            elif name not in CHOOSERS:
+                means = [statistics.fmean(point) for point in points]
+                differences.append(statistics.fmean(means) - statistics.fmean(zero["test_losses"]))
+                regrets.append(statistics.fmean(regret(one, points, zero["groups"]) for one in points))
+        if differences:
+            spread = [f"{min(ratios):.2f} to {max(ratios):.2f}"] if ratios else [""]
+            cost = [f"{statistics.fmean(passes):.0f}", f"{worse}, {better}"] if passes else ["0", ""]
+            shown = [_with_error(differences), _with_error(regrets)]
+            rows.append([name, str(len(differences)), *spread, *shown, *cost])
+    headers = ["chosen by", "cells", "p", "test − p = 0", "regret", "passes choosing", "worse, better"]
+    return markdown(headers, rows)
+
+
+def _with_error(values: Sequence[float]) -> str:
+    error = f" ± {statistics.stdev(values) / math.sqrt(len(values)):.4f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):+.4f}{error}"
+
+
+if __name__ == "__main__":
+    for folder in sys.argv[1:]:
+        export(Path(folder))
+    print(summary(read(ROWS)))

@@ -1,0 +1,66 @@
+"""The summary of the published experiment, from rows made up by hand."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from grasp_lora.workspace.rows import Row
+
+SPEC = importlib.util.spec_from_file_location("matrix", Path(__file__).parents[1] / "benchmarks/matrix.py")
+matrix = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(matrix)
+
+
+def line(method, losses, *, p=0.0, passes=0):
+    return {
+        "method": method,
+        "draw": 0,
+        "p": p,
+        "choosing_passes": passes,
+        "test_losses": losses,
+        "groups": [],
+    }
+
+
+def test_regret_is_against_the_ratio_that_the_other_half_likes():
+    """Rows 0 to 3; each half likes the ratio that is better by 1 there, and it is worse by 2 on the other."""
+    even, odd = [0.0, 2.0, 0.0, 2.0], [1.0, 0.0, 1.0, 0.0]
+    groups = ["a", "b", "a", "b"]  # two clusters, so that the halves are the even and the odd rows
+    assert matrix.regret([1.0] * 4, [even, odd], groups) == pytest.approx((1.0 - 2.0 + 1.0 - 1.0) / 2)
+    assert matrix.regret(even, [even], groups) == 0.0
+
+
+def test_the_summary_by_hand():
+    zero, half = [1.0] * 20, [1.5] * 20
+    cell = {
+        "sweep_p0.00": line("sweep_p0.00", zero),
+        "sweep_p0.50": line("sweep_p0.50", half, p=0.5),
+        "grasp": line("grasp", half, p=0.5, passes=640),
+        "grid": line("grid", zero, passes=300),
+    }
+    cells = [line.split("|")[1:-1] for line in matrix.summary({("a", 0): cell}).splitlines()]
+    rows = {name.strip(): [value.strip() for value in values] for name, *values in cells}
+    assert rows["grasp"] == ["1", "0.50 to 0.50", "+0.5000", "+0.5000", "640", "1, 0"]
+    assert rows["grid"] == ["1", "0.00 to 0.00", "+0.0000", "+0.0000", "300", "0, 0"]
+    assert rows["(any of the ratios)"][:4] == ["1", "", "+0.2500", "+0.2500"]
+    assert "grasp" not in matrix.summary({("a", 0): {"grasp": cell["grasp"]}})
+    two = matrix.summary({("a", 0): cell, ("a", 1): {**cell, "grasp": line("grasp", zero, passes=640)}})
+    assert "+0.2500 ± 0.2500" in two  # 0.5 and 0.0: deviation 0.3536, over the root of 2
+
+
+def test_rows_are_kept_as_json_lines(tmp_path, monkeypatch):
+    monkeypatch.setattr(matrix, "ROWS", tmp_path / "rows")
+    run = tmp_path / "runs/matrix-x"
+    for place, draw in (("", 0), ("draws/1/", 1)):
+        folder = run / f"{place}eval/grasp/seed42"
+        folder.mkdir(parents=True)
+        Row("grasp", 42, 2.0, [1.00004, 2.0], {}, [], {}, p=0.3, draw=draw).write(folder)
+    (run / "eval/grasp/seed42.replaced-1").mkdir()
+    matrix.export(run)
+    found = matrix.read(tmp_path / "rows")
+    assert set(found) == {("matrix-x", 0), ("matrix-x", 1)}
+    assert found["matrix-x", 1]["grasp"]["test_losses"] == [1.0, 2.0]
+    text = (tmp_path / "rows/matrix-x.jsonl").read_text().splitlines()[0]
+    assert json.loads(text)["passes"] is None
