@@ -1,6 +1,6 @@
 """What a way to choose the prune ratio is worth, over all runs of `configs/matrix/`.
 
-    python benchmarks/matrix.py runs/matrix-*    keeps the runs' rows in docs/results/matrix/; prints the table
+    python benchmarks/matrix.py runs/matrix-*    rows of these runs to docs/results/matrix/, and the table
     python benchmarks/matrix.py                  the table, of the rows that are there
 
 A run may be unfinished: what is evaluated counts. Rows are JSON lines, one for each method and draw.
