@@ -258,6 +258,27 @@ def test_what_was_best_untouched_stays_untouched(setting):
         assert torch.equal(weights[stored], merged[stored] * keep)
 
 
+@pytest.mark.parametrize(
+    ("file", "other", "methods"),
+    [
+        ("pool", "test", ["merge"]),
+        ("ar-dev", "ar-train", ["cross_validate"]),
+        ("ar-dev", "ar-test", ["merge"]),
+    ],
+)
+def test_rows_of_two_splits_are_refused_before_any_training(tmp_path, file, other, methods):
+    """A draw may take any row of the pool; folds hold out rows of any labelled split."""
+    folder = write_pool(tmp_path)
+    twice = (folder / f"{file}.jsonl").read_text().splitlines()[0]
+    path = folder / (f"{other}.jsonl" if other.startswith("ar") else f"ar-{other}.jsonl")
+    path.write_text(path.read_text() + twice + "\n")
+    with pytest.raises(GraspError, match="share the example"):
+        grasp_lora.run(
+            folder / "run.yaml", runs=folder / "runs", methods=methods, variants={}, **{"final.refit": False}
+        )
+    assert not list((folder / "runs").rglob("done.json"))
+
+
 # Rates
 
 
@@ -329,7 +350,10 @@ def test_the_source_rows_that_measure_what_was_kept(setting, result):
         adapted = load_adapter(backbone.model, result.folder / folder, trainable=False)
         found = row(result, f"eval/{name}/seed42").source_losses
         assert found == {"en": pytest.approx(loss(adapted), rel=1e-5)}
-    assert "| en dev |" in (result.folder / "report/summary.md").read_text()
+    summary = (result.folder / "report/summary.md").read_text()
+    assert "| en dev |" in summary
+    before = f"(its own adapter's: {DevLosses.read(result.folder / 'adapters/en').best:.4f})"
+    assert f"what it kept of en is the loss on that one's dev rows {before};" in summary
 
 
 def test_a_source_without_dev_rows_has_no_such_column(setting):

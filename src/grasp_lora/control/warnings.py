@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-from scipy.stats import spearmanr
-
 from grasp_lora.control.noise import Look
 from grasp_lora.control.rounds import Round
 
@@ -48,6 +46,8 @@ def _of_look(look: Look) -> list[str]:
             f"{len(look.dev[0.0])} dev rows cannot tell p* = {look.p:.3f} from no pruning at all: reward "
             f"{mean:+.4f} [{low:+.4f}, {high:+.4f}], margin {look.margin:g}, before fine-tuning"
         )
+    from scipy.stats import spearmanr  # half a second, which no import of the callback should take
+
     ratios = sorted(look.dev)
     if look.micro_dev.keys() == look.dev.keys() and len(ratios) > 2:
         seen = [[sum(rewards[p]) / len(rewards[p]) for p in ratios] for rewards in (look.dev, look.micro_dev)]

@@ -89,6 +89,7 @@ def plan(x: Start) -> list[Stage]:
     given: dict[str, Any] = {
         "rows": tuple(rows),
         "tests": {name: tuple(found) for name, found in tests.items()},
+        "sources": {label: made for label, made in x.first.sources.items() if isinstance(made, Stage)},
         "reference": reference.name,
         "learned": {name: found for name, found in learned.items() if found is not None},
         "searched": dev_scores(x, rows),

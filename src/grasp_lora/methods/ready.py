@@ -90,8 +90,10 @@ TRAINED_ON = ("train", "pool")
 def _all_rows(stages: Iterable[Stage]) -> list[Rows]:
     """Every split that a stage is given, whole, and the pool that training rows may come from."""
     whole: list[Rows] = []
-    for value in (value for stage in stages for value in inside(stage.given) if isinstance(value, Rows)):
-        pool = value.limit is not None and value.split == "train" and "pool" in value.splits
+    given = (value for stage in stages for value in inside(stage.given) if isinstance(value, Rows))
+    for value in (one for several in given for one in several.each):
+        more = value.limit is not None or value.draw > 0
+        pool = more and value.split == "train" and "pool" in value.splits
         for split in (value.split, *(["pool"] if pool else [])):
             rows = Rows(value.task, value.language, split)
             if rows not in whole:

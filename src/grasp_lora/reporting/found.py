@@ -140,6 +140,8 @@ class Found:
     results: tuple[MethodResult, ...]
     reference: str
     """The method that the others are compared with."""
+    sources: Mapping[str, float] = field(default_factory=dict)
+    """Source -> the dev loss of its own adapter, where it was trained in the run."""
     learned: Mapping[str, Learned] = field(default_factory=dict)
     """By method: GRASP, its variants, even draws."""
     tests: Mapping[str, tuple[MethodResult, ...]] = field(default_factory=dict)

@@ -20,6 +20,7 @@ def report(
     folder: Path,
     *,
     rows: Sequence[Path],
+    sources: Mapping[str, Path],
     reference: str,
     learned: Mapping[str, tuple[Path, Path]],
     tests: Mapping[str, Sequence[Path]],
@@ -31,6 +32,7 @@ def report(
 
     Args:
         rows: Folders of evaluations, in the order to show.
+        sources: Label -> the folder of a source's adapter that was trained here.
         reference: The method that the others are compared with.
         learned: Method -> the folders of its learning run and of what p* is from.
         tests: Further test set -> folders of the evaluations on it.
@@ -39,6 +41,7 @@ def report(
     """
     found = Found(
         results=together([Row.read(row) for row in rows]),
+        sources={label: DevLosses.read(made).best for label, made in sources.items() if _has_dev(made)},
         reference=reference,
         learned={name: _learned(*folders) for name, folders in learned.items()},
         tests={name: together([Row.read(row) for row in found]) for name, found in tests.items()},
@@ -50,6 +53,10 @@ def report(
         deployed={title: MeasuredDeployment.read(made) for title, made in deployed.items()},
     )
     write_report(folder, found)
+
+
+def _has_dev(folder: Path) -> bool:
+    return (folder / DevLosses.FILE).exists()
 
 
 def _learned(folder: Path, chosen: Path) -> Learned:

@@ -76,7 +76,9 @@ def blocks(found: Found) -> Iterator[Block]:
         "Loss on target tokens (nats; lower is better), with the optimizer steps on target rows behind each "
         "adapter, those spent on choosing its ratio, and the labelled target rows that any of it looked at"
     )
-    title += f"; what it kept of {' and '.join(sources)} is the loss on dev rows of that" if sources else ""
+    for name in sources:
+        own = f" (its own adapter's: {found.sources[name]:.4f})" if name in found.sources else ""
+        title += f"; what it kept of {name} is the loss on that one's dev rows{own}"
     if draws > 1:
         few = f", fewer than {ENOUGH_DRAWS}: an indication" if draws < ENOUGH_DRAWS else ""
         title += f"; deviations are over {draws} draws of the training rows{few}"
