@@ -1,5 +1,6 @@
 """`grasp run` end to end on a tiny model: every stage, skipping, forcing, errors."""
 
+import csv
 import json
 import re
 import subprocess
@@ -11,6 +12,8 @@ from safetensors.torch import load_file
 from tests.helpers.run import SPLITS, TASK, write_setting
 
 from grasp_lora.cli.main import main
+from grasp_lora.metrics.significance import holm
+from grasp_lora.reporting.blocks import show_p_value
 from grasp_lora.workspace.rows import Row
 
 
@@ -268,9 +271,19 @@ def test_the_report_has_seeds_significance_costs_and_deployment(finished):
     scores = (finished / "report/scores.csv").read_text().splitlines()
     value = read(finished / "eval/grasp/seed7/scores.json")["test_loss"]
     assert f"grasp,0,7,test_loss,{value}" in scores
-    compared = (finished / "report/comparisons.csv").read_text()
-    assert "grasp,grid,test_loss," in compared
-    assert "grasp,merge,bleu," in compared
+    with (finished / "report/comparisons.csv").open() as file:
+        compared = list(csv.DictReader(file))
+    assert {("grid", "test_loss"), ("merge", "bleu")} <= {(one["second"], one["metric"]) for one in compared}
+    for metric in ("test_loss", "bleu"):
+        tested = [one for one in compared if one["metric"] == metric]
+        adjusted = holm([float(one["p_value"]) for one in tested])
+        assert [float(one["holm"]) for one in tested] == adjusted
+    lines = [
+        line.split("|") for line in text.splitlines() if "Holm |" in line or line[:15] == "| merged, fine-"
+    ]
+    column = [cell.strip() for cell in lines[0]].index("Holm")
+    by_loss = next(one for one in compared if (one["second"], one["metric"]) == ("merge", "test_loss"))
+    assert lines[1][column].strip() == show_p_value(float(by_loss["holm"]))
     assert (finished / "report/rank_check.svg").stat().st_size > 1000
 
 
