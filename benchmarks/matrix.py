@@ -9,6 +9,7 @@ A run may be unfinished: what is evaluated counts. Rows are JSON lines, one for 
 import json
 import math
 import random
+import re
 import statistics
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +21,7 @@ from grasp_lora.reporting.write import markdown
 from grasp_lora.workspace.rows import Row
 
 ROWS = Path(__file__).parents[1] / "docs/results/matrix"
-UNPRUNED, POINT = "sweep_p0.00", "sweep_p"
+UNPRUNED, POINT = "sweep_p0.00", r"sweep_p[\d.]+"
 CHOOSERS = ("grid", "prune_after", "random", "optuna", "grasp", "curve", "sparsest", "cross_validate")
 KEPT = ("method", "title", "seed", "draw", "p", "steps", "choosing_steps", "labels", "dev_loss", "folds")
 SIGNIFICANT = 0.05
@@ -79,9 +80,10 @@ def summary(cells: Mapping[tuple[str, int], Mapping[str, Any]]) -> str:
     rows = []
     complete = {key: cell for key, cell in cells.items() if UNPRUNED in cell}
     for name in ("(any of the ratios)", *CHOOSERS):
-        differences, regrets, passes, worse, better, ratios = [], [], [], 0, 0, []
-        for cell in complete.values():
-            points = [row["test_losses"] for method, row in cell.items() if method.startswith(POINT)]
+        differences, regrets = _ByRun(), _ByRun()
+        passes, worse, better, ratios = [], 0, 0, []
+        for (run, _), cell in complete.items():
+            points = [row["test_losses"] for method, row in cell.items() if re.fullmatch(POINT, method)]
             zero = cell[UNPRUNED]
             if name in cell:
                 own = cell[name]["test_losses"]
@@ -91,24 +93,38 @@ def summary(cells: Mapping[tuple[str, int], Mapping[str, Any]]) -> str:
                 better += p_value < SIGNIFICANT and difference < 0
                 passes.append(cell[name]["choosing_passes"])
                 ratios.append(cell[name]["p"])
-                differences.append(difference)
-                regrets.append(regret(own, points, zero["groups"]))
+                differences.add(run, difference)
+                regrets.add(run, regret(own, points, zero["groups"]))
             elif name not in CHOOSERS:
                 means = [statistics.fmean(point) for point in points]
-                differences.append(statistics.fmean(means) - statistics.fmean(zero["test_losses"]))
-                regrets.append(statistics.fmean(regret(one, points, zero["groups"]) for one in points))
-        if differences:
+                differences.add(run, statistics.fmean(means) - statistics.fmean(zero["test_losses"]))
+                regrets.add(run, statistics.fmean(regret(one, points, zero["groups"]) for one in points))
+        if differences.by_run:
             spread = [f"{min(ratios):.2f} to {max(ratios):.2f}"] if ratios else [""]
             cost = [f"{statistics.fmean(passes):.0f}", f"{worse}, {better}"] if passes else ["0", ""]
-            shown = [_with_error(differences), _with_error(regrets)]
-            rows.append([name, str(len(differences)), *spread, *shown, *cost])
-    headers = ["chosen by", "cells", "p", "test − p = 0", "regret", "passes choosing", "worse, better"]
+            rows.append([name, str(differences), *spread, differences.mean, regrets.mean, *cost])
+    headers = ["chosen by", "runs, draws", "p", "test − p = 0", "regret", "passes choosing", "worse, better"]
     return markdown(headers, rows)
 
 
-def _with_error(values: Sequence[float]) -> str:
-    error = f" ± {statistics.stdev(values) / math.sqrt(len(values)):.4f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):+.4f}{error}"
+class _ByRun:
+    """Values of the draws of several runs. Draws share test rows: the error of a mean is over runs."""
+
+    def __init__(self) -> None:
+        self.by_run: dict[str, list[float]] = {}
+
+    def add(self, run: str, value: float) -> None:
+        self.by_run.setdefault(run, []).append(value)
+
+    def __str__(self) -> str:
+        return f"{len(self.by_run)}, {sum(map(len, self.by_run.values()))}"
+
+    @property
+    def mean(self) -> str:
+        """The mean of the runs' means, with its standard error where there are several."""
+        means = [statistics.fmean(values) for values in self.by_run.values()]
+        error = f" ± {statistics.stdev(means) / math.sqrt(len(means)):.4f}" if len(means) > 1 else ""
+        return f"{statistics.fmean(means):+.4f}{error}"
 
 
 if __name__ == "__main__":

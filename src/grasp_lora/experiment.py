@@ -172,7 +172,10 @@ def _evaluated(name: str, config: Config | None) -> list[MethodResult]:
     if Path(name).is_dir():
         return read_results(Path(name))
     if config is None:
-        raise GraspError(f"'{name}' is neither RUN:METHOD nor a run's folder, and no YAML file stands before")
+        raise GraspError(
+            f"'{name}' is neither RUN:METHOD, as in runs/titles:merge, nor a run's folder, and no YAML file "
+            "stands before"
+        )
     return read_results(config.folder, name, config.seeds)
 
 

@@ -11,6 +11,7 @@ from tests.helpers.tokenizer import tiny_tokenizer
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from grasp_lora.control.callback import GraspCallback
+from grasp_lora.control.controller import GraspController
 from grasp_lora.control.fixed_mask import FixedMaskCallback
 from grasp_lora.control.merge_prune import MergePruneCallback
 from grasp_lora.control.policy import RatioPolicy
@@ -522,7 +523,7 @@ def test_a_reward_of_one_number_has_no_errors(tmp_path):
 
 def test_one_look_at_dev_after_the_last_step(tmp_path, caplog):
     """The same as masking the trained adapter by hand; and the policy never hears of it."""
-    dev = [{"prompt": f"say {text}:", "completion": text} for text in ("fgh", "xyz", "q")]
+    dev = [{"prompt": f"say {text}:", "completion": text} for text in ("fgh", "xy", "q")]
     plain = grasp_run(tmp_path / "plain")
     caplog.clear()
     grasp = grasp_run(tmp_path / "looked", dev=dev)
@@ -540,6 +541,52 @@ def test_one_look_at_dev_after_the_last_step(tmp_path, caplog):
             torch.testing.assert_close(torch.tensor(look.dev[p]), -loss.per_example(model).cpu())
     assert "from 6 probes, fewer than 30: train for longer" in caplog.text
     assert grasp.warnings == [record.getMessage() for record in caplog.records]
+
+
+def test_rows_of_one_group_are_one_cluster(tmp_path):
+    """Both micro-dev rows of one passage: nothing is known of a probe's error; nor of two dev rows'."""
+    grouped = [row | {"group": "a"} for row in MICRO_DEV]
+    dev = [{"prompt": f"say {text}:", "completion": text, "group": "b"} for text in ("fgh", "q")]
+    trainer = trainer_for(tmp_path, max_steps=4)
+    grasp = GraspCallback(trainer, grouped, every=2, dev=dev)
+    trainer.add_callback(grasp)
+    trainer.train()
+    assert {probe.standard_error for made in grasp.result.rounds for probe in made.probes} == {None}
+    assert grasp.look.detectable == float("inf")
+
+
+def test_the_look_keeps_to_the_bounds(tmp_path):
+    grasp = grasp_run(tmp_path, dev=[{"prompt": "say q:", "completion": "q"}])
+    controller = grasp.controller
+    controller.policy.d_max = 1.0
+    assert set(controller.look(lambda model: 0.0).dev) == {0.0, grasp.result.best_ratio, 0.3, 0.7}
+
+
+def test_a_look_that_fails_leaves_what_was_learned(tmp_path, caplog, monkeypatch):
+    def fail(*_):
+        raise GraspError("the reward at p = 0.3 is nan")
+
+    monkeypatch.setattr(GraspController, "look", fail)
+    grasp = grasp_run(tmp_path, dev=[{"prompt": "say q:", "completion": "q"}])
+    assert grasp.look is None
+    assert grasp.result.rounds
+    assert "no look at dev: the reward at p = 0.3 is nan" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ({"micro_dev": []}, "micro_dev has no rows"),
+        ({"micro_dev": MICRO_DEV, "dev": []}, "dev has no rows"),
+        (
+            {"micro_dev": MICRO_DEV, "dev": MICRO_DEV[1:]},
+            "dev row 0 is in micro_dev, which chooses the ratio",
+        ),
+    ],
+)
+def test_rows_that_cannot_judge_are_refused(tmp_path, rows, said):
+    with pytest.raises(GraspError, match=said):
+        GraspCallback(trainer_for(tmp_path), **rows)
 
 
 def test_names_a_bad_dev_row(tmp_path):

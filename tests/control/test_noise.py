@@ -33,6 +33,17 @@ def test_the_paired_error_by_hand():
     assert detectable(0.1) == pytest.approx(0.28)
 
 
+def test_rows_of_one_group_are_one_cluster():
+    """By hand: about their mean the pairs sum to -2 and 2, over four rows."""
+    first, second = [1.0, 2.0, 3.0, 4.0], [0.0] * 4
+    by_pair = paired_error(first, second, ["a", "a", "b", "b"])
+    assert by_pair == pytest.approx(math.sqrt((4 + 4) * 2 / 1) / 4)
+    assert paired_error(first, second, ["", "", "", ""]) == paired_error(first, second)
+    assert paired_error(first, second, ["a"] * 4) is None
+    look = Look(0.5, {0.0: second, 0.5: first}, {}, groups=("a", "a", "b", "b"))
+    assert look.difference(0.5, 0.0)[2] == pytest.approx(2.5 + 1.96 * by_pair)
+
+
 # Rules that use all probes
 
 
@@ -65,7 +76,7 @@ def test_a_curve_of_few_ratios_is_a_line_or_a_point():
 
 
 def test_the_fit_is_weighted_least_squares():
-    """Against numpy's on the weighted rows; the second round's probes are ten times less sure."""
+    """Against numpy's on the weighted rows; the second round's probes are half as sure."""
     generator = np.random.default_rng(0)
     rounds = [
         made(
@@ -74,14 +85,14 @@ def test_the_fit_is_weighted_least_squares():
             error=error,
             number=i,
         )
-        for i, error in enumerate((0.1, 1.0))
+        for i, error in enumerate((0.5, 1.0))
     ]
     rows, values, weights = [], [], []
     for i, one in enumerate(rounds):
         for p, r in [(one.p_curr, one.base_reward), *((x.p, one.base_reward + x.reward) for x in one.probes)]:
             rows.append([i == 0, i == 1, p, p * p])
             values.append(r)
-            weights.append((10.0, 1.0)[i])
+            weights.append((2.0, 1.0)[i])
     root = np.array(weights)
     _, _, b, c = np.linalg.lstsq(np.array(rows, float) * root[:, None], np.array(values) * root, rcond=None)[
         0
@@ -107,6 +118,20 @@ def test_the_sparsest_is_as_sparse_as_noise_allows():
     found = [select_ratio(rounds(noise), "sparsest", 0.0).best_ratio for noise in (0.0, 0.05, 0.5)]
     assert found == sorted(found)
     assert found[0] < found[-1] <= 0.9
+
+
+def test_no_round_weighs_more_than_ten_times_the_usual_one():
+    """Probes beside the committed ratio are sure of next to nothing."""
+
+    def rounds(error):
+        far = [
+            made([(p, -((p - 0.5) ** 2)) for p in (0.1, 0.6, 0.9)], base=-0.01, number=i) for i in range(3)
+        ]
+        return [*far, made([(0.400001, -1.0), (0.399999, -1.2)], base=-1.1, error=error, number=3)]
+
+    assert select_ratio(rounds(1e-9), "curve") != select_ratio(rounds(1.0), "curve")
+    floor = math.sqrt(0.1 * 0.1 / 10)
+    assert select_ratio(rounds(1e-9), "curve").best_ratio == select_ratio(rounds(floor), "curve").best_ratio
 
 
 def test_rounds_without_errors_weigh_alike():
@@ -182,8 +207,8 @@ def test_a_plain_log_has_no_warning():
         (
             0.5,
             plain(),
-            Look(0.5, {0.0: (1.0, 2.0), 0.5: (1.005, 2.001)}, {}),
-            "2 dev rows cannot tell p* = 0.500 from no pruning at all: reward +0.0030",
+            Look(0.5, {0.0: (1.0, 2.0), 0.5: (1.005, 2.004)}, {}),
+            "p* = 0.500 differs from no pruning at all by less than the margin of 0.01 on 2 dev rows",
         ),
         (
             0.5,
@@ -197,6 +222,34 @@ def test_each_warning(p, rounds, look, words):
     found = warnings_of(p, rounds, 0.1, 0.8, look)
     assert len(found) == 1
     assert words in found[0]
+
+
+@pytest.mark.parametrize(
+    ("pruned", "words"),
+    [
+        (
+            (1.5, 1.6),
+            "cannot be told from no pruning at all on 2 dev rows, before fine-tuning: loss -0.0500 [",
+        ),
+        (
+            (0.5, 1.5),
+            "is worse than no pruning at all on 2 dev rows, before fine-tuning: loss +0.5000 [+0.5000,",
+        ),
+        ((1.5, 2.5), None),
+    ],
+)
+def test_p_star_against_no_pruning(pruned, words):
+    look = Look(0.5, {0.0: (1.0, 2.0), 0.5: pruned}, {})
+    found = warnings_of(0.5, plain(), 0.1, 0.8, look)
+    assert [words in text for text in found] == ([] if words is None else [True])
+
+
+def test_one_dev_row_tells_nothing():
+    look = Look(0.5, {0.0: (1.0,), 0.5: (3.0,)}, {})
+    assert look.range == (0.0, 0.5)
+    assert look.detectable == math.inf
+    (found,) = warnings_of(0.5, plain(), 0.1, 0.8, look)
+    assert found.endswith("on 1 dev row, before fine-tuning: loss -2.0000 [-inf, +inf]")
 
 
 def test_the_edges_of_warnings():

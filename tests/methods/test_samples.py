@@ -116,7 +116,7 @@ def test_deviations_are_over_draws(result):
     shown = f"{mean:.4f} ± {math.sqrt(2) * half:.4f}"
     summary = (result.folder / "report/summary.md").read_text()
     assert shown in summary
-    assert "deviations are over 2 draws of the training rows, fewer than 5: an indication" in summary
+    assert "±: over 2 draws of the training rows, and fewer than 5 are an indication" in summary
     (read,) = read_results(result.folder, "merge")
     assert [r.draw for r in read.rows] == [0, 1]
 
@@ -196,17 +196,53 @@ def test_the_last_run_has_all_rows_and_what_the_folds_chose(result):
     assert "folds/all/adapters/ar" in found.made_by
 
 
+def test_more_folds_than_rows_are_refused_before_any_training(setting):
+    with pytest.raises(
+        GraspError, match=r"folds/seed42: 12 of its folds hold nothing out: set cross_validate"
+    ):
+        grasp_lora.run(
+            setting / "run.yaml",
+            runs=setting / "runs",
+            methods=["cross_validate"],
+            cross_validate=20,
+            variants={},
+            **{"name": "many", "target.draws": 1},
+        )
+    assert not (setting / "runs/many/adapters").exists()
+
+
+def test_folds_choose_no_rate(setting):
+    stages, _ = planned(
+        setting, **{"tune.learning_rate": [0.5], "methods": ["cross_validate"], "variants": {}}
+    )
+    assert not any(name.startswith("tune/") for name in stages)
+
+
+def test_a_grid_that_a_metric_chooses_has_draws(setting):
+    """Its evaluations on dev are of each draw's own adapters."""
+    given = {"methods": ["grid"], "select_by": "chrf", "evaluation.metrics": ["chrf"], "variants": {}}
+    stages, _ = planned(setting, **given, **{"evaluation.generate": 1})
+    scored = stages["draws/1/grid/seed42"].given["scores"][0.5]
+    assert scored.name == "draws/1/dev/grid/p0.50-seed42"
+    assert scored.given["adapter"].name == scored.given["behind"].adapter.name == "draws/1/grid/p0.50-seed42"
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (
+            {"tune.learning_rate": [1e-3, 1.0000001e-3]},
+            "tune.learning_rate: it has two rates that are the same",
+        ),
         ({"target.adapter": "/some/adapter"}, "each fold trains the target's adapter on its own rows"),
         ({"final.training.average": True}, "it chooses the number of epochs"),
+        ({"final.training.max_steps": 3}, "it chooses the number of epochs, and final.training.max_steps"),
         ({"final.pruning": "every_step"}, "it prunes with a fixed mask"),
     ],
 )
 def test_what_does_not_go_with_folds_is_said(setting, overrides, message):
     with pytest.raises(GraspError, match=message):
-        planned(setting, methods=["cross_validate"], **overrides)
+        planned(setting, methods=["cross_validate"], variants={}, **{"final.refit": False}, **overrides)
 
 
 # All labelled rows
@@ -259,24 +295,42 @@ def test_what_was_best_untouched_stays_untouched(setting):
 
 
 @pytest.mark.parametrize(
-    ("file", "other", "methods"),
+    ("file", "other", "methods", "limit"),
     [
-        ("pool", "test", ["merge"]),
-        ("ar-dev", "ar-train", ["cross_validate"]),
-        ("ar-dev", "ar-test", ["merge"]),
+        ("pool", "ar-test", ["merge"], 6),
+        ("pool", "ar-test", ["merge"], None),
+        ("ar-dev", "ar-train", ["cross_validate"], 6),
+        ("ar-dev", "ar-test", ["merge"], 6),
     ],
 )
-def test_rows_of_two_splits_are_refused_before_any_training(tmp_path, file, other, methods):
+def test_rows_of_two_splits_are_refused_before_any_training(tmp_path, file, other, methods, limit):
     """A draw may take any row of the pool; folds hold out rows of any labelled split."""
     folder = write_pool(tmp_path)
     twice = (folder / f"{file}.jsonl").read_text().splitlines()[0]
-    path = folder / (f"{other}.jsonl" if other.startswith("ar") else f"ar-{other}.jsonl")
+    path = folder / f"{other}.jsonl"
     path.write_text(path.read_text() + twice + "\n")
     with pytest.raises(GraspError, match="share the example"):
         grasp_lora.run(
-            folder / "run.yaml", runs=folder / "runs", methods=methods, variants={}, **{"final.refit": False}
+            folder / "run.yaml",
+            runs=folder / "runs",
+            methods=methods,
+            variants={},
+            **{"final.refit": False, "target.train_examples": limit},
         )
     assert not list((folder / "runs").rglob("done.json"))
+
+
+def test_a_refit_of_steps_is_refused(setting):
+    with pytest.raises(
+        GraspError, match=r"final\.refit repeats epochs, and max_steps of merge/seed42 counts steps"
+    ):
+        planned(setting, methods=["merge"], **{"final.training.max_steps": 3})
+
+
+def test_a_refit_has_all_rows_that_any_variant_looks_at(setting):
+    given = {"control.micro_dev": 2, "variants": {"big": {"micro_dev": 4}}, "methods": ["merge"]}
+    stages, run = planned(setting, **given)
+    assert len(stages["refit/variants/big/seed42"].given["train"].resolve(run)) == 14
 
 
 # Rates
@@ -324,13 +378,24 @@ def test_a_variant_of_the_rule_alone_reads_the_same_log(result):
 def test_the_report_says_what_speaks_against_a_ratio(result):
     summary = (result.folder / "report/summary.md").read_text()
     p = LearnedRatio.read(result.folder / "learn/seed42").p
-    assert f"- GRASP: p* = {p:.3f} is from 18 probes, fewer than 30" in summary
-    assert "- curve: p* = " in summary
+    assert f"- GRASP, draw 0: p* = {p:.3f} is from 18 probes, fewer than 30" in summary
+    assert "- GRASP, draw 1: p* = " in summary
+    assert "- curve, draw 0: p* = " in summary
+    other = LearnedRatio.read(result.folder / "draws/1/learn/seed42").p
+    assert f"Of the other draws it is {other:.4f}." in summary
+    ratios = (p, other)
+    spread = f"{sum(ratios) / 2:.3f} ± {abs(p - other) / math.sqrt(2):.3f}"
+    assert (
+        next(line for line in summary.splitlines() if line.startswith("| GRASP  ")).split("|")[2].strip()
+        == spread
+    )
     assert "On 4 dev rows, before any fine-tuning at it, 0.00, " in summary
     look = Look.read(result.folder / "learn/seed42")
     table = list(csv.DictReader((result.folder / "report/on_dev.csv").open()))
-    assert [float(line["p"]) for line in table] == sorted(look.dev)
-    for line in table:
+    own = [line for line in table if line["draw"] == "0"]
+    assert [float(line["p"]) for line in own] == sorted(look.dev)
+    assert {line["draw"] for line in table} == {"0", "1"}
+    for line in own:
         expected = look.difference(float(line["p"]), p)
         found = [float(line[key]) for key in ("reward_difference_from_p_star", "low", "high")]
         assert found == pytest.approx(expected)
@@ -352,8 +417,8 @@ def test_the_source_rows_that_measure_what_was_kept(setting, result):
         assert found == {"en": pytest.approx(loss(adapted), rel=1e-5)}
     summary = (result.folder / "report/summary.md").read_text()
     assert "| en dev |" in summary
-    before = f"(its own adapter's: {DevLosses.read(result.folder / 'adapters/en').best:.4f})"
-    assert f"what it kept of en is the loss on that one's dev rows {before};" in summary
+    before = DevLosses.read(result.folder / "adapters/en").best
+    assert f"en dev: loss on the source's dev rows, {before:.4f} with its own adapter;" in summary
 
 
 def test_a_source_without_dev_rows_has_no_such_column(setting):

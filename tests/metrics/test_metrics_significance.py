@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grasp_lora.errors import GraspError
+from grasp_lora.metrics.clusters import clusters
 from grasp_lora.metrics.score import Score, over_seeds
 from grasp_lora.metrics.scoring import of_corpus
 from grasp_lora.metrics.significance import (
     approximate_randomisation,
-    clusters,
     compare_corpora,
     compare_scores,
     holm,

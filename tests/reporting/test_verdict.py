@@ -2,7 +2,8 @@
 
 import pytest
 
-from grasp_lora.reporting.found import together
+from grasp_lora.metrics.significance import paired_bootstrap
+from grasp_lora.reporting.found import compare_with, together
 from grasp_lora.reporting.verdict import doubts, verdict
 from grasp_lora.workspace.rows import Row
 
@@ -86,7 +87,7 @@ def test_what_it_cost():
     merge, grasp = row("merge", WIDE, WIDE, 100, p=0.0), row("grasp", shifted(WIDE, -1), WIDE, 300, p=0.3)
     for one in (merge, grasp):
         object.__setattr__(one, "all_costs", {**one.all_costs, **shared})
-    object.__setattr__(grasp, "made_by", ["final/seed42"])
+    object.__setattr__(grasp, "made_by", ["final/seed42", "adapters/ar"])
     assert said(merge, grasp).lines[2] == (
         "Cost: 1,300 example passes (2.0 minutes) beyond the sources' adapters, 300 of them on choosing; "
         "all methods here took 1,400."
@@ -113,7 +114,7 @@ def test_seeds_are_averaged_and_old_rows_have_the_margin_alone():
         object.__setattr__(one, "dev_losses", ())
     assert said(*rows, row("grasp", WIDE, WIDE, 300, p=0.3)).method == "merge"
     one_row = said(row("merge", [1.0], [2.0], 100, p=0.0), row("grasp", [0.5], [1.5], 300, p=0.3))
-    assert "On test -0.5000 nats against" in one_row.lines[0]
+    assert "On test +0.5000 nats against" in one_row.lines[0]
 
 
 def test_a_sources_adapter_is_free():
@@ -138,22 +139,71 @@ def test_the_refit_of_the_chosen_one_is_deployed():
         "Deploy: MERGE_REFIT (merge_refit/seed42), after MERGE was best on dev, and of those the one that "
         "took the fewest passes. On test -0.3000 nats"
     )
-    assert found.lines[0].endswith("against the simplest other, GRASP.")
+    assert found.lines[0].endswith(
+        "against the simplest other, GRASP. "
+        "The further labelled rows changed test by -0.3000 nats [-0.3000, -0.3000]."
+    )
     assert found.lines[2].startswith("Cost: 500 example passes")
     alone = row("cross_validate", WIDE, WIDE, 900, p=0.3)
     object.__setattr__(alone, "dev_loss", None)
     assert said(row("merge", WIDE, WIDE, 100, p=0.0), alone).method == "merge"
 
 
-@pytest.mark.parametrize(("moved", "method"), [(0.01, "grasp"), (0.3, "merge")])
+@pytest.mark.parametrize(("moved", "method"), [(0.003, "grasp"), (0.005, "merge")])
 def test_noise_is_of_the_draws_too(moved, method):
-    """0.05 worse, on every row alike: by as much more in one draw as it is less in the other."""
+    """0.05 worse, on every row alike, as much more in one draw as it is less in the other: over two draws
+    half of the interval is 12.7 times `moved`.
+    """
     rows = [
         row("merge", shifted(WIDE, 0.05 + by), WIDE, 100, p=0.0, draw=draw)
         for draw, by in ((0, moved), (1, -moved))
     ]
     rows += [row("grasp", WIDE, WIDE, 300, p=0.3, draw=draw) for draw in (0, 1)]
     assert said(*rows).method == method
+
+
+def test_intervals_on_test_are_over_draws_too():
+    """On every row alike -0.08, -0.1 and -0.12 in three draws: half is 4.303 * 0.02 / sqrt(3) = 0.0497."""
+    rows = [row("merge", shifted(WIDE, 0.05), WIDE, 100, p=0.0, draw=draw) for draw in range(3)]
+    rows += [
+        row("grasp", WIDE, shifted(WIDE, by), 300, p=0.3, draw=draw)
+        for draw, by in enumerate((-0.08, -0.1, -0.12))
+    ]
+    assert "On test -0.1000 nats [-0.1497, -0.0503] against" in said(*rows).lines[0]
+
+
+def test_a_refit_is_compared_with_refits():
+    merge, again = (
+        row("merge", WIDE, WIDE, 100, p=0.0),
+        row("merge_refit", WIDE, shifted(WIDE, 0.2), 500, p=0.0),
+    )
+    other = row("grasp", shifted(WIDE, 0.5), WIDE, 300, p=0.3)
+    another = row("grasp_refit", WIDE, shifted(WIDE, 0.5), 700, p=0.3)
+    for one, of in ((again, "merge"), (another, "grasp")):
+        object.__setattr__(one, "dev_loss", None)
+        object.__setattr__(one, "refit_of", of)
+    results = together([merge, again, other, another])
+    text = verdict(results).lines[0]
+    assert "On test -0.3000 nats [-0.3000, -0.3000] against the simplest other, GRASP_REFIT." in text
+    assert text.endswith("The further labelled rows changed test by +0.2000 nats [+0.2000, +0.2000].")
+    assert doubts(results)[1:] == [
+        f"{name}_REFIT: worse on test than without these, {by} nats [{by}, {by}]"
+        for name, by in (("MERGE", "+0.2000"), ("GRASP", "+0.5000"))
+    ]
+    compared = compare_with(results[2], results)
+    assert set(compared) == {"merge", "merge_refit"}
+    assert compared["merge_refit"][0].first == pytest.approx(sum(another.test_losses) / 6)
+
+
+def test_what_all_behind_it_spent_on_choosing():
+    one = row("merge", WIDE, WIDE, 100, p=0.0)
+    object.__setattr__(one, "all_costs", {**one.all_costs, "tune/adapters/ar-lr0.1": cost(40)})
+    object.__setattr__(one, "made_by", ["merge/seed42"])
+    assert (
+        said(one)
+        .lines[2]
+        .startswith("Cost: 140 example passes (2.0 minutes) beyond the sources' adapters, 40 of")
+    )
 
 
 def test_nothing_better_than_the_simplest_is_said():
@@ -178,3 +228,32 @@ def test_a_random_source_that_does_as_well_is_said():
         "MERGE_RANDOM: as good on dev as MERGE, so that what the source's adapter adds is not what it knows"
     ]
     assert doubts(together([simple, merge, as_good][::2])) == []
+
+
+def test_where_all_were_trained_on_dev_nothing_is_chosen():
+    rows = [row(name, WIDE, WIDE, passes) for name, passes in (("folds", 900), ("other", 300))]
+    for one in rows:
+        object.__setattr__(one, "dev_loss", None)
+        object.__setattr__(one, "dev_losses", ())
+    found = said(*rows)
+    assert found.method == "other"
+    assert "all here were trained on dev, so that nothing was left to choose by." in found.lines[0]
+    assert doubts(together(rows)) == []
+
+
+def test_one_dev_row_cannot_tell_methods_apart():
+    merge = row("merge", [9.0], WIDE, 100, p=0.0)
+    assert said(merge, row("grasp", [1.0], WIDE, 300, p=0.3)).method == "merge"
+
+
+def test_dev_and_test_rows_of_one_group_are_one_cluster():
+    """Three groups of two: what is sure of six rows is not of three clusters."""
+    groups = ["a", "a", "b", "b", "c", "c"]
+    noisy = [loss + 0.05 + (0.06, 0.06, -0.04, -0.04, -0.02, -0.02)[i] for i, loss in enumerate(WIDE)]
+    for grouped, method in (((), "grasp"), (groups, "merge")):
+        merge = row("merge", noisy, noisy, 100, p=0.0, dev_groups=grouped, groups=grouped)
+        grasp = row("grasp", WIDE, WIDE, 300, p=0.3, dev_groups=grouped, groups=grouped)
+        assert said(merge, grasp).method == method
+    interval = paired_bootstrap(noisy, WIDE, groups=groups)[1]
+    shown = "[{:+.4f}, {:+.4f}]".format(*interval)
+    assert shown in said(merge, grasp).lines[1]

@@ -43,10 +43,17 @@ def points(folder, losses):
 
 
 @pytest.mark.parametrize(
-    ("values", "best"), [({0.1: 20.0, 0.2: 30.0, 0.3: 30.0}, 0.2), ({0.1: 31.0, 0.2: 30.0, 0.3: 30.0}, 0.1)]
+    ("values", "best"),
+    [
+        (
+            {0.1: 20.0, 0.2: 30.0, 0.3: 30.0, 0.4: 30.0},
+            0.3,
+        ),  # of equal scores the lower loss, of these the smaller
+        ({0.1: 31.0, 0.2: 30.0, 0.3: 30.0, 0.4: 30.0}, 0.1),
+    ],
 )
-def test_a_metric_chooses_the_highest_and_of_equals_the_smaller_ratio(tmp_path, values, best):
-    made = points(tmp_path, {0.3: 1.0, 0.1: 2.0, 0.2: 3.0})
+def test_a_metric_chooses_the_highest(tmp_path, values, best):
+    made = points(tmp_path, {0.4: 1.0, 0.3: 1.0, 0.1: 2.0, 0.2: 3.0})
     scores = {p: scored(tmp_path / f"s{p}", value) for p, value in values.items()}
     (tmp_path / "best").mkdir()
     choose(None, tmp_path / "best", points=made, by="chrf", scores=scores)

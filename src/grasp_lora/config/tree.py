@@ -126,6 +126,13 @@ class Tune(Settings):
 
     learning_rate: tuple[Annotated[float, Field(gt=0.0)], ...] = ()  # (): training's own, no search
 
+    @field_validator("learning_rate")
+    @classmethod
+    def _apart(cls, rates: tuple[float, ...]) -> tuple[float, ...]:
+        if len({f"{rate:g}" for rate in rates}) < len(rates):
+            raise ValueError("it has two rates that are the same to six digits")
+        return rates
+
 
 def _kind_of_source(value: Any) -> str:
     return "source[several]" if isinstance(value, list | tuple) else "source[one]"

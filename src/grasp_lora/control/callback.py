@@ -41,7 +41,8 @@ class GraspCallback(TrainerCallback):
     Args:
         trainer: The one it is added to.
         micro_dev: The held-out examples whose loss is the reward: `Example`s, or rows with `prompt` and
-            `completion` strings as TRL has them. Needed unless `reward` is given.
+            `completion` strings as TRL has them, perhaps with a `group`, such as a passage: rows of one
+            are one cluster in standard errors. Needed unless `reward` is given.
         reward: Instead of the micro-dev loss, any `reward(model) -> float` to maximise.
         policy: None is `RatioPolicy()`, the paper's defaults.
         every: K, optimizer steps per controller round.
@@ -50,8 +51,9 @@ class GraspCallback(TrainerCallback):
             not trained yet is pruned from the first round on.
         unit, importance_refresh: See `Pruning`.
         select, margin: See `select_ratio`.
-        dev: Other held-out examples, like `micro_dev`: after the last step p*, no pruning and p*'s neighbours
-            are evaluated on them once, which `look` then has and the warnings in the log are about.
+        dev: Other held-out examples than those of `micro_dev`, in the same form: after the last step p*, no
+            pruning and p*'s neighbours are evaluated on them once, which `look` then has, and which warnings
+            in the log are about.
         reset_moments: Whether a commit clears the optimizer's moments of entries that it prunes or revives.
         folder: Where `rounds.jsonl` and `timings.jsonl` are written; None writes nothing.
         max_length, max_new_tokens, token_budget: Limits of the micro-dev batches; see `TargetLoss`.
@@ -92,8 +94,9 @@ class GraspCallback(TrainerCallback):
         self.trainer = trainer
         limits = Limits(max_length, max_new_tokens, token_budget)
         examples = [_example("micro-dev", i, row) for i, row in enumerate(micro_dev or [])]
-        self._reward = reward or self._loss_reward("micro-dev", examples, limits)
         self._dev = [_example("dev", i, row) for i, row in enumerate(dev or [])]
+        _check_rows(examples if micro_dev is not None else None, self._dev if dev is not None else None)
+        self._reward = reward or self._loss_reward("micro-dev", examples, limits)
         self._dev_reward = self._loss_reward("dev", self._dev, limits) if self._dev else None
         self._options: dict[str, Any] = {
             "policy": policy,
@@ -145,7 +148,10 @@ class GraspCallback(TrainerCallback):
         assert self.controller is not None
         if self.controller.rounds:
             if self._dev_reward is not None:
-                self.look = self.controller.look(self._dev_reward, groups_of(self._dev))
+                try:
+                    self.look = self.controller.look(self._dev_reward, groups_of(self._dev))
+                except GraspError as error:  # it chooses nothing: what was learned stays
+                    logger.warning("no look at dev: %s", error)
             policy, found = self.controller.policy, self.result
             self.warnings = warnings_of(found.best_ratio, found.rounds, policy.p_min, policy.p_max, self.look)
             for warning in self.warnings if state.is_world_process_zero else ():
@@ -170,6 +176,16 @@ class GraspCallback(TrainerCallback):
         return lambda model: -loss.per_example(model)
 
 
+def _check_rows(micro_dev: Sequence[Example] | None, dev: Sequence[Example] | None) -> None:
+    for name, rows in {"micro_dev": micro_dev, "dev": dev}.items():
+        if rows is not None and not rows:
+            raise GraspError(f"{name} has no rows")
+    seen = {(example.prompt, example.target) for example in micro_dev or ()}
+    for index, example in enumerate(dev or ()):
+        if (example.prompt, example.target) in seen:
+            raise GraspError(f"dev row {index} is in micro_dev, which chooses the ratio: give dev other rows")
+
+
 def _example(split: str, index: int, row: Example | Mapping[str, Any]) -> Example:
     if isinstance(row, Example):
         return row
@@ -177,4 +193,4 @@ def _example(split: str, index: int, row: Example | Mapping[str, Any]) -> Exampl
     if not isinstance(prompt, str) or not isinstance(completion, str):
         found = ", ".join(f"{key} ({type(value).__name__})" for key, value in row.items()) or "nothing"
         raise GraspError(f"{split} row {index} needs `prompt` and `completion` strings, has {found}")
-    return Example(str(index), prompt, completion)
+    return Example(str(index), prompt, completion, group=str(row.get("group") or ""))

@@ -89,7 +89,9 @@ class Look:
         return max((detectable(self._error(self.p, p)) for p in self.dev if p != self.p), default=0.0)
 
     def _error(self, p: float, other: float) -> float:
-        return paired_error(self.dev[p], self.dev[other], self.groups) or 0.0
+        """Infinite where there are too few rows to know it."""
+        found = paired_error(self.dev[p], self.dev[other], self.groups)
+        return math.inf if found is None and p != other else found or 0.0
 
     def write(self, folder: Path) -> None:
         """As `on_dev.json`."""

@@ -1,6 +1,7 @@
 """Which ratio a finished log teaches: p* (GRASP Sec. 3.3), and rules that look at all probes."""
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -114,12 +115,14 @@ class _Curve:
 
 
 def _weight(one: Round, rounds: Sequence[Round]) -> float:
-    """One over the mean variance of the round's relative rewards; the same for all where one is not known."""
+    """One over the mean variance of the round's relative rewards, at most ten times the usual one: probes
+    beside the committed ratio differ by hardly anything, and surely. The same for all where one is unknown.
+    """
     variances = [_variance(other) for other in rounds]
-    if any(variance is None for variance in variances):
-        return 1.0
-    known = [variance for variance in variances if variance]
-    return 1.0 / (_variance(one) or min(known, default=1.0))
+    known = [variance for variance in variances if variance is not None]
+    usual = statistics.median(known) if len(known) == len(variances) else 0.0
+    own = _variance(one)
+    return 1.0 if own is None or not usual else 1.0 / max(own, usual / 10)
 
 
 def _variance(one: Round) -> float | None:

@@ -40,12 +40,17 @@ def warnings_of(
 
 def _of_look(look: Look) -> list[str]:
     found = []
-    if look.p > 0.0 and 0.0 in look.dev and look.is_close(look.p, 0.0):
+    if look.p > 0.0 and 0.0 in look.dev:
         mean, low, high = look.difference(look.p, 0.0)
-        found.append(
-            f"{len(look.dev[0.0])} dev rows cannot tell p* = {look.p:.3f} from no pruning at all: reward "
-            f"{mean:+.4f} [{low:+.4f}, {high:+.4f}], margin {look.margin:g}, before fine-tuning"
-        )
+        rows = "1 dev row" if len(look.dev[0.0]) == 1 else f"{len(look.dev[0.0])} dev rows"
+        shown = f"on {rows}, before fine-tuning: loss {-mean:+.4f} [{-high:+.4f}, {-low:+.4f}]"
+        if look.is_close(look.p, 0.0) and low <= 0.0 <= high:
+            found.append(f"p* = {look.p:.3f} cannot be told from no pruning at all {shown}")
+        elif look.is_close(look.p, 0.0):
+            margin = f"the margin of {look.margin:g}"
+            found.append(f"p* = {look.p:.3f} differs from no pruning at all by less than {margin} {shown}")
+        elif mean < 0.0:
+            found.append(f"p* = {look.p:.3f} is worse than no pruning at all {shown}")
     from scipy.stats import spearmanr  # half a second, which no import of the callback should take
 
     ratios = sorted(look.dev)

@@ -54,7 +54,11 @@ def scoring(x: Start, split: str) -> dict[str, Any]:
         "model": x.model,
         "dev": x.rows(config.target, "dev"),
         "test": x.rows(config.target, split),
-        "sources": {side.label: rows for side in config.sources if (rows := x.held_out_of(side)) is not None},
+        "sources": {
+            side.label: (rows, x.limits_of(side))
+            for side in config.sources
+            if (rows := x.held_out_of(side)) is not None
+        },
         "limits": x.limits,
         "answers": config.evaluation.generate,
         "metrics": metrics,

@@ -24,6 +24,8 @@ def _cross_validate(x: Start, seed: int) -> Stage:
         raise GraspError("each fold trains the target's adapter on its own rows, and target.adapter is given")
     if config.final.training.average:
         raise GraspError("it chooses the number of epochs, and training.average takes the mean of all")
+    if config.final.training.max_steps is not None:
+        raise GraspError("it chooses the number of epochs, and final.training.max_steps counts steps")
     if config.final.pruning == "every_step":
         raise GraspError("it prunes with a fixed mask, and final.pruning is every_step")
     parts, unit = config.cross_validate, config.control.unit

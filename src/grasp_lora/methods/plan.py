@@ -85,13 +85,13 @@ def plan(x: Start) -> list[Stage]:
                 if config.evaluation.deployment and seed == config.seeds[0] and not draw:
                     measured[method.title] = deployed(x, method, seed, made, row)
     reference = next((method for method in methods if method.reference), methods[0])
-    learned = {one.name: _learned(_adapter(x, one, config.seed)) for one in methods if one.dev}
+    learned = {one.name: _learned(x, one) for one in methods if one.dev}
     given: dict[str, Any] = {
         "rows": tuple(rows),
         "tests": {name: tuple(found) for name, found in tests.items()},
-        "sources": {label: made for label, made in x.first.sources.items() if isinstance(made, Stage)},
+        "sources": _trained_sources(x, rows),
         "reference": reference.name,
-        "learned": {name: found for name, found in learned.items() if found is not None},
+        "learned": {name: found for name, found in learned.items() if found},
         "searched": dev_scores(x, rows),
         "deployed": measured,
         **{
@@ -170,7 +170,22 @@ def _adapter(x: Start, method: Method, seed: int) -> Adapter:
         raise GraspError(f"the method {method.name}: {error}") from None
 
 
-def _learned(made: Adapter) -> tuple[Stage, Stage] | None:
-    """The learning run behind an adapter, if there is one, and the stage that p* is from."""
-    found = {stage.work: stage for stage in behind(made)}
-    return None if LEARN not in found else (found[LEARN], found.get(SELECT, found[LEARN]))
+def _trained_sources(x: Start, rows: Sequence[Stage]) -> dict[str, Stage]:
+    """The sources' adapters that the methods need, by label."""
+    needed = {stage.name for stage in behind(*rows)}
+    return {
+        label: made
+        for label, made in x.first.sources.items()
+        if isinstance(made, Stage) and made.name in needed
+    }
+
+
+def _learned(x: Start, method: Method) -> tuple[tuple[Stage, Stage], ...]:
+    """For each draw the learning run behind its adapter, if there is one, and the stage that p* is from."""
+    found = []
+    for draw in range(x.config.target.draws):
+        made = _adapter(replace(x, draw=draw), method, x.config.seed)
+        stages = {stage.work: stage for stage in behind(made)}
+        if LEARN in stages:
+            found.append((stages[LEARN], stages.get(SELECT, stages[LEARN])))
+    return tuple(found)

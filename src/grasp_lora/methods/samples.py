@@ -1,9 +1,10 @@
 """The same adapter from other rows of the target: another draw of the training rows, or all labelled ones."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
+from grasp_lora.errors import GraspError
 from grasp_lora.methods.method import Adapter
 from grasp_lora.methods.start import Start
 from grasp_lora.stages.choose import CHOOSE
@@ -50,6 +51,10 @@ def _refit(x: Start, made: Stage, like: Stage) -> Stage:
         mask = given.get("mask")
         if isinstance(mask, EveryStep):  # there are no dev rows to take X from
             given["mask"] = replace(mask, how=mask.how.model_copy(update={"rescore": "train_batch"}))
+        if made.work is TRAIN and made.given["training"].max_steps is not None:
+            raise GraspError(
+                f"final.refit repeats epochs, and max_steps of {made.name} counts steps: set epochs"
+            )
         if made.work is TRAIN:
             given |= {"dev": None, "like": None if made.given["training"].average else like}
     elif _names(given) == _names(made.given):
@@ -77,7 +82,15 @@ def _at_the_chosen(choice: Stage) -> Stage:
 
 
 def _with_stages(given: Any, change: Callable[[Stage], Any]) -> Any:
-    return mapped(given, lambda one: change(one) if isinstance(one, Stage) else one)
+    def changed(one: Any) -> Any:
+        if isinstance(one, Stage):
+            return change(one)
+        if not one.stages:
+            return one
+        held = {part.name: getattr(one, part.name) for part in fields(one)}
+        return replace(one, **{name: mapped(value, changed) for name, value in held.items()})
+
+    return mapped(given, changed)
 
 
 def _names(given: Any) -> list[str]:

@@ -70,7 +70,7 @@ class Start:
     @property
     def limits(self) -> Limits:
         """Of the target's examples."""
-        return self._limits(self.config.target)
+        return self.limits_of(self.config.target)
 
     def rows(self, side: Side, split: str) -> Rows:
         """A split of the source's or the target's language, as much of it as the config takes."""
@@ -94,7 +94,8 @@ class Start:
         dev = Rows(self.task, target.language, "dev", target.dev_examples)
         if "micro_dev" not in dev.splits:
             return (dev,)
-        return dev, Rows(self.task, target.language, "micro_dev", self.config.control.micro_dev)
+        looked_at = max(one.micro_dev for one in (self.config.control, *self.config.variants.values()))
+        return dev, Rows(self.task, target.language, "micro_dev", looked_at)
 
     def held_out_of(self, side: Source) -> Rows | None:
         """A source's dev rows, where its task has any."""
@@ -198,7 +199,8 @@ class Start:
             seed, start=start, mask=mask, side=side, training=training, beside=beside, dev=dev, like=like
         )
         rates = self.config.tune.learning_rate
-        if not rates or side not in (None, self.config.target) or not dev or given["training"].average:
+        searched = rates and dev and side in (None, self.config.target) and self.sample == "train"
+        if not searched or given["training"].average:
             return Stage(name, TRAIN, given, counted)
         points = {
             rate: Stage(
@@ -234,7 +236,7 @@ class Start:
             **({"beside": self.rows(beside, "train")} if beside else {}),
             **({"like": like} if like else {}),
             "training": training or self.config.final.training,
-            "limits": self._limits(side),
+            "limits": self.limits_of(side),
             "seed": seed,
         }
 
@@ -282,7 +284,7 @@ class Start:
     def _task(self, side: Side) -> Task:
         return self.tasks.get(side.label, self.task) if isinstance(side, Source) else self.task
 
-    def _limits(self, side: Side) -> Limits:
+    def limits_of(self, side: Side) -> Limits:
         """A language's own limit of an answer where the config has none."""
         config = self.config
         new = config.max_new_tokens or self._task(side).new_tokens(side.language)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from grasp_lora.errors import GraspError
+from grasp_lora.metrics.clusters import clusters, numbered, summed, sums
 from grasp_lora.metrics.libraries import library
 from grasp_lora.metrics.overlap import reference_streams
 from grasp_lora.metrics.score import Score, check_lengths
@@ -24,7 +25,6 @@ __all__ = [
     "Comparison",
     "Test",
     "approximate_randomisation",
-    "clusters",
     "compare_corpora",
     "compare_scores",
     "holm",
@@ -117,7 +117,7 @@ def approximate_randomisation(
     With at most log2(`resamples`) clusters all swaps are tried, and the p-value is exact; otherwise it is
     (hits + 1) / (resamples + 1), so never 0.
     """
-    (one, other, _), total = _sums(first, second, groups), len(first)
+    (one, other, _), total = sums(first, second, groups), len(first)
 
     def difference(first: Any, second: Any, axis: int) -> Any:
         return np.round((np.sum(second, axis=axis) - np.sum(first, axis=axis)) / total, _DECIMALS)
@@ -144,7 +144,7 @@ def paired_bootstrap(
         mean = (np.sum(second, axis=axis) - np.sum(first, axis=axis)) / np.sum(sizes, axis=axis)
         return np.round(mean, _DECIMALS)
 
-    return _bootstrap(_sums(first, second, groups), difference, resamples, seed, confidence)
+    return _bootstrap(sums(first, second, groups), difference, resamples, seed, confidence)
 
 
 def compare_corpora(
@@ -184,8 +184,8 @@ def compare_corpora(
     if (corpus := of_corpus(metric)) is None:
         raise GraspError(f"significance: {metric!r} is no corpus metric. Use compare_scores for it.")
     measure = corpus(language, tokenizer)
-    numbers = _clusters(groups, len(references))
-    counts = [_summed(_counts(measure, answers, references), numbers, axis=1) for answers in (first, second)]
+    numbers = numbered(groups, len(references))
+    counts = [summed(_counts(measure, answers, references), numbers, axis=1) for answers in (first, second)]
     runs = math.lcm(*map(len, counts))
     # (runs, 2 * clusters, counts): the first method's clusters, then the second's; trials draw row numbers
     rows = np.concatenate([np.resize(side, (runs, *side.shape[1:])) for side in counts], axis=1)
@@ -224,38 +224,6 @@ def _how(test: Test, resamples: int, seed: int, groups: Sequence[str]) -> str:
     """The start of a signature."""
     found = f"|clusters:{clusters(groups, len(groups))}" if groups else ""
     return f"{test}:{resamples}|seed:{seed}{found}|scipy:{version('scipy')}"
-
-
-def clusters(groups: Sequence[str], examples: int) -> int:
-    """How many clusters the first so many examples are."""
-    return int(_clusters(groups[:examples], examples).max(initial=-1)) + 1
-
-
-def _clusters(groups: Sequence[str], examples: int) -> "np.ndarray[Any, Any]":
-    """Each example's cluster, numbered from 0 on in their order."""
-    if groups and len(groups) != examples:
-        raise GraspError(f"significance: {examples} examples, but {len(groups)} groups")
-    numbers: dict[Any, int] = {}
-    keys = [group or index for index, group in enumerate(groups or [""] * examples)]
-    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=int)
-
-
-def _summed(values: Any, numbers: Any, axis: int = 0) -> Any:
-    """The values' sums over each cluster, along an axis of examples."""
-    first = np.moveaxis(values, axis, 0)
-    sums = np.zeros((int(numbers.max(initial=-1)) + 1, *first.shape[1:]), first.dtype)
-    np.add.at(sums, numbers, first)
-    return np.moveaxis(sums, 0, axis)
-
-
-def _sums(first: Sequence[float], second: Sequence[float], groups: Sequence[str]) -> tuple[Any, Any, Any]:
-    """Sums of both over each cluster, and its size."""
-    if len(first) != len(second):
-        raise GraspError(f"significance: {len(first)} and {len(second)} examples: score the same ones")
-    numbers = _clusters(groups, len(first))
-    values = (np.asarray(first, float), np.asarray(second, float), np.ones(len(first)))
-    one, other, sizes = (_summed(value, numbers) for value in values)
-    return one, other, sizes
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

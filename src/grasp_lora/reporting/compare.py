@@ -97,9 +97,7 @@ def overview(results: Sequence[MethodResult], against: MethodResult, test: Test 
     ]
     reference = _names(results)[list(results).index(against)]
     marks = f"Best in bold; * differs from {reference} with p < {SIGNIFICANT} ({test}), ** also after "
-    return (
-        f"{marks}Holm's correction for all of them.\n\n{markdown(['method', 'p', 'seeds', *metrics], rows)}"
-    )
+    return f"{marks}Holm's correction for all of them.\n\n{markdown(['method', 'p', 'runs', *metrics], rows)}"
 
 
 def _column(metric: str, results: Sequence[MethodResult], against: MethodResult, test: Test) -> list[str]:

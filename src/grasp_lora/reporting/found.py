@@ -10,8 +10,9 @@ from typing import Literal
 from grasp_lora.control.noise import Look
 from grasp_lora.control.rounds import Round
 from grasp_lora.cost import Cost
+from grasp_lora.metrics.clusters import clusters
 from grasp_lora.metrics.score import Score, Spread, over_seeds
-from grasp_lora.metrics.significance import Comparison, Test, clusters, compare_corpora, compare_scores, holm
+from grasp_lora.metrics.significance import Comparison, Test, compare_corpora, compare_scores, holm
 from grasp_lora.workspace.records import MeasuredDeployment, RankCheck
 from grasp_lora.workspace.rows import Row
 
@@ -51,6 +52,11 @@ class MethodResult:
     def p(self) -> float | None:
         """The prune ratio of the first seed's adapter, where it has one."""
         return self.rows[0].p
+
+    @property
+    def ratios(self) -> Sequence[float]:
+        """Of each draw's first adapter."""
+        return [rows[0].p for rows in self.draws.values() if rows[0].p is not None]
 
     @property
     def cost(self) -> Cost:
@@ -142,8 +148,8 @@ class Found:
     """The method that the others are compared with."""
     sources: Mapping[str, float] = field(default_factory=dict)
     """Source -> the dev loss of its own adapter, where it was trained in the run."""
-    learned: Mapping[str, Learned] = field(default_factory=dict)
-    """By method: GRASP, its variants, even draws."""
+    learned: Mapping[str, Sequence[Learned]] = field(default_factory=dict)
+    """By method, one for each draw: GRASP, its variants, even draws."""
     tests: Mapping[str, tuple[MethodResult, ...]] = field(default_factory=dict)
     """By further test set."""
     searched: Mapping[str, Mapping[float, Mapping[str, float]]] = field(default_factory=dict)
@@ -182,15 +188,18 @@ def adjusted(comparisons: Mapping[str, Sequence[Comparison]], metric: str) -> Ma
 def compare_with(
     reference: MethodResult, results: Sequence[MethodResult]
 ) -> Mapping[str, Sequence[Comparison]]:
-    """Method -> the reference compared with it, under all that there are examples enough to test."""
+    """Method -> the reference compared with it, under all that there are examples enough to test; what was
+    trained on all labelled rows with the reference that was so, too.
+    """
     row = reference.rows[0]
     tested = ["test_loss"] if clusters(row.groups, len(row.test_losses)) > 1 else []
     if clusters(row.groups, len(row.answers)) > 1:
         tested += reference.metrics
+    again = next((one for one in results if one.rows[0].refit_of == reference.method), None)
     return {
-        result.method: [compare_methods(reference, result, metric) for metric in tested]
+        result.method: [compare_methods(against, result, metric) for metric in tested]
         for result in results
-        if result is not reference
+        if (against := again if result.rows[0].refit_of else reference) not in (None, result)
     }
 
 

@@ -5,12 +5,15 @@ The choice is made on dev; the intervals come from test rows, which chose nothin
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from scipy.stats import t
 
 from grasp_lora.control.noise import MARGIN, Z, paired_error
 from grasp_lora.cost import Cost
-from grasp_lora.metrics.significance import clusters, paired_bootstrap
+from grasp_lora.metrics.clusters import clusters
+from grasp_lora.metrics.significance import paired_bootstrap
 from grasp_lora.reporting.found import MethodResult
 from grasp_lora.workspace.rows import Row
 
@@ -28,45 +31,73 @@ class Verdict:
 def verdict(results: Sequence[MethodResult]) -> Verdict:
     """The method that took the fewest example passes of those within noise of the best dev loss.
 
-    Within noise is less than `MARGIN`, or than what the dev rows can tell: `Z` standard errors of the paired
-    differences. Controls, which nobody would deploy, do not take part, nor do methods that were trained on
-    dev; where the chosen one was trained so too, that is deployed.
+    Within noise is less than `MARGIN`, or than what the dev rows and the draws of the training rows can tell:
+    half of a 95 % interval of the paired differences, the two added as squares. Controls, which nobody would
+    deploy, do not take part, nor do methods that were trained on dev; where the chosen one was so trained,
+    too, that is deployed.
     """
     candidates = _candidates(results)
+    if not candidates:
+        return _unjudged(results)
     best = min(candidates, key=_mean_dev)
     close = [one for one in candidates if not _worse(one, best)]
     chosen = min(close, key=_passes)
     others = [one for one in candidates if one is not chosen]
-    deployed = next((one for one in results if one.rows[0].refit_of == chosen.method), chosen)
+    deployed = _refit_of(chosen, results) or chosen
     standing = "best on dev" if chosen is best else f"within noise of the best on dev ({best.title})"
     if deployed is not chosen:
         standing = f"after {chosen.title} was {standing}"
-    lines = (_deploy(deployed, standing, others), _pruning(candidates), _cost(deployed, results))
-    return Verdict(deployed.method, lines)
+        others = [_refit_of(one, results) or one for one in others]
+    text = _deploy(deployed, standing, others)
+    if deployed is not chosen:
+        text += f" The further labelled rows changed test by {_difference(deployed, chosen)}."
+    return Verdict(deployed.method, (text, _pruning(candidates), _cost(deployed, results)))
+
+
+def _refit_of(one: MethodResult, results: Sequence[MethodResult]) -> MethodResult | None:
+    """The same method on all labelled rows, where there is one."""
+    return next((other for other in results if other.rows[0].refit_of == one.method), None)
 
 
 def doubts(results: Sequence[MethodResult]) -> list[str]:
     """What the methods' dev losses say against what their names promise."""
     candidates, found = _candidates(results), []
-    simplest = min(candidates, key=_passes)
-    best = min(candidates, key=_mean_dev)
-    if len(candidates) > 1 and not _worse(simplest, best):
-        found.append(f"no method is better on dev than the simplest, {simplest.title}, by more than noise")
+    if len(candidates) > 1:
+        simplest, best = min(candidates, key=_passes), min(candidates, key=_mean_dev)
+        if not _worse(simplest, best):
+            found.append(
+                f"no method is better on dev than the simplest, {simplest.title}, by more than noise"
+            )
     by_name = {one.method: one for one in results}
     for control in results:
         asked = by_name.get(control.rows[0].control_of)
-        if asked is not None and not _worse(control, asked):
+        if asked is not None and asked.has_dev and not _worse(control, asked):
             found.append(
                 f"{control.title}: as good on dev as {asked.title}, so that what the source's adapter adds "
                 "is not what it knows"
             )
+    for one in results:
+        again = _refit_of(one, results)
+        if again is not None and _interval(again, one)[0] > 0.0:
+            found.append(f"{again.title}: worse on test than without these, {_difference(again, one)}")
     return found
 
 
 def _candidates(results: Sequence[MethodResult]) -> list[MethodResult]:
-    """What dev can choose among."""
-    known = [one for one in results if one.has_dev] or list(results)
+    """What dev can choose among; nothing where all were trained on it."""
+    known = [one for one in results if one.has_dev]
     return [one for one in known if not one.rows[0].control_of] or known
+
+
+def _unjudged(results: Sequence[MethodResult]) -> Verdict:
+    """Where every method was trained on dev."""
+    first = min(results, key=_passes)
+    folder = first.rows[0].adapter or "no adapter, the backbone as it is"
+    text = (
+        f"Deploy: {first.title} ({folder}), which took the fewest passes; all here were trained on dev, so "
+        "that nothing was left to choose by."
+    )
+    return Verdict(first.method, (text, _pruning([]), _cost(first, results)))
 
 
 def _mean_dev(one: MethodResult) -> float:
@@ -104,7 +135,7 @@ def _cost(chosen: MethodResult, results: Sequence[MethodResult]) -> str:
     own = row.cost if row.whole_cost is None else row.whole_cost
     return (
         f"Cost: {own.passes:,} example passes ({own.seconds / 60:.1f} minutes) beyond the sources' adapters, "
-        f"{row.choosing_passes:,} of them on choosing; all methods here took {everything.passes:,}."
+        f"{row.whole_choosing_passes:,} of them on choosing; all methods here took {everything.passes:,}."
     )
 
 
@@ -115,35 +146,42 @@ def _difference(one: MethodResult, other: MethodResult) -> str:
 
 
 def _interval(one: MethodResult, other: MethodResult) -> tuple[float, float]:
-    """Of the difference of mean test losses, 95 %, from paired resamples; infinite for one row."""
-    samples = [result.losses("test_losses") for result in (other, one)]
+    """Of the difference of mean test losses, 95 %, from paired resamples, and from the draws of the training
+    rows where there are several; infinite for one row.
+    """
+    first, second = (result.losses("test_losses") for result in (other, one))
     groups = one.rows[0].groups
-    if clusters(groups, len(samples[0])) < 2:
+    if clusters(groups, len(first)) < 2:
         return -math.inf, math.inf
-    return paired_bootstrap(*samples, groups=groups)[1]
+    low, high = paired_bootstrap(first, second, groups=groups)[1]
+    difference = statistics.fmean(second) - statistics.fmean(first)
+    over_draws = _noise_of_draws(one, other, lambda row: row.test_loss)
+    return difference - math.hypot(difference - low, over_draws), difference + math.hypot(
+        high - difference, over_draws
+    )
+
+
+def _noise_of_draws(one: MethodResult, other: MethodResult, loss: Callable[[Row], float]) -> float:
+    """Half of a 95 % interval of the mean difference over the draws of both, by Student's t; 0 for one."""
+    common = sorted(one.draws.keys() & other.draws.keys())
+    first, second = (
+        [statistics.fmean(map(loss, result.draws[draw])) for draw in common] for result in (one, other)
+    )
+    error = paired_error(first, second)
+    return 0.0 if error is None else error * float(t.ppf(0.975, len(common) - 1))
 
 
 def _worse(one: MethodResult, best: MethodResult) -> bool:
     difference = _mean_dev(one) - _mean_dev(best)
-    return difference > max(MARGIN, Z * _standard_error(one, best))
-
-
-def _standard_error(one: MethodResult, other: MethodResult) -> float:
-    """Of the mean difference, over the dev rows and over the draws of the training rows.
-
-    An earlier version did not keep the rows' losses: there it is 0.
-    """
-    first, second = (result.losses("dev_losses") for result in (one, other))
-    by_row = paired_error(first, second, one.rows[0].dev_groups) if first and second else None
-    common = sorted(one.draws.keys() & other.draws.keys())
-    by_draw = paired_error(
-        [_dev(one.draws[draw]) for draw in common], [_dev(other.draws[draw]) for draw in common]
+    first, second = (result.losses("dev_losses") for result in (one, best))
+    by_row: float | None = 0.0  # an earlier version did not keep the rows' losses
+    if first and second:
+        by_row = paired_error(first, second, one.rows[0].dev_groups)
+    noise = math.hypot(
+        Z * (math.inf if by_row is None else by_row),
+        _noise_of_draws(one, best, lambda row: row.dev_loss or 0.0),
     )
-    return math.hypot(by_row or 0.0, by_draw or 0.0)
-
-
-def _dev(rows: Sequence[Row]) -> float:
-    return statistics.fmean(row.dev_loss for row in rows if row.dev_loss is not None)
+    return difference > max(MARGIN, noise)
 
 
 def _passes(result: MethodResult) -> int:

@@ -21,7 +21,8 @@ def choose(
     by: str = "loss",
     scores: Mapping[float, Path] | None = None,
 ) -> None:
-    """Leaves the best adapter of several and `LearnedRatio`; of equal ones the smaller ratio wins.
+    """Leaves the best adapter of several and `LearnedRatio`; of equal scores the lower loss wins, of equal
+    losses the smaller ratio.
 
     Args:
         points: Ratio, threshold or learning rate -> the folder of the training at it.
@@ -34,7 +35,7 @@ def choose(
     best = min(losses, key=losses.__getitem__)
     if scores is not None:
         reached = {p: Row.read(made).scores[by]["value"] for p, made in sorted(scores.items())}
-        best = max(reached, key=reached.__getitem__)
+        best = max(reached, key=lambda p: (reached[p], -losses[p]))
         found |= {"rule": by, "dev_score": {str(p): value for p, value in reached.items()}}
     for file in (*ADAPTER_FILES, MASK_FILE, Pruned.FILE, Importance.FILE, DevLosses.FILE):
         if (points[best] / file).exists():  # pruning at every step leaves no mask

@@ -71,7 +71,7 @@ def evaluate(
     adapter: Path | None,
     dev: Sequence[Example] | None,
     test: Sequence[Example],
-    sources: Mapping[str, Sequence[Example]],
+    sources: Mapping[str, tuple[Sequence[Example], Limits]],
     limits: Limits,
     answers: int | None,
     metrics: Sequence[str],
@@ -85,7 +85,8 @@ def evaluate(
 
     Args:
         dev: None: the adapter was trained on them.
-        sources: Each source's dev rows, of what the target's training may have made it forget.
+        sources: Each source's dev rows, of what the target's training may have made it forget, and
+            their limits.
         answers: Test examples to answer; None is all.
         metrics: Of the answers.
         encoder: BERTScore's, if a metric needs it.
@@ -98,12 +99,9 @@ def evaluate(
         GraspError: A loss is not finite, or a metric's library is missing.
     """
     backbone = resources.backbone(model)
-    given = {
-        "test": test,
-        **({} if dev is None else {"dev": dev}),
-        **{f"of {k}": v for k, v in sources.items()},
-    }
-    losses = {name: resources.loss(rows, backbone, limits) for name, rows in given.items()}
+    given = {"test": (test, limits), **({} if dev is None else {"dev": (dev, limits)})}
+    given |= {f"of {name}": one for name, one in sources.items()}
+    losses = {name: resources.loss(rows, backbone, own) for name, (rows, own) in given.items()}
     adapted = backbone.model if adapter is None else load_adapter(backbone.model, adapter, trainable=False)
     with evaluation_mode(adapted):
         found = {name: loss.per_example(adapted).double() for name, loss in losses.items()}
@@ -182,10 +180,12 @@ def _passes(
     *,
     dev: Sequence[Example] | None,
     test: Sequence[Example],
-    sources: Mapping[str, Sequence[Example]],
+    sources: Mapping[str, tuple[Sequence[Example], Limits]],
     **_: Any,
 ) -> int:
-    return len(dev or ()) + len(test) + sum(map(len, sources.values()))  # answers are not counted
+    return (
+        len(dev or ()) + len(test) + sum(len(rows) for rows, _ in sources.values())
+    )  # answers are not counted
 
 
 EVALUATE = Work(evaluate, ready=_can_score, passes=_passes)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from grasp_lora.errors import GraspError
 from grasp_lora.tasks.example import Example
 from grasp_lora.workspace.records import DevLosses, LearnedRatio
 from grasp_lora.workspace.stage import Work
@@ -42,4 +43,15 @@ def _mean(losses: Sequence[Sequence[float]], counts: Sequence[int]) -> list[floa
     return [sum(map(float.__mul__, column, map(float, counts))) / sum(counts) for column in columns]
 
 
-CHOOSE_BY_FOLDS = Work(choose_by_folds)
+def _enough_rows(resources: Any, *, held_out: Sequence[Sequence[Example]], **_: Any) -> None:
+    """Each fold must hold something out.
+
+    Raises:
+        GraspError: There are more folds than rows, or groups of rows.
+    """
+    if not all(held_out):
+        some = sum(map(bool, held_out))
+        raise GraspError(f"{len(held_out) - some} of its folds hold nothing out: set cross_validate to fewer")
+
+
+CHOOSE_BY_FOLDS = Work(choose_by_folds, ready=_enough_rows)

@@ -22,7 +22,7 @@ def report(
     rows: Sequence[Path],
     sources: Mapping[str, Path],
     reference: str,
-    learned: Mapping[str, tuple[Path, Path]],
+    learned: Mapping[str, Sequence[tuple[Path, Path]]],
     tests: Mapping[str, Sequence[Path]],
     searched: Mapping[str, Mapping[float, tuple[Path, Path | None]]],
     rank_check: Path | None,
@@ -34,7 +34,7 @@ def report(
         rows: Folders of evaluations, in the order to show.
         sources: Label -> the folder of a source's adapter that was trained here.
         reference: The method that the others are compared with.
-        learned: Method -> the folders of its learning run and of what p* is from.
+        learned: Method -> for each draw the folders of its learning run and of what p* is from.
         tests: Further test set -> folders of the evaluations on it.
         searched: Method -> ratio or threshold -> the folders of the training at it, and of its dev scores.
         deployed: Title -> the folder of a deployment's measurement.
@@ -43,7 +43,7 @@ def report(
         results=together([Row.read(row) for row in rows]),
         sources={label: DevLosses.read(made).best for label, made in sources.items() if _has_dev(made)},
         reference=reference,
-        learned={name: _learned(*folders) for name, folders in learned.items()},
+        learned={name: tuple(_learned(*pair) for pair in pairs) for name, pairs in learned.items()},
         tests={name: together([Row.read(row) for row in found]) for name, found in tests.items()},
         searched={
             name: {at: _point(*folders) for at, folders in points.items()}

@@ -26,6 +26,8 @@ def select(resources: Any, folder: Path, *, learned: Path, control: Control) -> 
     look = Look.read(learned)
     about_p = look if look is not None and look.p == found.best_ratio else None
     warnings = warnings_of(found.best_ratio, rounds, control.p_min, control.p_max, about_p)
+    if look is not None and about_p is None:
+        warnings.append(f"p* = {found.best_ratio:.3f} is not among the ratios that were looked at on dev")
     LearnedRatio(
         found.best_ratio, reward=found.best_reward, rule=found.rule, rounds=len(rounds), warnings=warnings
     ).write(folder)

@@ -111,6 +111,12 @@ class Row:
         """Of its own cost, what was spent on other stages than those that made the adapter."""
         return sum(Cost(**c).passes for name, c in self.costs.items() if name not in self.made_by)
 
+    @property
+    def whole_choosing_passes(self) -> int:
+        """The same of everything but the sources' adapters."""
+        everything = self.costs if self.all_costs is None else self.all_costs
+        return sum(Cost(**c).passes for name, c in everything.items() if name not in self.made_by)
+
     def write(self, folder: Path) -> None:
         about = {name: getattr(self, name) for name in ("method", "seed", *_ABOUT)}
         losses: dict[str, Any] = {"dev_loss": self.dev_loss, "test_loss": self.test_loss}

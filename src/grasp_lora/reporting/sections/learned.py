@@ -1,6 +1,6 @@
 """Where the ratio went in the learning run, and what the probes saw."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from grasp_lora.control.noise import Look
@@ -10,19 +10,28 @@ from grasp_lora.reporting.found import Found, Learned
 
 def blocks(found: Found) -> Iterator[Block]:
     values = ("step", "p_curr", "mu", "sigma", "base_reward", "committed", "p_next")
-    rounds = [(name, one) for name, learned in found.learned.items() for one in learned.rounds]
-    if rounds:
-        rows = [(name, one.round, *(getattr(one, value) for value in values)) for name, one in rounds]
-        yield Data("trajectories", ("method", "round", *values), rows)
-    learned, row = found.learned.get(found.reference), found.compared.rows[0]
-    if learned is None:
+    rows = [
+        (name, draw, one.round, *(getattr(one, value) for value in values))
+        for name, draws in found.learned.items()
+        for draw, learned in enumerate(draws)
+        for one in learned.rounds
+    ]
+    if rows:
+        yield Data("trajectories", ("method", "draw", "round", *values), rows)
+    draws, row = found.learned.get(found.reference), found.compared.rows[0]
+    if not draws:
         return
+    learned = draws[0]
     title = f"{row.task}: {row.source} → {row.target}"
     yield Figure("trajectory", lambda path: draw(path, learned, title), ("png", "svg"))
     probes = sum(len(one.probes) for one in learned.rounds)
     text = f"Learned prune ratio p* = {learned.p:.4f}, from {len(learned.rounds)} rounds, {probes} probes."
+    if len(draws) > 1:
+        text += f" Of the other draws it is {', '.join(f'{one.p:.4f}' for one in draws[1:])}."
+    looks = [(draw, one.look) for draw, one in enumerate(draws) if one.look is not None]
+    if looks:
+        yield _looked(looks)
     if (look := learned.look) is not None:
-        yield _looked(look)
         low, high = look.range
         text += (
             f" On {len(look.dev[look.p])} dev rows, before any fine-tuning at it, "
@@ -37,10 +46,15 @@ def _ratios(look: Look) -> str:
     return ", ".join(f"{p:.2f}" for p in sorted(look.dev))
 
 
-def _looked(look: Look) -> Data:
+def _looked(looks: Sequence[tuple[int, Look]]) -> Data:
     """Each ratio against p*: differences of mean reward on dev, with 95 % intervals."""
-    rows = [(p, *look.difference(p, look.p), look.is_close(p, look.best)) for p in sorted(look.dev)]
-    return Data("on_dev", ("p", "reward_difference_from_p_star", "low", "high", "within_noise_of_best"), rows)
+    rows = [
+        (draw, p, *look.difference(p, look.p), look.is_close(p, look.best))
+        for draw, look in looks
+        for p in sorted(look.dev)
+    ]
+    values = ("reward_difference_from_p_star", "low", "high", "within_noise_of_best")
+    return Data("on_dev", ("draw", "p", *values), rows)
 
 
 def draw(path: Path, learned: Learned, title: str) -> None:

@@ -1,9 +1,10 @@
 """Losses of every method, what it was made with, and its test loss compared with the reference's."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from grasp_lora.metrics.score import over_seeds
 from grasp_lora.metrics.significance import Comparison
-from grasp_lora.reporting.blocks import Block, Data, Table, show_p_value, show_spread
+from grasp_lora.reporting.blocks import Block, Data, Table, Text, show_p_value, show_spread
 from grasp_lora.reporting.found import LOSSES, Found
 from grasp_lora.workspace.rows import Row
 
@@ -45,7 +46,7 @@ def blocks(found: Found) -> Iterator[Block]:
         row = result.rows[0]
         steps = ["" if n is None else str(n) for n in (row.steps, row.choosing_steps)]
         made_with = [*steps, str(sum(row.labels.values()) or "")]
-        p = "" if result.p is None else f"{result.p:.3f}"
+        p = "" if result.p is None else show_spread(over_seeds(result.ratios), 3)
         seeds = f"{len(result.draws[row.draw])} {_REPEATED.get(row.repeated, '')}".strip()
         threshold = "" if row.threshold is None else f"{row.threshold:g}"
         share = "" if row.pruned_share is None else f"{row.pruned_share:.2%}"
@@ -72,18 +73,9 @@ def blocks(found: Found) -> Iterator[Block]:
         *compared,
     ]
     width = len(headers) - (0 if len(holm) > 1 else 1 if tested else 3)
-    title = (
-        "Loss on target tokens (nats; lower is better), with the optimizer steps on target rows behind each "
-        "adapter, those spent on choosing its ratio, and the labelled target rows that any of it looked at"
-    )
-    for name in sources:
-        own = f" (its own adapter's: {found.sources[name]:.4f})" if name in found.sources else ""
-        title += f"; what it kept of {name} is the loss on that one's dev rows{own}"
-    if draws > 1:
-        few = f", fewer than {ENOUGH_DRAWS}: an indication" if draws < ENOUGH_DRAWS else ""
-        title += f"; deviations are over {draws} draws of the training rows{few}"
-    title += ":"
+    title = "Loss on target tokens (nats; lower is better):"
     yield Table(title, headers[:width], [row[:width] for row in rows])
+    yield Text(_key(found, sources, draws))
     values = ("metric", "first_value", "second_value", "difference", "p_value", "holm", "signature")
     metrics = {c.metric for comparisons in found.comparisons.values() for c in comparisons}
     by_metric = {metric: found.adjusted(metric) for metric in metrics}
@@ -100,3 +92,20 @@ def blocks(found: Found) -> Iterator[Block]:
 
 def _values(c: Comparison) -> tuple[str, float, float, float, float]:
     return c.metric, c.first, c.second, c.difference, c.p_value
+
+
+def _key(found: Found, sources: Sequence[str], draws: int) -> str:
+    """What the columns are."""
+    text = (
+        "steps: optimizer steps on target rows behind the adapter; choosing: those spent to choose its ratio "
+        "or the like; labels: labelled target rows that any of it looked at."
+    )
+    for name in sources:
+        own = f", {found.sources[name]:.4f} with its own adapter" if name in found.sources else ""
+        text += f" {name} dev: loss on the source's dev rows{own}; what is higher was forgotten."
+    if not all(result.has_dev for result in found.results):
+        text += " Without dev: trained on it, so that test alone can judge; compared with one that was, too."
+    if draws > 1:
+        few = f", and fewer than {ENOUGH_DRAWS} are an indication" if draws < ENOUGH_DRAWS else ""
+        text += f" ±: over {draws} draws of the training rows{few}; p-values are over test rows alone."
+    return text

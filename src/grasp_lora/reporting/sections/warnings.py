@@ -10,7 +10,10 @@ from grasp_lora.reporting.verdict import doubts
 def blocks(found: Found) -> Iterator[Block]:
     titles = {result.method: result.title for result in found.results}
     learned = [
-        f"{titles[name]}: {warning}" for name, one in found.learned.items() for warning in one.warnings
+        f"{titles[name]}{f', draw {draw}' if len(draws) > 1 else ''}: {warning}"
+        for name, draws in found.learned.items()
+        for draw, one in enumerate(draws)
+        for warning in one.warnings
     ]
     if lines := [*doubts(found.results), *learned]:
         yield Text("\n".join(["Warnings:", "", *(f"- {line}" for line in lines)]))
