@@ -327,9 +327,9 @@ def test_a_plan_says_what_was_made_with_other_settings(setting, three, capsys):
     config = read_config(setting / "three.yaml", {"runs": setting / "runs", "control.every": 4})
     states = {one.name: one.state for one in preview([config])}
     changed = {name for name, state in states.items() if state == "changed"}
-    assert {"learn/seed42", "final/seed42", "final/seed7", "eval/grasp/seed7", "report"} <= changed
+    assert {"learn/seed42", "final/seed42", "final/seed7", "eval/grasp/seed7"} <= changed
     assert {states[name] for name in ("merged", "adapters/xs", "merge/seed7", "eval/merge/seed7")} == {"done"}
-    assert "new" not in states.values()
+    assert [name for name, state in states.items() if state == "new"] == ["report"]  # it is made again anyhow
     assert main(["plan", str(setting / "three.yaml"), f"runs={setting}/runs", "control.every=4"]) == 0
     assert "run --force makes them again" in capsys.readouterr().out
 

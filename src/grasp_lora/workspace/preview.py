@@ -44,7 +44,8 @@ def preview(plans: Sequence[tuple[RunDirectory, Sequence[Stage]]]) -> list[Plann
             key = before.keys[stage.name] = hashlib.sha256(inputs.encode()).hexdigest()
             if run.is_done(stage.name):
                 whole = all(states[need.name] == "done" for need in stage.needs)
-                state = "done" if whole and run.same_inputs(stage) else "changed"
+                again = "new" if stage.derived else "changed"  # a report is made again without being asked
+                state = "done" if whole and run.same_inputs(stage) else again
             else:
                 state = "shared" if key in seen else "new"
             seen.add(key)
