@@ -46,7 +46,8 @@ def blocks(found: Found) -> Iterator[Block]:
         row = result.rows[0]
         steps = ["" if n is None else str(n) for n in (row.steps, row.choosing_steps)]
         made_with = [*steps, str(sum(row.labels.values()) or "")]
-        p = "" if result.p is None else show_spread(over_seeds(result.ratios), 3)
+        ratios = result.ratios if len(set(result.ratios)) > 1 else result.ratios[:1]
+        p = show_spread(over_seeds(ratios), 3) if ratios else ""
         seeds = f"{len(result.draws[row.draw])} {_REPEATED.get(row.repeated, '')}".strip()
         threshold = "" if row.threshold is None else f"{row.threshold:g}"
         share = "" if row.pruned_share is None else f"{row.pruned_share:.2%}"
