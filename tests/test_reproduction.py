@@ -174,7 +174,7 @@ def test_the_trajectory_of_every_learning_run_is_written(three):
     lines = (three / "report/trajectories.csv").read_text().splitlines()
     rounds = (three / "learn/seed42/rounds.jsonl").read_text().splitlines()
     assert len(lines) == 1 + len(rounds)
-    assert lines[1].split(",")[:4] == ["grasp", "1", "2", str(json.loads(rounds[0])["p_curr"])]
+    assert lines[1].split(",")[:5] == ["grasp", "0", "1", "2", str(json.loads(rounds[0])["p_curr"])]
 
 
 def test_the_target_need_not_have_an_adapter(setting, three):

@@ -257,3 +257,11 @@ def test_dev_and_test_rows_of_one_group_are_one_cluster():
     interval = paired_bootstrap(noisy, WIDE, groups=groups)[1]
     shown = "[{:+.4f}, {:+.4f}]".format(*interval)
     assert shown in said(merge, grasp).lines[1]
+
+
+def test_a_ratio_of_a_sweep_is_not_chosen():
+    """That would be a grid search for free."""
+    points = [row(f"sweep_{p}", shifted(WIDE, -p), WIDE, 200, p=p, is_point=True) for p in (0.2, 0.6)]
+    found = said(row("merge", WIDE, WIDE, 100, p=0.0), *points)
+    assert found.method == "merge"
+    assert said(*points).method == "sweep_0.6"

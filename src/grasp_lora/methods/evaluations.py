@@ -33,6 +33,7 @@ def evaluated(x: Start, method: Method, seed: int, made: Adapter, repeated: str,
         "behind": Behind(made, x.task, config.target.language),
         "method": method.name,
         "title": method.title,
+        "is_point": method.is_point,
         "control_of": method.control_of,
         "refit_of": method.refit_of,
         "exhaustive": method.dev

@@ -26,6 +26,8 @@ class Method:
         whole: Its cost is the stage that makes its adapter, though others share it.
         reference: What the other methods are compared with, where it is among them.
         dev: Whether dev rows score it: not where they were trained on.
+        is_point: It is one ratio of several of the user's, to be looked at; the verdict does not choose among
+            these, since that would be a search that nobody is charged for.
         control_of: The method that it asks a question about; nobody would deploy it.
         refit_of: The method that this is once more, on all labelled rows.
         in_all: `methods: all` has it.
@@ -39,6 +41,7 @@ class Method:
     whole: bool = False
     reference: bool = False
     dev: bool = True
+    is_point: bool = False
     control_of: str = ""
     refit_of: str = ""
     in_all: bool = True

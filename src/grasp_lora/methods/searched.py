@@ -70,7 +70,7 @@ def _optuna(x: Start, seed: int) -> Stage:
 
 def _at(p: float) -> Method:
     name = shown_ratio(p)
-    return Method(f"sweep_p{name}", f"p = {name}", lambda x, seed: fixed_run(x, p, seed))
+    return Method(f"sweep_p{name}", f"p = {name}", lambda x, seed: fixed_run(x, p, seed), is_point=True)
 
 
 def _sweep(config: Config) -> list[Method]:

@@ -86,7 +86,7 @@ def doubts(results: Sequence[MethodResult]) -> list[str]:
 def _candidates(results: Sequence[MethodResult]) -> list[MethodResult]:
     """What dev can choose among; nothing where all were trained on it."""
     known = [one for one in results if one.has_dev]
-    return [one for one in known if not one.rows[0].control_of] or known
+    return [one for one in known if not one.rows[0].control_of and not one.rows[0].is_point] or known
 
 
 def _unjudged(results: Sequence[MethodResult]) -> Verdict:

@@ -83,6 +83,8 @@ class Row:
     """Stage -> its cost, of all that lies behind the adapter but the sources' adapters, if it is known."""
     dev_losses: Sequence[float] = ()
     """Of each dev example."""
+    is_point: bool = False
+    """One ratio of several that were looked at: to choose among these would be a search."""
     control_of: str = ""
     """The method that it asks a question about; nobody would deploy it."""
     refit_of: str = ""
@@ -152,6 +154,7 @@ class Row:
 _ABOUT = (
     "title", "task", "source", "target", "adapter", "p", "threshold", "pruned_share", "test_set", "test_rows",
     "draw", "groups", "dev_groups", "folds", "source_losses",
-    "repeated", "steps", "choosing_steps", "made_by", "labels", "all_costs", "control_of", "refit_of",
+    "repeated", "steps", "choosing_steps", "made_by", "labels", "all_costs", "control_of", "is_point",
+    "refit_of",
     "exhaustive",
 )  # fmt: skip
