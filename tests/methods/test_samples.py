@@ -320,6 +320,12 @@ def test_rows_of_two_splits_are_refused_before_any_training(tmp_path, file, othe
     assert not list((folder / "runs").rglob("done.json"))
 
 
+def test_a_refit_of_nothing_is_said(setting, caplog):
+    stages, _ = planned(setting, methods=["zero_shot", "lora_source"], variants={})
+    assert not any("refit" in name for name in stages)
+    assert "final.refit does nothing: no method here trains on the target's rows" in caplog.text
+
+
 def test_a_refit_of_steps_is_refused(setting):
     with pytest.raises(
         GraspError, match=r"final\.refit repeats epochs, and max_steps of merge/seed42 counts steps"

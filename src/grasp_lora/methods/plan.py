@@ -120,7 +120,10 @@ def _possible(x: Start, methods: list[Method]) -> list[Method]:
 def _refits(x: Start, methods: Sequence[Method]) -> list[Method]:
     """The methods once more, on all labelled rows; those that no such row is behind are left out."""
     again = [one for one in methods if one.dev and not one.control_of]
-    return [_refit(one) for one in again if refitted(x, made := _adapter(x, one, x.config.seed)) is not made]
+    found = [_refit(one) for one in again if refitted(x, made := _adapter(x, one, x.config.seed)) is not made]
+    if not found:
+        logger.warning("final.refit does nothing: no method here trains on the target's rows")
+    return found
 
 
 def _refit(method: Method) -> Method:
