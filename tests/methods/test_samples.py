@@ -275,6 +275,14 @@ def test_every_method_is_fitted_again_but_those_without_target_rows(result):
     assert (joint.steps, joint.labels) == (4 * 14, LABELLED)
 
 
+def test_the_data_says_what_a_refit_is_compared_with(result):
+    with (result.folder / "report/comparisons.csv").open() as file:
+        firsts = {line["second"]: line["first"] for line in csv.DictReader(file)}
+    assert firsts["merge"] == "grasp"
+    assert firsts["merge_refit"] == "grasp_refit"
+    assert not {"grasp", "grasp_refit"} & firsts.keys()
+
+
 def test_the_refit_of_the_chosen_method_is_deployed(result):
     assert result.adapter.relative_to(result.folder).parts[0] == "refit"
     assert "; on all labelled rows (refit/" in result.verdict[0]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from grasp_lora.errors import GraspError
 
-__all__ = ["LOOK_FILE", "MARGIN", "POWER", "Look", "Z", "detectable", "paired_error"]
+__all__ = ["LOOK_FILE", "MARGIN", "Look", "Z", "detectable", "paired_error"]
 
 LOOK_FILE = "on_dev.json"
 MARGIN = 0.01  # nats: less is no difference that anybody should pay for

@@ -14,6 +14,7 @@ from grasp_lora.stages.deploy import DEPLOY
 from grasp_lora.stages.evaluate import EVALUATE
 from grasp_lora.stages.train import TRAIN
 from grasp_lora.workspace.inputs import Behind, Bill, Encoder
+from grasp_lora.workspace.records import DRAWS_FOLDER
 from grasp_lora.workspace.stage import Stage, behind
 
 __all__ = ["best_on_dev", "deployed", "dev_scores", "evaluated", "scoring"]
@@ -76,7 +77,7 @@ def dev_scores(x: Start, rows: Sequence[Stage]) -> dict[str, Any]:
     """Method -> ratio or threshold -> the training at it, and its dev scores where they are asked for."""
     found: dict[str, Any] = {}
     for stage in behind(*rows):
-        if stage.work is not CHOOSE or not _of_ratios(stage) or stage.name.startswith("draws/"):
+        if stage.work is not CHOOSE or not _of_ratios(stage) or stage.name.startswith(f"{DRAWS_FOLDER}/"):
             continue
         scored = x.config.evaluation.points or "scores" in stage.given
         found[stage.name.split("/")[0]] = {

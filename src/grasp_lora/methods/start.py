@@ -17,6 +17,7 @@ from grasp_lora.stages.merge import MERGE
 from grasp_lora.stages.train import TRAIN
 from grasp_lora.tasks.task import Task
 from grasp_lora.workspace.inputs import Fold, Model, Rows
+from grasp_lora.workspace.records import DRAWS_FOLDER
 from grasp_lora.workspace.stage import Stage
 from grasp_lora.workspace.training import EveryStep, Fixed
 
@@ -105,7 +106,7 @@ class Start:
     @property
     def drawn(self) -> str:
         """Where what depends on the draw is below the run's folder."""
-        return f"draws/{self.draw}"
+        return f"{DRAWS_FOLDER}/{self.draw}"
 
     @property
     def place(self) -> str:

@@ -12,13 +12,12 @@ from grasp_lora.metrics.significance import Comparison, Test, holm
 from grasp_lora.reporting.blocks import SIGNIFICANT, show_p_value, show_spread, show_stars
 from grasp_lora.reporting.found import LOSSES, MethodResult, compare_methods, together
 from grasp_lora.reporting.write import markdown
-from grasp_lora.workspace.records import CONFIG_FILE, Done
+from grasp_lora.workspace.records import CONFIG_FILE, DRAWS_FOLDER, Done
 from grasp_lora.workspace.rows import Row
 
 __all__ = ["comparison", "overview", "read_results", "reference_of"]
 
 EVALUATIONS = "eval"
-DRAWS = "draws"
 REPORT = "report"
 
 
@@ -38,7 +37,7 @@ def read_results(
         raise GraspError(f"{run} is no run's folder: there is none of that name")
     config = _config_of(run)
     seeds = config.get("seeds", ()) if seeds is None else seeds
-    draws = [f"{DRAWS}/{draw}/" for draw in range(1, config.get("target", {}).get("draws", 1))]
+    draws = [f"{DRAWS_FOLDER}/{draw}/" for draw in range(1, config.get("target", {}).get("draws", 1))]
     found: dict[str, dict[int, list[Path]]] = {}
     for place in ("", *draws):
         for path in (run / f"{place}{EVALUATIONS}").glob(f"{method or '*'}/seed*"):

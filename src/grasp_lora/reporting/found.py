@@ -24,6 +24,7 @@ __all__ = [
     "adjusted",
     "compare_methods",
     "compare_with",
+    "refit_of",
     "together",
 ]
 
@@ -167,6 +168,12 @@ class Found:
     def metrics(self) -> tuple[str, ...]:
         return self.compared.metrics
 
+    def reference_of(self, method: str) -> str:
+        """What a method is compared with: the reference, or its own refit where the method is one."""
+        refit = next(one.rows[0].refit_of for one in self.results if one.method == method)
+        again = refit_of(self.compared, self.results) if refit else None
+        return self.reference if again is None else again.method
+
     def adjusted(self, metric: str) -> Mapping[str, float]:
         """Method -> its p-value under a metric, adjusted for how many were compared (Holm)."""
         return adjusted(self.comparisons, metric)
@@ -185,6 +192,11 @@ def adjusted(comparisons: Mapping[str, Sequence[Comparison]], metric: str) -> Ma
     return dict(zip(found, holm(list(found.values())), strict=True))
 
 
+def refit_of(one: MethodResult, results: Sequence[MethodResult]) -> MethodResult | None:
+    """The same method on all labelled rows, where there is one."""
+    return next((other for other in results if other.rows[0].refit_of == one.method), None)
+
+
 def compare_with(
     reference: MethodResult, results: Sequence[MethodResult]
 ) -> Mapping[str, Sequence[Comparison]]:
@@ -195,7 +207,7 @@ def compare_with(
     tested = ["test_loss"] if clusters(row.groups, len(row.test_losses)) > 1 else []
     if clusters(row.groups, len(row.answers)) > 1:
         tested += reference.metrics
-    again = next((one for one in results if one.rows[0].refit_of == reference.method), None)
+    again = refit_of(reference, results)
     return {
         result.method: [compare_methods(against, result, metric) for metric in tested]
         for result in results

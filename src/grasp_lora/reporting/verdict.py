@@ -14,7 +14,7 @@ from grasp_lora.control.noise import MARGIN, Z, paired_error
 from grasp_lora.cost import Cost
 from grasp_lora.metrics.clusters import clusters
 from grasp_lora.metrics.significance import paired_bootstrap
-from grasp_lora.reporting.found import MethodResult
+from grasp_lora.reporting.found import MethodResult, refit_of
 from grasp_lora.workspace.rows import Row
 
 __all__ = ["Verdict", "doubts", "verdict"]
@@ -43,20 +43,15 @@ def verdict(results: Sequence[MethodResult]) -> Verdict:
     close = [one for one in candidates if not _worse(one, best)]
     chosen = min(close, key=_passes)
     others = [one for one in candidates if one is not chosen]
-    deployed = _refit_of(chosen, results) or chosen
+    deployed = refit_of(chosen, results) or chosen
     standing = "best on dev" if chosen is best else f"within noise of the best on dev ({best.title})"
     if deployed is not chosen:
         standing = f"after {chosen.title} was {standing}"
-        others = [_refit_of(one, results) or one for one in others]
+        others = [refit_of(one, results) or one for one in others]
     text = _deploy(deployed, standing, others)
     if deployed is not chosen:
         text += f" The further labelled rows changed test by {_difference(deployed, chosen)}."
     return Verdict(deployed.method, (text, _pruning(candidates), _cost(deployed, results)))
-
-
-def _refit_of(one: MethodResult, results: Sequence[MethodResult]) -> MethodResult | None:
-    """The same method on all labelled rows, where there is one."""
-    return next((other for other in results if other.rows[0].refit_of == one.method), None)
 
 
 def doubts(results: Sequence[MethodResult]) -> list[str]:
@@ -77,7 +72,7 @@ def doubts(results: Sequence[MethodResult]) -> list[str]:
                 "is not what it knows"
             )
     for one in results:
-        again = _refit_of(one, results)
+        again = refit_of(one, results)
         if again is not None and _interval(again, one)[0] > 0.0:
             found.append(f"{again.title}: worse on test than without these, {_difference(again, one)}")
     return found

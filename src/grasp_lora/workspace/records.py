@@ -22,6 +22,7 @@ from grasp_lora.workspace.files import write_json
 __all__ = [
     "ADAPTER_FILES",
     "CONFIG_FILE",
+    "DRAWS_FOLDER",
     "ENVIRONMENT_FILE",
     "LOGS",
     "MASK_FILE",
@@ -41,6 +42,7 @@ CONFIG_FILE = "config.yaml"  # the resolved config
 ENVIRONMENT_FILE = "env.json"  # versions and hardware
 MASK_FILE = "mask.safetensors"  # True = keep, by parameter name
 SUMMARY_FILE = "summary.md"
+DRAWS_FOLDER = "draws"  # with a folder for each further draw, which is as the run's own
 ADAPTER_FILES = (ADAPTER_CONFIG, WEIGHTS_FILE)
 LOGS = (TIMINGS_FILE, TRAIN_LOG_FILE, TENSORBOARD_FOLDER)
 """Differ between equal runs, since they say when something was."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from grasp_lora.metrics.score import over_seeds
 from grasp_lora.metrics.significance import Comparison
 from grasp_lora.reporting.blocks import Block, Data, Table, Text, show_p_value, show_spread
-from grasp_lora.reporting.found import LOSSES, Found
+from grasp_lora.reporting.found import Found, MethodResult
 from grasp_lora.workspace.rows import Row
 
 SHARE_SEEN = 0.01
@@ -19,76 +19,68 @@ def _another_share(row: Row) -> bool:
 
 
 def blocks(found: Found) -> Iterator[Block]:
-    rows, tested = [], False
-    columns = ["p"]
-    if any(result.rows[0].threshold is not None for result in found.results):
-        columns += ["threshold", "pruned"]
-    elif any(_another_share(result.rows[0]) for result in found.results):
-        columns.append("pruned")
-    draws = max(len(result.draws) for result in found.results)
-    columns += ["draws"] if draws > 1 else []
-    if any(len(rows) > 1 for result in found.results for rows in result.draws.values()):
-        columns.append("seeds")
     sources = list(dict.fromkeys(name for result in found.results for name in result.rows[0].source_losses))
-    holm = found.adjusted("test_loss")
-    for result in found.results:
-        losses = [
-            "" if name == "dev_loss" and not result.has_dev else show_spread(result.spread(name), 4)
-            for name in LOSSES
-        ]
-        kept = [f"{loss:.4f}" if (loss := result.source_loss(name)) is not None else "" for name in sources]
-        on_loss = [c for c in found.comparisons.get(result.method, ()) if c.metric == "test_loss"]
-        tested = tested or bool(on_loss)
-        difference = ["", "", ""]
-        if on_loss:
-            p_values = (on_loss[0].p_value, holm[result.method])
-            difference = [f"{on_loss[0].difference:+.4f}", *map(show_p_value, p_values)]
-        row = result.rows[0]
-        steps = ["" if n is None else str(n) for n in (row.steps, row.choosing_steps)]
-        made_with = [*steps, str(sum(row.labels.values()) or "")]
-        ratios = result.ratios if len(set(result.ratios)) > 1 else result.ratios[:1]
-        p = show_spread(over_seeds(ratios), 3) if ratios else ""
-        seeds = f"{len(result.draws[row.draw])} {_REPEATED.get(row.repeated, '')}".strip()
-        threshold = "" if row.threshold is None else f"{row.threshold:g}"
-        share = "" if row.pruned_share is None else f"{row.pruned_share:.2%}"
-        shown = {
-            "p": p,
-            "threshold": threshold,
-            "pruned": share,
-            "seeds": seeds,
-            "draws": str(len(result.draws)),
-        }
-        rows.append(
-            [result.title, *(shown[name] for name in columns), *made_with, *kept, *losses, *difference]
-        )
-    compared = [f"test − {found.compared.title}", "p-value", "Holm"]
-    headers = [
-        "method",
-        *columns,
-        "steps",
-        "choosing",
-        "labels",
-        *(f"{name} dev" for name in sources),
-        "dev",
-        "test",
-        *compared,
-    ]
-    width = len(headers) - (0 if len(holm) > 1 else 1 if tested else 3)
+    draws = max(len(result.draws) for result in found.results)
+    rows = [_cells(found, result, sources) for result in found.results]
+    headers = [name for name in rows[0] if name not in _hidden(found, draws)]
     title = "Loss on target tokens (nats; lower is better):"
-    yield Table(title, headers[:width], [row[:width] for row in rows])
+    yield Table(title, headers, [[row[name] for name in headers] for row in rows])
     yield Text(_key(found, sources, draws))
     values = ("metric", "first_value", "second_value", "difference", "p_value", "holm", "signature")
-    metrics = {c.metric for comparisons in found.comparisons.values() for c in comparisons}
-    by_metric = {metric: found.adjusted(metric) for metric in metrics}
     yield Data(
         "comparisons",
         ("first", "second", *values),
         [
-            (found.reference, method, *_values(c), by_metric[c.metric][method], c.signature)
+            (found.reference_of(method), method, *_values(c), found.adjusted(c.metric)[method], c.signature)
             for method, comparisons in found.comparisons.items()
             for c in comparisons
         ],
     )
+
+
+def _cells(found: Found, result: MethodResult, sources: Sequence[str]) -> dict[str, str]:
+    """Header -> cell, of all columns that there may be."""
+    row = result.rows[0]
+    ratios = result.ratios if len(set(result.ratios)) > 1 else result.ratios[:1]
+    on_loss = [c for c in found.comparisons.get(result.method, ()) if c.metric == "test_loss"]
+    compared = ["", "", ""]
+    if on_loss:
+        p_values = (on_loss[0].p_value, found.adjusted("test_loss")[result.method])
+        compared = [f"{on_loss[0].difference:+.4f}", *map(show_p_value, p_values)]
+    kept = {name: result.source_loss(name) for name in sources}
+    return {
+        "method": result.title,
+        "p": show_spread(over_seeds(ratios), 3) if ratios else "",
+        "threshold": "" if row.threshold is None else f"{row.threshold:g}",
+        "pruned": "" if row.pruned_share is None else f"{row.pruned_share:.2%}",
+        "draws": str(len(result.draws)),
+        "seeds": f"{len(result.draws[row.draw])} {_REPEATED.get(row.repeated, '')}".strip(),
+        "steps": "" if row.steps is None else str(row.steps),
+        "choosing": "" if row.choosing_steps is None else str(row.choosing_steps),
+        "labels": str(sum(row.labels.values()) or ""),
+        **{f"{name} dev": "" if loss is None else f"{loss:.4f}" for name, loss in kept.items()},
+        "dev": show_spread(result.spread("dev_loss"), 4) if result.has_dev else "",
+        "test": show_spread(result.spread("test_loss"), 4),
+        **dict(zip((f"test − {found.compared.title}", "p-value", "Holm"), compared, strict=True)),
+    }
+
+
+def _hidden(found: Found, draws: int) -> set[str]:
+    """The columns that would say nothing."""
+    by_threshold = any(result.rows[0].threshold is not None for result in found.results)
+    another_share = any(_another_share(result.rows[0]) for result in found.results)
+    several_seeds = any(len(rows) > 1 for result in found.results for rows in result.draws.values())
+    tested = len(found.adjusted("test_loss"))
+    hidden = {
+        "threshold": not by_threshold,
+        "pruned": not (by_threshold or another_share),
+        "draws": draws < 2,
+        "seeds": not several_seeds,
+        f"test − {found.compared.title}": not tested,
+        "p-value": not tested,
+        "Holm": tested < 2,
+    }
+    return {name for name, hide in hidden.items() if hide}
 
 
 def _values(c: Comparison) -> tuple[str, float, float, float, float]:
