@@ -91,7 +91,7 @@ def evaluate(
         metrics: Of the answers.
         encoder: BERTScore's, if a metric needs it.
         bill: What the stages cost that are this method's own.
-        behind: What the adapter was made with, see `workspace.resources.Behind`.
+        behind: What the adapter was made with, see `workspace.inputs.Behind`.
         target: The language.
         about: What else a row says of itself: method, seed, title, task, source, test set.
 
