@@ -18,8 +18,9 @@ def rapl(tmp_path, monkeypatch):
     def write(**joules):
         for name, value in joules.items():
             folder = tmp_path / f"intel-rapl:{name[1:].replace('_', ':')}"
-            folder.mkdir(exist_ok=True)
-            (folder / "max_energy_range_uj").write_text("100000000\n")
+            if not folder.exists():
+                folder.mkdir()
+                (folder / "max_energy_range_uj").write_text("100000000\n")
             (folder / "new").write_text(f"{int(value * 1e6)}\n")
             (folder / "new").replace(folder / "energy_uj")  # never half written
 
@@ -35,11 +36,20 @@ def test_joules_of_all_packages_over_the_counters_end(rapl):
 
 
 def test_a_counter_that_begins_again_twice_is_read_in_between(rapl, monkeypatch):
-    monkeypatch.setattr(energy, "SAMPLE_SECONDS", 0.01)
+    reads, read = [], energy.package_counters
+
+    def counted():
+        reads.append(read())
+        return reads[-1]
+
+    monkeypatch.setattr(energy, "package_counters", counted)
+    monkeypatch.setattr(energy, "SAMPLE_SECONDS", 0.001)
     meter = energy.Meter()
     for joules in (80, 30, 95, 20):
         rapl(p0=joules)
-        time.sleep(0.5)  # several samples, even on a busy machine
+        seen, give_up = len(reads), time.monotonic() + 60
+        while len(reads) < seen + 2 and time.monotonic() < give_up:  # the second began after the change
+            time.sleep(0.001)
     assert meter.stop() == {"cpu": pytest.approx(70 + 50 + 65 + 25)}
 
 
