@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["hold", "is_held", "try_to_hold"]
+__all__ = ["QUIET", "hold", "is_held", "try_to_hold"]
+
+QUIET = 180.0  # seconds without a change, after which what nobody is known to hold counts as left behind
 
 
 @contextmanager
