@@ -89,13 +89,21 @@ def _follow(run: Path, every: float, console: "Console") -> "Progress":
     from grasp_lora.reporting.screen import fitted
 
     with Live(console=console, screen=True, auto_refresh=False) as live:
-        while not is_run(run) and not (run.exists() and (not run.is_dir() or any(run.iterdir()))):
+        while not is_run(run) and _may_become_one(run):
             live.update(Text(f"{harmless(str(run))}: nothing is there yet. Ctrl-C ends."), refresh=True)
             time.sleep(every)
         while (progress := progress_of(run)).state != "done":
             live.update(fitted(progress, console), refresh=True)
             time.sleep(every)
     return progress
+
+
+def _may_become_one(folder: Path) -> bool:
+    """Whether nothing is there yet."""
+    try:
+        return not any(folder.iterdir())
+    except OSError as error:
+        return isinstance(error, FileNotFoundError)
 
 
 def _runs(arguments: argparse.Namespace) -> None:

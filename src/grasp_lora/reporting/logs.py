@@ -48,8 +48,8 @@ def latest_log(folder: Path) -> list[Mapping[str, Any]]:
 
 def numbers(lines: list[Mapping[str, Any]], key: str) -> tuple[float, ...]:
     """The finite numbers under a key, in the lines that have one."""
-    found = [line.get(key) for line in lines]
-    return tuple(float(x) for x in found if isinstance(x, int | float) and math.isfinite(x))
+    found: list[Any] = [value for line in lines if type(value := line.get(key)) in (int, float)]
+    return tuple(float(value) for value in found if math.isfinite(value))
 
 
 def config_so_far(folder: Path) -> Mapping[str, Any]:

@@ -39,11 +39,13 @@ class Making:
     trials: int
 
 
-def making_in(root: Path, name: str, now: float) -> Making:
-    """How far the stage is that is made in the folder `name`, which may vanish meanwhile."""
+def making_in(root: Path, name: str, now: float) -> Making | None:
+    """How far the stage is that is made in the folder `name`; None where that is gone by now."""
     folder = root / name
     held, lines = is_held(folder), latest_log(folder)
     changed = max([changed_at(folder), *map(changed_at, folder.glob("*"))])
+    if not changed_at(folder):
+        return None
     steps = numbers(lines, "max_steps")
     reached = numbers(lines, "step")
     return Making(

@@ -75,7 +75,7 @@ class Progress:
 
 def is_run(folder: Path) -> bool:
     """Whether a run has begun in the folder."""
-    return (folder / CONFIG_FILE).is_file()
+    return os.path.isfile(folder / CONFIG_FILE)  # False, too, where one may not look
 
 
 def progress_of(folder: Path, now: float | None = None) -> Progress:
@@ -92,7 +92,7 @@ def progress_of(folder: Path, now: float | None = None) -> Progress:
     stages, partials = _stages(folder)
     found = [made_in(folder, *one) for one in stages.items()]
     made = tuple(sorted((one for one in found if one is not None), key=lambda one: one.at))
-    making = tuple(making_in(folder, name, now) for name in partials)
+    making = tuple(one for name in partials if (one := making_in(folder, name, now)) is not None)
     plan, config, scored = (
         _plan(folder),
         config_so_far(folder),
