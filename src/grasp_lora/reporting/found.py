@@ -7,19 +7,17 @@ from functools import cached_property
 from statistics import fmean
 from typing import Literal
 
-from grasp_lora.control.noise import Look
-from grasp_lora.control.rounds import Round
 from grasp_lora.cost import Cost
 from grasp_lora.metrics.clusters import clusters
 from grasp_lora.metrics.score import Score, Spread, over_seeds
 from grasp_lora.metrics.significance import Comparison, Test, compare_corpora, compare_scores, holm
+from grasp_lora.reporting.trained import Learned, Trained
 from grasp_lora.workspace.records import MeasuredDeployment, RankCheck
 from grasp_lora.workspace.rows import Row
 
 __all__ = [
     "LOSSES",
     "Found",
-    "Learned",
     "MethodResult",
     "adjusted",
     "compare_methods",
@@ -129,17 +127,6 @@ def together(rows: Sequence[Row]) -> tuple[MethodResult, ...]:
     return tuple(MethodResult(tuple(found)) for found in by_method.values())
 
 
-@dataclass(frozen=True, slots=True)
-class Learned:
-    """A learning run: p* and its rounds."""
-
-    p: float
-    rounds: tuple[Round, ...]
-    warnings: tuple[str, ...] = ()
-    look: Look | None = None
-    """At some ratios on dev, after the last step; not always at this p*."""
-
-
 @dataclass(frozen=True)
 class Found:
     """All that a report shows."""
@@ -158,6 +145,17 @@ class Found:
     rank_check: RankCheck | None = None
     deployed: Mapping[str, MeasuredDeployment] = field(default_factory=dict)
     """By the methods' titles."""
+    trained: Mapping[str, Trained] = field(default_factory=dict)
+    """By method: its adapter of the first draw and seed, where it was trained."""
+    missing: tuple[str, ...] = ()
+    """What the run was to make and has not yet."""
+    name: str = ""
+
+    @property
+    def title(self) -> str:
+        """Of its report."""
+        row = self.compared.rows[0]
+        return f"{self.name or 'Run'}: {row.task}, {row.source} → {row.target}"
 
     @property
     def compared(self) -> MethodResult:

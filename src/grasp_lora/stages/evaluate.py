@@ -16,7 +16,7 @@ from grasp_lora.lm.packaged.encoders import packaged_encoder
 from grasp_lora.metrics.bertscore import BertScorer
 from grasp_lora.metrics.scoring import METRICS, needs_encoder, score_predictions
 from grasp_lora.settings import Count, Settings
-from grasp_lora.tasks.example import Example, examples_digest, groups_of, prompt_hash
+from grasp_lora.tasks.example import Example, examples_digest, groups_of, prompt_hash, shortened
 from grasp_lora.workspace.inputs import Encoder, Model
 from grasp_lora.workspace.records import CONFIG_FILE, Pruned
 from grasp_lora.workspace.resources import Resources
@@ -131,7 +131,7 @@ def evaluate(
         test_losses=by_example.tolist(),
         scores=_scores(texts, references, target, metrics, encoder) if metrics else {},
         answers=[
-            Answer(example.id, prompt_hash(example.prompt), text, right)
+            Answer(example.id, prompt_hash(example.prompt), text, right, shortened(example.prompt))
             for example, text, right in zip(shown, texts, references, strict=True)
         ],
         costs=bill,
