@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Sequence
 
 from grasp_lora.cli.data import add_data_verbs
+from grasp_lora.cli.report import add_report_verbs
 from grasp_lora.cli.run import add_run_verbs
 from grasp_lora.errors import GraspError
 from grasp_lora.version import __version__
@@ -52,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     add_run_verbs(verbs, common)
+    add_report_verbs(verbs, common)
     add_data_verbs(verbs, common)
     return parser
 

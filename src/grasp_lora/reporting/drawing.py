@@ -48,8 +48,12 @@ _STYLE = {
 }
 
 
-def save(figure: Figure, folder: Path) -> str:
-    """Write a figure as `NAME.svg` and `NAME.png`; returns the SVG element for a page, in the page's ink."""
+def save(figure: Figure, folder: Path, prefix: str = "") -> str:
+    """Write a figure as `NAME.svg` and `NAME.png`; returns the SVG element for a page, in the page's ink.
+
+    Args:
+        prefix: Of the element's ids, where a page has several of this name.
+    """
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
@@ -70,7 +74,7 @@ def save(figure: Figure, folder: Path) -> str:
     white = '<rect width="100%" height="100%" fill="#ffffff"/>'
     start = svg.index(">") + 1
     (folder / f"{figure.name}.svg").write_text(svg[:start] + white + svg[start:], encoding="utf-8")
-    return _for_a_page(svg, figure.name)
+    return _for_a_page(svg, re.sub(r"\W", "-", f"{prefix}{figure.name}"))
 
 
 _GLYPH = re.compile(r"\\N\{[^}]*\}|U\+[0-9A-F]+")

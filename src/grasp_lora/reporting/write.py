@@ -7,16 +7,19 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from grasp_lora.reporting.across import across
 from grasp_lora.reporting.blocks import Answered, Block, Bold, Data, Figure, Table, Text, without_controls
 from grasp_lora.reporting.drawing import save
 from grasp_lora.reporting.found import Found
 from grasp_lora.reporting.page import Part, Shown, write_page
-from grasp_lora.reporting.sections import SECTIONS
+from grasp_lora.reporting.sections import SECTIONS, Section
 from grasp_lora.workspace.records import SUMMARY_FILE
 
-__all__ = ["latex", "markdown", "write_blocks", "write_report"]
+__all__ = ["latex", "markdown", "write_report", "write_reports"]
 
 TABLES = "tables"
+IN_FULL = 8  # runs; of more the page would be too large to read, and to send
+SHORT = ("Verdict", "Warnings", "Losses", "Answers scored")
 
 
 def write_report(folder: Path, found: Found) -> None:
@@ -31,6 +34,26 @@ def write_report(folder: Path, found: Found) -> None:
     write_page(folder, found.title, parts)
 
 
+def write_reports(folder: Path, runs: Sequence[Found]) -> None:
+    """Of several runs: what they show together, and each one's report, of many runs without its figures."""
+    parts = [Part("Together", write_blocks(folder, across(runs)))]
+    for found in runs:
+        inner: list[Part] = []
+        for section in SECTIONS:
+            blocks = list(section.blocks(found)) if len(runs) <= IN_FULL else _short(section, found)
+            own = folder / found.name
+            own.mkdir(exist_ok=True)
+            inner.append(Part(section.title, write_blocks(own, blocks, f"{found.name}-")))
+        parts.append(Part(found.title, parts=inner))
+    write_page(folder, f"{len(runs)} runs", parts)
+
+
+def _short(section: Section, found: Found) -> list[Block]:
+    if section.title not in SHORT:
+        return []
+    return [block for block in section.blocks(found) if isinstance(block, Text | Table | Data)]
+
+
 def _in_summary(block: Block) -> str:
     """As Markdown; a figure or data have nothing there."""
     if isinstance(block, Text):
@@ -43,12 +66,16 @@ def _in_summary(block: Block) -> str:
     return ""
 
 
-def write_blocks(folder: Path, blocks: Iterable[Block]) -> list[Shown]:
-    """Each block's files into `folder`; returns what a page shows of them."""
+def write_blocks(folder: Path, blocks: Iterable[Block], prefix: str = "") -> list[Shown]:
+    """Each block's files into `folder`; returns what a page shows of them.
+
+    Args:
+        prefix: Of what has a name in the page, where several reports are on one.
+    """
     shown: list[Shown] = []
     for block in blocks:
         if isinstance(block, Figure):
-            shown.append((block, save(block, folder)))
+            shown.append((block, save(block, folder, prefix)))
         elif isinstance(block, Data):
             _write(folder / f"{block.name}.csv", _csv(block.headers, block.rows))
         else:

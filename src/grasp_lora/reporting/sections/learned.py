@@ -28,27 +28,6 @@ def blocks(found: Found) -> Iterator[Block]:
     if not draws:
         return
     learned = draws[0]
-    titles = {result.method: result.title for result in found.results}
-    yield Figure(
-        "trajectory",
-        lambda canvas: draw(canvas, learned),
-        "The learning run: the committed ratio, the policy that draws ratios, and each probe by its reward "
-        "against the committed ratio's.",
-    )
-    yield Figure(
-        "trajectories",
-        lambda canvas: draw_all(canvas, found.learned, titles),
-        f"The committed ratio of every learning run: mean over the last {WINDOW} rounds and one deviation "
-        "to each side (GRASP Fig. 2). Wide bands: a ratio that does not settle.",
-        (8, 3.6),
-    )
-    yield Figure(
-        "landscape",
-        lambda canvas: draw_landscape(canvas, learned),
-        "Micro-dev reward over round and ratio. Bands that stand upright: training changes the reward, the "
-        "ratio does not.",
-        (8, 3.6),
-    )
     probes = sum(len(one.probes) for one in learned.rounds)
     text = f"Learned prune ratio p* = {learned.p:.4f}, from {len(learned.rounds)} rounds, {probes} probes."
     if len(draws) > 1:
@@ -65,6 +44,35 @@ def blocks(found: Found) -> Iterator[Block]:
             f"{look.detectable:.3f} four times in five)."
         )
     yield Text(text)
+    yield from _figures(found, learned)
+
+
+def _figures(found: Found, learned: Learned) -> Iterator[Block]:
+    titles = {result.method: result.title for result in found.results}
+    runs: dict[str, Sequence[Learned]] = {}
+    for name, draws in found.learned.items():  # methods that differ in the rule share one learning run
+        if all(draws[0].rounds != seen[0].rounds for seen in runs.values()):
+            runs[titles[name]] = draws
+    yield Figure(
+        "trajectory",
+        lambda canvas: draw(canvas, learned),
+        "The learning run: the committed ratio, the policy that draws ratios, and each probe by its reward "
+        "against the committed ratio's.",
+    )
+    yield Figure(
+        "trajectories",
+        lambda canvas: draw_all(canvas, runs),
+        f"The committed ratio of every learning run: mean over the last {WINDOW} rounds and one deviation "
+        "to each side (GRASP Fig. 2). Wide bands: a ratio that does not settle.",
+        (8, 3.6),
+    )
+    yield Figure(
+        "landscape",
+        lambda canvas: draw_landscape(canvas, learned),
+        "Micro-dev reward over round and ratio. Bands that stand upright: training changes the reward, the "
+        "ratio does not.",
+        (8, 3.6),
+    )
 
 
 def _ratios(look: Look) -> str:
@@ -103,13 +111,13 @@ def draw(canvas: Any, learned: Learned) -> None:
     canvas.legend(loc="outside lower center", ncols=4)
 
 
-def draw_all(canvas: Any, learned: Mapping[str, Sequence[Learned]], titles: Mapping[str, str]) -> None:
-    """Each method's p_curr over rounds: rolling mean and deviation (GRASP Fig. 2); further draws thinly."""
+def draw_all(canvas: Any, learned: Mapping[str, Sequence[Learned]]) -> None:
+    """Each p_curr over rounds, by title: rolling mean and deviation (GRASP Fig. 2); other draws thinly."""
     axes = canvas.subplots()
-    for colour, (name, draws) in zip(cycle(COLOURS), learned.items(), strict=False):
+    for colour, (title, draws) in zip(cycle(COLOURS), learned.items(), strict=False):
         for draw, one in enumerate(draws):
             x, mean, deviation = rolling([r.p_curr for r in one.rounds])
-            label = titles.get(name, name) if draw == 0 else None
+            label = title if draw == 0 else None
             axes.plot(x, mean, color=colour, linewidth=1.6 if draw == 0 else 0.8, label=label)
             if draw == 0:
                 low, high = ([m + sign * d for m, d in zip(mean, deviation, strict=True)] for sign in (-1, 1))

@@ -1,11 +1,14 @@
 """Quality against cost, and what was forgotten of the source's language."""
 
 from collections.abc import Iterator, Sequence
+from itertools import cycle
 from typing import Any
 
 from grasp_lora.reporting.blocks import Block, Figure
-from grasp_lora.reporting.drawing import BLUE, GREY, ORANGE, PINK
+from grasp_lora.reporting.drawing import BLUE, COLOURS, PINK
 from grasp_lora.reporting.found import Found, MethodResult
+
+_MARKERS = "oooooooossssssss^^^^^^^^DDDDDDDD"  # another one for each turn of the colours
 
 
 def blocks(found: Found) -> Iterator[Block]:
@@ -37,16 +40,18 @@ def _retention(source: str, judged: Sequence[MethodResult], own: float | None) -
 
 
 def _draw_cost(canvas: Any, paid: Sequence[tuple[MethodResult, int]]) -> None:
+    from matplotlib.ticker import LogLocator
+
     axes = canvas.subplots()
-    for one, passes in paid:
-        loss, row = one.spread("test_loss"), one.rows[0]
-        colour = GREY if row.control_of else ORANGE if row.choosing_passes else BLUE
-        axes.errorbar(passes, loss.mean, yerr=loss.std, marker="o", color=colour, capsize=2, linewidth=1)
-        axes.annotate(one.title, (passes, loss.mean), xytext=(5, 3), textcoords="offset points", fontsize=7.5)
-    axes.set(
-        xscale="log", xlabel="example passes (orange: some spent on choosing)", ylabel="test loss (nats)"
-    )
-    axes.margins(x=0.18)
+    for (one, passes), colour, marker in zip(paid, cycle(COLOURS), _MARKERS, strict=False):
+        loss = one.spread("test_loss")
+        how = {"color": colour, "marker": marker, "linestyle": "none", "capsize": 2, "label": one.title}
+        axes.errorbar(passes, loss.mean, yerr=loss.std, **how)
+    axes.set(xscale="log", xlabel="example passes", ylabel="test loss (nats)")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.xaxis.set_minor_formatter("")
+    canvas.legend(loc="outside right upper")
 
 
 def _draw_kept(canvas: Any, kept: Sequence[tuple[MethodResult, float]], own: float | None) -> None:
