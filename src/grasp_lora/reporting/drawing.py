@@ -9,7 +9,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from grasp_lora.reporting.blocks import Figure
+from grasp_lora.reporting.blocks import Figure, without_controls
 
 __all__ = ["BLUE", "COLOURS", "GREEN", "GREY", "INK", "ORANGE", "PINK", "rewards_in_colour", "save"]
 
@@ -69,7 +69,7 @@ def save(figure: Figure, folder: Path, prefix: str = "") -> str:
         canvas.savefig(folder / f"{figure.name}.png", dpi=150, facecolor="white")
     if missing := sorted({found[0] for one in said if (found := _GLYPH.search(str(one.message)))}):
         _say_once(tuple(missing[:5]))
-    svg = text.getvalue()
+    svg = without_controls(text.getvalue())  # which XML does not allow, either
     svg = svg[svg.index("<svg") :]
     white = '<rect width="100%" height="100%" fill="#ffffff"/>'
     start = svg.index(">") + 1

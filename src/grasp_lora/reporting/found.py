@@ -150,6 +150,8 @@ class Found:
     missing: tuple[str, ...] = ()
     """What the run was to make and has not yet."""
     name: str = ""
+    resamples: int = 10_000
+    """Trials of each test."""
 
     @property
     def title(self) -> str:
@@ -179,7 +181,7 @@ class Found:
     @cached_property
     def comparisons(self) -> Mapping[str, Sequence[Comparison]]:
         """Method -> the reference compared with it, where there are examples enough for a test."""
-        return compare_with(self.compared, self.results)
+        return compare_with(self.compared, self.results, self.resamples)
 
 
 def adjusted(comparisons: Mapping[str, Sequence[Comparison]], metric: str) -> Mapping[str, float]:
@@ -196,7 +198,7 @@ def refit_of(one: MethodResult, results: Sequence[MethodResult]) -> MethodResult
 
 
 def compare_with(
-    reference: MethodResult, results: Sequence[MethodResult]
+    reference: MethodResult, results: Sequence[MethodResult], resamples: int = 10_000
 ) -> Mapping[str, Sequence[Comparison]]:
     """Method -> the reference compared with it, under all that there are examples enough to test; what was
     trained on all labelled rows with the reference that was so, too.
@@ -207,7 +209,7 @@ def compare_with(
         tested += reference.metrics
     again = refit_of(reference, results)
     return {
-        result.method: [compare_methods(against, result, metric) for metric in tested]
+        result.method: [compare_methods(against, result, metric, resamples=resamples) for metric in tested]
         for result in results
         if (against := again if result.rows[0].refit_of else reference) not in (None, result)
     }

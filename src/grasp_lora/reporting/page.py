@@ -80,7 +80,8 @@ def _marked(answer: str, reference: str) -> Markup:
     """An answer with what the reference does not have, in its order, marked."""
     words, other = (_WORDS.findall(without_controls(text)) for text in (answer, reference))
     parts = []
-    for kind, start, end, _, _ in SequenceMatcher(None, words, other, autojunk=False).get_opcodes():
+    first, second = ([word.strip() for word in side] for side in (words, other))
+    for kind, start, end, _, _ in SequenceMatcher(None, first, second, autojunk=False).get_opcodes():
         text = escape("".join(words[start:end]))
         parts.append(Markup("<mark>{}</mark>").format(text) if kind in ("replace", "delete") else text)
     return Markup("").join(parts)

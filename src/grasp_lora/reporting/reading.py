@@ -13,8 +13,6 @@ from grasp_lora.workspace.rows import Row
 
 __all__ = ["read_found", "read_run"]
 
-REFERENCE = "grasp"  # what a run that has no report yet is compared with, where it is among its methods
-
 
 def read_found(
     *,
@@ -85,17 +83,19 @@ def read_run(run: Path) -> Found:
     asked = _asked(run)
     order = sorted(results, key=lambda one: _place(asked, one.method))
     names = [one.method for one in order]
-    usual = reference_of(run)
-    if usual not in names:
-        usual = REFERENCE if REFERENCE in names else names[0]
     first = {one.method: one.rows[0] for one in order}
+    learned = {one.method: pairs for one in order if (pairs := _learning(run, one.draws))}
+    usual = reference_of(run)
+    if usual not in names:  # no report yet: the last one that learns, but no variant
+        own = [name for name in learned if name not in config_of(run).get("variants", {})]
+        usual = own[-1] if own else names[0]
     checks = sorted(run.glob(f"*/{RankCheck.FILE}")) + sorted(run.glob(f"*/*/{RankCheck.FILE}"))
     labels = {label for row in first.values() for label in row.source_losses}
     return read_found(
         rows=[folders[id(row)] for one in order for row in one.rows],
         reference=usual,
         sources={label: run / "adapters" / label for label in labels if (run / "adapters" / label).is_dir()},
-        learned={one.method: pairs for one in order if (pairs := _learning(run, one.draws))},
+        learned=learned,
         tests=_tests(run, names),
         searched={name: points for name, row in first.items() if len(points := _points(run, row)) > 1},
         rank_check=checks[0].parent if checks else None,

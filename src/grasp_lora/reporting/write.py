@@ -3,6 +3,7 @@
 import csv
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ __all__ = ["latex", "markdown", "write_report", "write_reports"]
 
 TABLES = "tables"
 IN_FULL = 8  # runs; of more the page would be too large to read, and to send
+QUICK = 1_000  # trials of each test in a report of so many; its signature says so
 SHORT = ("Verdict", "Warnings", "Losses", "Answers scored")
 
 
@@ -36,6 +38,8 @@ def write_report(folder: Path, found: Found) -> None:
 
 def write_reports(folder: Path, runs: Sequence[Found]) -> None:
     """Of several runs: what they show together, and each one's report, of many runs without its figures."""
+    if len(runs) > IN_FULL:
+        runs = [replace(found, resamples=QUICK) for found in runs]
     parts = [Part("Together", write_blocks(folder, across(runs)))]
     for found in runs:
         inner: list[Part] = []
