@@ -176,13 +176,9 @@ def test_runs_together(tmp_path):
     for name, one in zip(names, found, strict=True):
         loss = next(r for r in one.results if r.method == "merge").spread("test_loss").mean
         assert merge[name].rstrip("*") == f"{loss:.4f}"
-    (difference,) = [
-        row
-        for row in csv.DictReader(
-            (made / "tables" / "differences_from_lora_target.csv").open(encoding="utf-8")
-        )
-        if row["method"] == "MERGE"
-    ]
+    differences = made / "tables" / "differences_from_lora_target.csv"
+    with differences.open(encoding="utf-8") as file:
+        (difference,) = [row for row in csv.DictReader(file) if row["method"] == "MERGE"]
     by_run = [
         one.results[1].spread("test_loss").mean - one.compared.spread("test_loss").mean for one in found
     ]

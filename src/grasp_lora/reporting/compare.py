@@ -49,8 +49,8 @@ def read_results(
         raise GraspError(f"{run} has no evaluation{what}; evaluated are: {known}")
     results: list[MethodResult] = []
     for _, by_seed in sorted(found.items()):
-        own = {seed: path for seed, path in by_seed.items() if seed in seeds} or by_seed
-        results += together([Row.read(path) for _, paths in sorted(own.items()) for path in paths])
+        own = [seed for seed in seeds if seed in by_seed] or sorted(by_seed)
+        results += together([Row.read(path) for seed in own for path in by_seed[seed]])
     return [replace(result, run=str(run)) for result in results]
 
 

@@ -81,7 +81,7 @@ def read_run(run: Path) -> Found:
     results = read_results(run)
     folders = {id(row): folder for row, folder in _folders(run, [r for one in results for r in one.rows])}
     asked = _asked(run)
-    order = sorted(results, key=lambda one: _place(asked, one.method))
+    order = sorted(results, key=lambda one: _place(asked, one.rows[0], folders[id(one.rows[0])]))
     names = [one.method for one in order]
     first = {one.method: one.rows[0] for one in order}
     learned = {one.method: pairs for one in order if (pairs := _learning(run, one.draws))}
@@ -96,7 +96,7 @@ def read_run(run: Path) -> Found:
         reference=usual,
         sources={label: run / "adapters" / label for label in labels if (run / "adapters" / label).is_dir()},
         learned=learned,
-        tests=_tests(run, names),
+        tests=_tests(run, [row for one in order for row in one.rows]),
         searched={name: points for name, row in first.items() if len(points := _points(run, row)) > 1},
         rank_check=checks[0].parent if checks else None,
         deployed={
@@ -128,10 +128,13 @@ def _asked(run: Path) -> list[str]:
     return [] if named == ["all"] else [*named, *found.get("variants", {})]
 
 
-def _place(asked: Sequence[str], method: str) -> tuple[int, str]:
-    """A method's place among those that were asked for; a name may stand for several, as `sweep` does."""
-    fitting = [i for i, name in enumerate(asked) if method == name or method.startswith(f"{name}_")]
-    return (max(fitting, key=lambda i: len(asked[i])) if fitting else len(asked)), method
+def _place(asked: Sequence[str], row: Row, folder: Path) -> tuple[bool, int, float]:
+    """A method's place among those that were asked for, refits last. A name may stand for several, as `sweep`
+    does: these were evaluated in their order.
+    """
+    fitting = [i for i, name in enumerate(asked) if row.method == name or row.method.startswith(f"{name}_")]
+    place = max(fitting, key=lambda i: len(asked[i])) if fitting else len(asked)
+    return bool(row.refit_of), place, (folder / Row.SCORES_FILE).stat().st_mtime
 
 
 def _missing(run: Path, asked: Sequence[str], names: Sequence[str]) -> list[str]:
@@ -169,15 +172,21 @@ def _points(run: Path, row: Row) -> dict[float, tuple[Path, Path | None]]:
     for name in row.costs:
         pruned = Pruned.of(run / name)
         at = pruned.p if pruned.threshold is None else pruned.threshold
-        if at is not None and row.exhaustive and _has_dev(run / name):
+        is_choice = (run / name / LearnedRatio.FILE).exists()
+        if at is not None and row.exhaustive and _has_dev(run / name) and not is_choice:
             scored = run / "dev" / name
             found[at] = (run / name, scored if (scored / Row.SCORES_FILE).exists() else None)
     return found
 
 
-def _tests(run: Path, names: Sequence[str]) -> dict[str, list[Path]]:
+def _tests(run: Path, rows: Sequence[Row]) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
-    for path in sorted(run.glob(f"tests/*/*/seed*/{Row.SCORES_FILE}")):
-        if path.parent.name[4:].isdigit() and path.parents[1].name in names:
-            found.setdefault(path.parents[2].name, []).append(path.parent)
+    for place in sorted(run.glob("tests/*")):
+        made = [run / f"draws/{row.draw}" if row.draw else run for row in rows]
+        scored = [
+            at / "tests" / place.name / row.method / f"seed{row.seed}"
+            for at, row in zip(made, rows, strict=True)
+        ]
+        if there := [path for path in scored if (path / Row.SCORES_FILE).exists()]:
+            found[place.name] = there
     return found
