@@ -84,6 +84,8 @@ def _start(arguments: argparse.Namespace) -> "Start":
 
 def _run(arguments: argparse.Namespace) -> None:
     from grasp_lora.experiment import read_config, run
+    from grasp_lora.reporting.compare import REPORT
+    from grasp_lora.reporting.page import PAGE_FILE
     from grasp_lora.workspace.records import SUMMARY_FILE
 
     files = _more_configs(arguments)
@@ -92,10 +94,11 @@ def _run(arguments: argparse.Namespace) -> None:
     results = run(configs, force=arguments.force)
     for result in results:
         if not files:
-            print((result.folder / "report" / SUMMARY_FILE).read_text(encoding="utf-8"))
-        print(f"Everything is in {result.folder}/; the report in {result.folder / 'report'}/")
+            print((result.folder / REPORT / SUMMARY_FILE).read_text(encoding="utf-8"))
     if not files:
         _show_adapter(x, results[0])
+    for result in results:
+        print(f"Everything is in {result.folder}/; the report: {result.folder / REPORT / PAGE_FILE}")
 
 
 def _more_configs(arguments: argparse.Namespace) -> list[str]:
@@ -128,9 +131,6 @@ def _plan(arguments: argparse.Namespace) -> None:
 
 
 def _show_adapter(x: "Start", result: "Result") -> None:
-    report = result.folder / "report"
-    if (picture := report / "trajectory.png").exists():
-        print(f"The trajectory: {picture}")
     if result.adapter is not None:
         prompt = x.task.template(x.config.target.language).text
         print(
