@@ -23,7 +23,7 @@ from grasp_lora.reporting.verdict import verdict
 from grasp_lora.reporting.write import write_report, write_reports
 from grasp_lora.tasks.task import Task
 from grasp_lora.workspace.directory import RunDirectory
-from grasp_lora.workspace.preview import Planned
+from grasp_lora.workspace.preview import Planned, plan_of
 from grasp_lora.workspace.preview import preview as preview_of
 from grasp_lora.workspace.resources import Resources
 from grasp_lora.workspace.rows import Row
@@ -86,6 +86,10 @@ def run(config: Named | Sequence[Named], *, force: bool = False, **overrides: An
     plans = _plans(starts, force)
     for x, (directory, stages) in zip(starts, plans, strict=True):
         check_ready(x, stages, directory)
+    for directory, stages in plans:
+        rows = stages[-1].given["rows"]
+        methods = dict.fromkeys(row.given["method"] for row in rows)
+        directory.plan = plan_of(directory, stages, tuple(methods))
     execute(plans)
     return [_result(directory, stages) for directory, stages in plans]
 

@@ -1,7 +1,9 @@
 """Stages are whole or absent, skipped when done, and never delete what a user has."""
 
 import json
+import multiprocessing
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +12,8 @@ import pytest
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.training import Training
 from grasp_lora.workspace.directory import RunDirectory, digest
+from grasp_lora.workspace.lock import hold, is_held, try_to_hold
+from grasp_lora.workspace.records import RunPlan
 from grasp_lora.workspace.resources import Resources
 from grasp_lora.workspace.stage import Stage, Work, behind
 
@@ -215,3 +219,52 @@ def test_stages_are_found_wherever_they_are_given():
     last = Stage("e", WRITE, {"d": d, "a": a})
     assert [stage.name for stage in d.needs] == ["a", "b", "c"]
     assert [stage.name for stage in behind(last)] == ["a", "b", "c", "d", "e"]
+
+
+def hold_then_die(folder, sender):
+    with hold(folder):
+        sender.send("held")
+        time.sleep(60)
+
+
+def test_a_stage_that_another_process_is_making_is_left_alone(tmp_path):
+    partial = tmp_path / "a.partial"
+    partial.mkdir()
+    (partial / "half.txt").write_text("half")
+    receiver, sender = multiprocessing.Pipe()
+    maker = multiprocessing.get_context("spawn").Process(target=hold_then_die, args=(partial, sender))
+    maker.start()
+    try:
+        assert receiver.recv() == "held"
+        assert is_held(partial)
+        with try_to_hold(partial) as got:
+            assert got is False
+        with pytest.raises(GraspError, match=r"another process is making .*a: wait"):
+            directory(tmp_path).make(Stage("a", WRITE, {}))
+        assert (partial / "half.txt").exists()
+    finally:
+        maker.kill()
+        maker.join()
+    assert is_held(partial) is False  # a killed process holds nothing
+    assert directory(tmp_path).make(Stage("a", WRITE, {})).name == "a"
+
+
+def look_at_lock(resources, folder, **given):
+    (folder / "held.txt").write_text(str(is_held(folder)))
+
+
+def test_a_stage_is_held_while_it_is_made_and_no_longer(tmp_path):
+    folder = directory(tmp_path).make(Stage("a", Work(look_at_lock), {}))
+    assert (folder / "held.txt").read_text() == "True"
+    assert is_held(folder) is False
+    assert {path.name for path in folder.iterdir()} == {"held.txt", "done.json"}
+    assert is_held(tmp_path / "gone") is False
+
+
+def test_what_the_run_will_make_is_written_when_its_first_stage_starts(tmp_path):
+    stage = Stage("a", WRITE, {})
+    run = directory(tmp_path / "run", config="name: run\n")
+    run.plan = RunPlan({"a": 3}, ["merge"])
+    assert not (tmp_path / "run").exists()
+    run.make(stage)
+    assert RunPlan.read(tmp_path / "run") == run.plan

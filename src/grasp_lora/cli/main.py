@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from grasp_lora.cli.data import add_data_verbs
 from grasp_lora.cli.report import add_report_verbs
 from grasp_lora.cli.run import add_run_verbs
+from grasp_lora.cli.watch import add_watch_verbs
 from grasp_lora.errors import GraspError
 from grasp_lora.version import __version__
 
@@ -55,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     add_run_verbs(verbs, common)
     add_report_verbs(verbs, common)
     add_data_verbs(verbs, common)
+    add_watch_verbs(verbs, common)
     return parser
 
 

@@ -21,17 +21,10 @@ from grasp_lora.cost import count_passes
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.batches import TargetCollator
 from grasp_lora.lm.encoding import Encoded
+from grasp_lora.lm.logs import TENSORBOARD_FOLDER, TRAIN_LOG_FILE
 from grasp_lora.settings import Count, NotNegative, Settings
 
-__all__ = [
-    "TENSORBOARD_FOLDER",
-    "TRAIN_LOG_FILE",
-    "Training",
-    "build_trainer",
-]
-
-TRAIN_LOG_FILE = "train_log.jsonl"
-TENSORBOARD_FOLDER = "tensorboard"
+__all__ = ["Training", "build_trainer"]
 
 
 class Training(Settings):
@@ -191,7 +184,8 @@ class _Log(TrainerCallback):
                 )
         if state.is_world_process_zero:
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+                line = {"step": state.global_step, "max_steps": state.max_steps, **logs}
+                file.write(json.dumps(line) + "\n")
 
 
 class _Progress(TrainerCallback):

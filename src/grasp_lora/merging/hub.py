@@ -6,10 +6,11 @@ from pathlib import Path
 
 from grasp_lora.errors import GraspError
 
-__all__ = ["CONFIG_FILE", "WEIGHTS_FILE", "find_adapter", "is_hub_name"]
+__all__ = ["ADAPTER_FILES", "CONFIG_FILE", "WEIGHTS_FILE", "find_adapter", "is_hub_name"]
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+ADAPTER_FILES = (CONFIG_FILE, WEIGHTS_FILE)
 
 _HUB_NAME = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+?)(@(?P<revision>[\w./-]+))?")
 

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from grasp_lora.workspace.records import ADAPTER_FILES, MASK_FILE, DevLosses, Importance, LearnedRatio, Pruned
+from grasp_lora.merging.hub import ADAPTER_FILES
+from grasp_lora.workspace.records import MASK_FILE, DevLosses, Importance, LearnedRatio, Pruned
 from grasp_lora.workspace.rows import Row
 from grasp_lora.workspace.stage import Work
 

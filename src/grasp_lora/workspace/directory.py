@@ -19,18 +19,20 @@ from grasp_lora.cost import measure
 from grasp_lora.errors import GraspError
 from grasp_lora.workspace.environment import environment
 from grasp_lora.workspace.files import write_json
-from grasp_lora.workspace.records import CONFIG_FILE, ENVIRONMENT_FILE, LOGS, Done, LearnedRatio
+from grasp_lora.workspace.lock import hold, is_held
+from grasp_lora.workspace.records import CONFIG_FILE, ENVIRONMENT_FILE, LOGS, Done, LearnedRatio, RunPlan
 from grasp_lora.workspace.stage import Stage, fingerprint, flat, resolve
 
 if TYPE_CHECKING:
     from grasp_lora.workspace.resources import Resources
 
-__all__ = ["RunDirectory", "digest"]
+__all__ = ["PARTIAL", "REPLACED", "RunDirectory", "digest"]
 
 logger = logging.getLogger(__name__)
 
 FORMAT = 2
 PARTIAL = ".partial"
+REPLACED = ".replaced-"  # and a number
 
 
 class RunDirectory:
@@ -43,6 +45,9 @@ class RunDirectory:
             that only finds that something does not fit leaves both as they are.
         force: Replace finished stages whose inputs differ. What they hold is moved aside, not deleted.
         only: The stages that may be made; the others must be done, with the same inputs. None: all may.
+
+    Attributes:
+        plan: What the whole run will make, once that is known: written beside the config, for who watches.
     """
 
     def __init__(
@@ -56,6 +61,7 @@ class RunDirectory:
     ) -> None:
         self.root, self.resources = root, resources
         self.config, self.force, self.only = config, force, only
+        self.plan: RunPlan | None = None
 
     def path(self, name: str) -> Path:
         """The folder of a stage."""
@@ -70,24 +76,20 @@ class RunDirectory:
 
         Raises:
             GraspError: It is done with other inputs, and the message names what changed; or it is not done
-                and may not be made.
+                and may not be made, or another process is making it.
         """
         inputs, folder = self._inputs(stage), self.path(stage.name)
         twin = hashlib.sha256(json.dumps([stage.work.name, inputs]).encode()).hexdigest()
         twins = {} if twins is None else twins
         if not self._is_done(stage, inputs):
-            partial = folder.with_name(folder.name + PARTIAL)
-            shutil.rmtree(partial, ignore_errors=True)  # ours: left by a killed run
-            try:
-                partial.mkdir(parents=True)
-                self._describe()
-            except OSError as error:
-                raise GraspError(f"cannot write {partial}: {error.strerror}") from None
-            done = _copy(stage, twins[twin], partial) if twin in twins else self._work(stage, partial, inputs)
-            _sync(partial)
-            _move_aside(folder)
-            partial.rename(folder)
-            done.write(folder)
+            partial = self._start(folder)
+            with hold(partial):
+                new = twin not in twins
+                done = self._work(stage, partial, inputs) if new else _copy(stage, twins[twin], partial)
+                _sync(partial)
+                _move_aside(folder)
+                partial.rename(folder)
+                done.write(folder)
         twins.setdefault(twin, folder)
         return folder
 
@@ -157,10 +159,25 @@ class RunDirectory:
         outputs = {str(path.relative_to(partial)): digest(path) for path in files}
         return Done(**asdict(cost), work=stage.work.name, format=FORMAT, inputs=inputs, outputs=outputs)
 
+    def _start(self, folder: Path) -> Path:
+        """An empty folder beside it to work in."""
+        partial = folder.with_name(folder.name + PARTIAL)
+        if is_held(partial):
+            raise GraspError(f"another process is making {folder}: wait until it has ended, or end it")
+        shutil.rmtree(partial, ignore_errors=True)  # ours: left by a killed run
+        try:
+            partial.mkdir(parents=True)
+            self._describe()
+        except OSError as error:
+            raise GraspError(f"cannot write {partial}: {error.strerror}") from None
+        return partial
+
     def _describe(self) -> None:
         if self.config is not None:
             (self.root / CONFIG_FILE).write_text(self.config, encoding="utf-8")
             write_json(self.root / ENVIRONMENT_FILE, environment())
+        if self.plan is not None:
+            self.plan.write(self.root)
 
 
 def _copy(stage: Stage, twin: Path, partial: Path) -> Done:
@@ -204,7 +221,7 @@ def _change(key: str, old: Any, new: Any) -> str:
 def _move_aside(folder: Path) -> None:
     if folder.exists():
         number = 1
-        while (aside := folder.with_name(f"{folder.name}.replaced-{number}")).exists():
+        while (aside := folder.with_name(f"{folder.name}{REPLACED}{number}")).exists():
             number += 1
         folder.rename(aside)
         logger.warning("what was in %s is now in %s", folder, aside.name)

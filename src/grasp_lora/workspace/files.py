@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["append_line", "read_lines", "write_json", "write_lines"]
+__all__ = ["append_line", "changed_at", "read_lines", "write_json", "write_lines"]
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -38,3 +38,11 @@ def read_lines(path: Path) -> Iterator[Any]:
     with path.open(encoding="utf-8") as lines:  # by line feeds alone: texts may hold U+2028
         for line in lines:
             yield json.loads(line)
+
+
+def changed_at(path: Path) -> float:
+    """When a file or a folder itself was last changed, in seconds since the epoch; 0 where it is gone."""
+    try:
+        return path.lstat().st_mtime
+    except OSError:
+        return 0.0

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from grasp_lora.workspace.directory import RunDirectory
-from grasp_lora.workspace.records import Done
+from grasp_lora.workspace.records import Done, RunPlan
 from grasp_lora.workspace.stage import Stage, fingerprint, flat, resolve
 
-__all__ = ["Planned", "preview"]
+__all__ = ["Planned", "plan_of", "preview"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +50,19 @@ def preview(plans: Sequence[tuple[RunDirectory, Sequence[Stage]]]) -> list[Plann
                 state = "shared" if key in seen else "new"
             seen.add(key)
             states[stage.name] = state
-            passes = stage.work.passes(**resolve(stage.given, before))  # type: ignore[arg-type]
+            passes = _passes(stage, before)
             planned.append(Planned(run.root, stage.name, state, passes))
     return planned
+
+
+def plan_of(run: RunDirectory, stages: Sequence[Stage], methods: Sequence[str]) -> RunPlan:
+    """What a run will make, for who watches it; rows are read, nothing else is."""
+    before = _Before(run)
+    return RunPlan({stage.name: _passes(stage, before) for stage in stages}, tuple(methods))
+
+
+def _passes(stage: Stage, before: "_Before") -> int:
+    return stage.work.passes(**resolve(stage.given, before))  # type: ignore[arg-type]
 
 
 class _Before:

@@ -1,6 +1,7 @@
 """The files of a run directory: each has one type here that writes and reads it; an evaluation's in `rows`.
 
-What rooms below write on their own account has its name there: `control.rounds`, `lm.training`, `merging`.
+What rooms below write on their own account has its name there: `control.rounds`, `lm.logs`, `merging`.
+Nothing here imports torch, so that who only looks at a run starts at once.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,14 +14,11 @@ from pydantic import TypeAdapter
 from grasp_lora.control.rounds import TIMINGS_FILE
 from grasp_lora.cost import Cost
 from grasp_lora.errors import GraspError
-from grasp_lora.lm.deployment import Deployment
-from grasp_lora.lm.training import TENSORBOARD_FOLDER, TRAIN_LOG_FILE
-from grasp_lora.merging.reading import CONFIG_FILE as ADAPTER_CONFIG
-from grasp_lora.merging.reading import WEIGHTS_FILE
+from grasp_lora.lm.logs import TENSORBOARD_FOLDER, TRAIN_LOG_FILE
+from grasp_lora.lm.measured import Deployment
 from grasp_lora.workspace.files import write_json
 
 __all__ = [
-    "ADAPTER_FILES",
     "CONFIG_FILE",
     "DRAWS_FOLDER",
     "ENVIRONMENT_FILE",
@@ -34,6 +32,7 @@ __all__ = [
     "MeasuredDeployment",
     "Pruned",
     "RankCheck",
+    "RunPlan",
     "Trial",
     "Weights",
 ]
@@ -43,7 +42,6 @@ ENVIRONMENT_FILE = "env.json"  # versions and hardware
 MASK_FILE = "mask.safetensors"  # True = keep, by parameter name
 SUMMARY_FILE = "summary.md"
 DRAWS_FOLDER = "draws"  # with a folder for each further draw, which is as the run's own
-ADAPTER_FILES = (ADAPTER_CONFIG, WEIGHTS_FILE)
 LOGS = (TIMINGS_FILE, TRAIN_LOG_FILE, TENSORBOARD_FOLDER)
 """Differ between equal runs, since they say when something was."""
 
@@ -92,6 +90,18 @@ class Done(Cost, Record):
     def cost(self) -> dict[str, Any]:
         """By the names of `Cost`."""
         return {f.name: getattr(self, f.name) for f in fields(Cost)}
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan(Record):
+    """What a whole run makes, for who watches it; nothing else depends on it."""
+
+    FILE: ClassVar[str] = "plan.json"
+
+    passes: Mapping[str, int]
+    """Stage -> example passes at most, in the order in which they are made."""
+    methods: Sequence[str] = ()
+    """That are evaluated."""
 
 
 @dataclass(frozen=True, slots=True)

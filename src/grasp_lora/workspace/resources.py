@@ -13,12 +13,13 @@ from grasp_lora.lm.backbone import Backbone, load_backbone
 from grasp_lora.lm.batches import TargetCollator
 from grasp_lora.lm.encoding import Encoded, Limits, encode, lost_targets
 from grasp_lora.lm.loss import TargetLoss
+from grasp_lora.merging.hub import ADAPTER_FILES
 from grasp_lora.merging.parts import PARTS_FILE
 from grasp_lora.tasks.example import Example, examples_digest
 from grasp_lora.tasks.task import Task
 from grasp_lora.workspace.directory import digest
 from grasp_lora.workspace.inputs import Model, Rows
-from grasp_lora.workspace.records import ADAPTER_FILES, Pruned
+from grasp_lora.workspace.records import Pruned
 
 __all__ = ["Resources"]
 

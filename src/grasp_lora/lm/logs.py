@@ -1,0 +1,6 @@
+"""Names of what a training leaves beside its adapter; apart, so that who only reads them needs no torch."""
+
+__all__ = ["TENSORBOARD_FOLDER", "TRAIN_LOG_FILE"]
+
+TRAIN_LOG_FILE = "train_log.jsonl"
+TENSORBOARD_FOLDER = "tensorboard"

@@ -1,0 +1,84 @@
+"""Logs that are being written while they are read: what is whole of them."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter
+
+from grasp_lora.control.rounds import ROUNDS_FILE, Round
+from grasp_lora.lm.logs import TRAIN_LOG_FILE
+from grasp_lora.workspace.files import changed_at
+from grasp_lora.workspace.records import CONFIG_FILE, SUMMARY_FILE
+
+__all__ = ["config_so_far", "latest_log", "numbers", "read_so_far", "rounds_so_far", "verdict_lines"]
+
+_ROUND = TypeAdapter(Round)
+VERDICT_PARAGRAPHS = 3  # what to deploy, whether pruning helped, what it cost
+
+
+def read_so_far(path: Path) -> list[Mapping[str, Any]]:
+    """The objects of a JSON Lines file without lines that are not whole yet, or are no object; none where the
+    file is not there.
+    """
+    return [value for line in _whole_lines(path) if isinstance(value := _json(line), dict)]
+
+
+def rounds_so_far(folder: Path) -> tuple[Round, ...]:
+    """The controller's rounds that a folder has, be it none."""
+    rounds = []
+    for line in _whole_lines(folder / ROUNDS_FILE):
+        try:
+            rounds.append(_ROUND.validate_json(line))
+        except ValueError:
+            continue
+    return tuple(one for one in rounds if one.probes)
+
+
+def latest_log(folder: Path) -> list[Mapping[str, Any]]:
+    """The training log in a folder, or in one of those below it that are used in turn, as trials are."""
+    found = {
+        path: changed_at(path) for path in [folder / TRAIN_LOG_FILE, *folder.glob(f"*/{TRAIN_LOG_FILE}")]
+    }
+    return read_so_far(max(found, key=found.__getitem__))
+
+
+def numbers(lines: list[Mapping[str, Any]], key: str) -> tuple[float, ...]:
+    """The finite numbers under a key, in the lines that have one."""
+    found = [line.get(key) for line in lines]
+    return tuple(float(x) for x in found if isinstance(x, int | float) and math.isfinite(x))
+
+
+def config_so_far(folder: Path) -> Mapping[str, Any]:
+    """A run's config as it was written; empty where it cannot be read, as while it is being written."""
+    try:
+        found = yaml.safe_load((folder / CONFIG_FILE).read_bytes())
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def verdict_lines(folder: Path) -> tuple[str, ...]:
+    """The verdict that a report's summary begins with."""
+    try:
+        text = (folder / SUMMARY_FILE).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ()
+    return tuple(" ".join(part.split()) for part in text.split("\n\n")[:VERDICT_PARAGRAPHS])
+
+
+def _whole_lines(path: Path) -> Iterator[bytes]:
+    try:
+        yield from path.read_bytes().split(b"\n")[:-1]  # after the last line feed is a beginning, or nothing
+    except OSError:
+        return
+
+
+def _json(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
