@@ -1,4 +1,4 @@
-"""The page in a real browser: Chromium without a window, from a file, in light and dark, small, and printed."""
+"""The page in a real browser, Chromium without a window: from a file, in light and dark, small, printed."""
 
 import shutil
 
@@ -9,7 +9,13 @@ from grasp_lora.experiment import report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")]
-TEXTS = {"ar": "دليل التثبيت", "zh": "安裝手冊", "ja": "導入の手引き", "hi": "स्थापना पुस्तिका", "th": "คู่มือการติดตั้ง"}
+TEXTS = {
+    "ar": "دليل التثبيت",
+    "zh": "安裝手冊",
+    "ja": "導入の手引き",
+    "hi": "स्थापना पुस्तिका",
+    "th": "คู่มือการติดตั้ง",
+}
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from typing import Any
 
 from grasp_lora.control.noise import Look
 from grasp_lora.control.rounds import Round, read_rounds
-from grasp_lora.lm.training import TRAIN_LOG_FILE
+from grasp_lora.lm.logs import TRAIN_LOG_FILE
 from grasp_lora.workspace.files import read_lines
 from grasp_lora.workspace.records import Importance, LearnedRatio, Pruned
 
