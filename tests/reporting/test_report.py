@@ -3,6 +3,7 @@
 import csv
 import re
 import time
+from dataclasses import replace
 from html.parser import HTMLParser
 from statistics import fmean, pstdev
 
@@ -14,8 +15,10 @@ from grasp_lora.cli.main import main
 from grasp_lora.control.rounds import Probe, Round
 from grasp_lora.experiment import report
 from grasp_lora.reporting.blocks import Bold, Table, without_controls
+from grasp_lora.reporting.drawing import save
 from grasp_lora.reporting.page import _marked
 from grasp_lora.reporting.reading import read_run
+from grasp_lora.reporting.sections import ablations, searched
 from grasp_lora.reporting.sections.learned import rolling
 from grasp_lora.reporting.sections.published import published
 from grasp_lora.reporting.trained import by_site
@@ -284,3 +287,27 @@ def test_a_damaged_evaluation_is_named(tmp_path):
     (run / "eval/merge/seed42/scores.json").write_text("{")
     with pytest.raises(GraspError, match="eval/merge/seed42 holds no evaluation"):
         report([run], tmp_path / "report")
+
+
+def test_what_other_settings_do(tmp_path):
+    methods = {"merge": (0.0, 200), "wide": (0.6, 500), "grasp": (0.4, 600)}
+    run = made_up_run(tmp_path / "run", methods=methods)
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(f"{config}variants: {{wide: {{tau: 0.05}}, later: {{beta: 0}}}}\n")
+    found = replace(read_run(run), reference="grasp")
+    assert found.missing == ("later",)
+    (table,) = ablations.blocks(found)
+    assert table.headers[:3] == ["variant", "tau", "p*"]
+    assert [row[:3] for row in table.rows] == [["GRASP", "", "0.400"], ["WIDE", "0.05", "0.600"]]
+
+
+def test_dev_scores_over_the_grid_are_drawn(tmp_path):
+    found = replace(
+        read_run(made_up_run(tmp_path / "run")),
+        searched={"grasp": {0.2: {"dev_loss": 2.0, "rougeL": 10.0}, 0.4: {"dev_loss": 2.1, "rougeL": 12.0}}},
+    )
+    data, figure = searched.blocks(found)
+    assert list(data.rows)[1] == ("grasp", 0.2, "rougeL", 10.0)
+    svg = save(figure, tmp_path)
+    assert "rougeL" in svg
+    assert (tmp_path / "scores_over_p.png").read_bytes().startswith(b"\x89PNG")

@@ -98,6 +98,7 @@ def plan(x: Start) -> list[Stage]:
         "searched": dev_scores(x, rows),
         "deployed": measured,
         "trained": trained,
+        "variants": config.variants,
         **{
             study.shown: study.stage(x.first) if name in config.methods else None
             for name, study in _STUDIES.items()

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import fmean
-from typing import Literal
+from typing import Any, Literal
 
 from grasp_lora.cost import Cost
 from grasp_lora.metrics.clusters import clusters
@@ -147,6 +147,8 @@ class Found:
     """By the methods' titles."""
     trained: Mapping[str, Trained] = field(default_factory=dict)
     """By method: its adapter of the first draw and seed, where it was trained."""
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Method -> the settings that it has other values of than the reference."""
     missing: tuple[str, ...] = ()
     """What the run was to make and has not yet."""
     name: str = ""

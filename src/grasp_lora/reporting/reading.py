@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from grasp_lora.control.rounds import ROUNDS_FILE
 from grasp_lora.reporting.compare import EVALUATIONS, REPORT, config_of, read_results, reference_of
@@ -25,6 +26,7 @@ def read_found(
     rank_check: Path | None,
     deployed: Mapping[str, Path],
     trained: Mapping[str, Path],
+    variants: Mapping[str, Mapping[str, Any]],
     missing: Sequence[str] = (),
     name: str = "",
 ) -> Found:
@@ -39,6 +41,7 @@ def read_found(
         searched: Method -> ratio or threshold -> the folders of the training at it, and of its dev scores.
         deployed: Method's title -> the folder of a deployment's measurement.
         trained: Method -> the folder of its adapter, of the first draw and seed.
+        variants: Method -> the settings of the controller that it has other values of.
         missing: What is not there yet.
         name: The run's.
 
@@ -58,6 +61,7 @@ def read_found(
         rank_check=RankCheck.read(rank_check) if rank_check else None,
         deployed={title: MeasuredDeployment.read(made) for title, made in deployed.items()},
         trained={method: Trained.read(made) for method, made in trained.items()},
+        variants=variants,
         missing=tuple(missing),
         name=name,
     )
@@ -109,6 +113,7 @@ def read_run(run: Path) -> Found:
             for name, row in first.items()
             if row.adapter and row.made_by and (run / row.adapter).is_dir()
         },
+        variants=config_of(run).get("variants", {}),
         missing=_missing(run, asked, names),
         name=run.resolve().name,
     )

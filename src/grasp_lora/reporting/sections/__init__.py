@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from grasp_lora.reporting.blocks import Block
 from grasp_lora.reporting.found import Found
 from grasp_lora.reporting.sections import (
+    ablations,
     answers,
     costs,
     curves,
@@ -41,6 +42,7 @@ SECTIONS = (
     Section("Learned ratio", learned.blocks),
     Section("Losses", losses.blocks),
     Section("Answers scored", metrics.blocks),
+    Section("Settings", ablations.blocks),
     Section("Beside the papers", published.blocks),
     Section("Further test sets", tests.blocks),
     Section("Loss over the ratio", ratios.blocks),
