@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from grasp_lora.cli.data import add_data_verbs
 from grasp_lora.cli.run import add_run_verbs
+from grasp_lora.cli.verbs import beginning_with
 from grasp_lora.errors import GraspError
 from grasp_lora.version import __version__
 
@@ -46,7 +47,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="grasp", description="Learn how much of a merged LoRA to prune.")
+    parser = argparse.ArgumentParser(
+        prog="grasp",
+        **beginning_with(
+            "grasp demo                 # a small real model and real text, in minutes",
+            "grasp run titles.yaml      # your own",
+            "grasp config --explain     # every key of such a file",
+            then="Learn how much of a merged LoRA adapter to prune. VERB --help says more of each.",
+        ),
+    )
     parser.add_argument("--version", action="version", version=f"grasp-lora {__version__}")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
