@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
+from grasp_lora.cli.config import add_config_verb
 from grasp_lora.cli.data import add_data_verbs
 from grasp_lora.cli.run import add_run_verbs
 from grasp_lora.cli.verbs import beginning_with
@@ -61,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     add_run_verbs(verbs, common)
+    add_config_verb(verbs, common)
     add_data_verbs(verbs, common)
     return parser
 

@@ -91,11 +91,6 @@ def _add_steps(configured: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _add_looks(verbs: Any, common: argparse.ArgumentParser) -> None:
-    config = add_verb(
-        verbs, common, "config", _config, "Print the resolved config.", "grasp config titles.yaml"
-    )
-    config.add_argument("config", type=Path, help="YAML file")
-    _overridable(config)
     score = add_verb(
         verbs,
         common,
@@ -273,12 +268,6 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     scores = {"dev loss": f"{row.dev_loss:.4f}", f"{row.test_set or 'test'} loss": f"{row.test_loss:.4f}"}
     scores |= {name: f"{score['value']:.2f}" for name, score in row.scores.items()}
     print(markdown(["adapter", *scores], [[row.method, *scores.values()]]))
-
-
-def _config(arguments: argparse.Namespace) -> None:
-    from grasp_lora.experiment import read_config
-
-    print(read_config(arguments.config, arguments.overrides).dump(), end="")
 
 
 def _demo(arguments: argparse.Namespace) -> None:
