@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
+from grasp_lora.cli.completion import add_completion
 from grasp_lora.cli.config import add_config_verb
 from grasp_lora.cli.data import add_data_verbs
 from grasp_lora.cli.run import add_run_verbs
@@ -14,12 +15,12 @@ from grasp_lora.cli.verbs import beginning_with
 from grasp_lora.errors import GraspError
 from grasp_lora.version import __version__
 
-__all__ = ["main"]
+__all__ = ["build_parser", "main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb. Exit code 2 is bad input: one message, no traceback unless `--debug`."""
-    parser = _parser()
+    parser = build_parser()
     arguments, more = parser.parse_known_args(argv)
     # argparse gives up on positional arguments after an option; these are overrides that stand there.
     if not hasattr(arguments, "overrides") or any("=" not in one or one.startswith("-") for one in more):
@@ -47,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `grasp` with all verbs."""
     parser = argparse.ArgumentParser(
         prog="grasp",
         **beginning_with(
@@ -64,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     add_run_verbs(verbs, common)
     add_config_verb(verbs, common)
     add_data_verbs(verbs, common)
+    add_completion(parser)
     return parser
 
 

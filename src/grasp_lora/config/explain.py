@@ -134,8 +134,9 @@ def _find(name: str) -> Key:
 def _unknown(name: str, keys: Iterable[str]) -> str:
     every = [key.name for key in known_keys()]
     last = difflib.get_close_matches(name.rpartition(".")[2], {one.rpartition(".")[2] for one in every}, n=1)
-    near = [one for one in every if one.rpartition(".")[2] in last]
-    near = list(dict.fromkeys([*difflib.get_close_matches(name, every, n=3, cutoff=0.75), *near]))
+    near = difflib.get_close_matches(name, every, n=3, cutoff=0.75)
+    near = [one for one in near if not name.startswith(f"{one}.")]
+    near = list(dict.fromkeys([*near, *(one for one in every if one.rpartition(".")[2] in last)]))
     return f"no key is called {name!r}; {'near it' if near else 'there'} are {', '.join(near[:5] or keys)}"
 
 
