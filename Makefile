@@ -17,7 +17,7 @@ help:
 	@echo "make demo         learn a prune ratio on a real model and real text (10 minutes on 2 cores)"
 	@echo "make test         the fast tests; make test SLOW=1 runs the slow ones too"
 	@echo "make check        linter, formatter, types"
-	@echo "make docs         the documentation as a site, in site/; a broken link is an error"
+	@echo "make docs         the documentation as a site, in build/site; a broken link is an error"
 	@echo "make bench        speed and memory of the method"
 	@echo "make mutants      do the tests notice changes of control/ and merging/? (half an hour)"
 	@echo "PYTHON=python3.12 make ... chooses the interpreter that $(VENV) is made with"
@@ -34,6 +34,8 @@ check: $(VENV)/installed-dev
 	$(BIN)/mypy
 
 docs: $(VENV)/installed-dev
+	rm -rf build/docs && mkdir -p build/docs
+	cp -r docs examples README.md PAPER.md CONTRIBUTING.md CHANGELOG.md CITATION.cff build/docs/
 	$(BIN)/zensical build --strict --clean
 
 bench: $(VENV)/installed-dev
