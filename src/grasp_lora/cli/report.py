@@ -4,20 +4,24 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from grasp_lora.cli.verbs import add_verb
+
 __all__ = ["add_report_verbs"]
 
 
 def add_report_verbs(verbs: Any, common: argparse.ArgumentParser) -> None:
     """Add the verb to the parser of `grasp`; `common` has the options that every verb has."""
-    text = "Make a page of what runs found, with every table and figure as a file; unfinished runs, too."
-    parser = verbs.add_parser("report", parents=[common], help=text, description=text)
-    parser.set_defaults(verb=_report)
-    parser.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN", help="a run's folder, such as runs/titles"
+    parser = add_verb(
+        verbs,
+        common,
+        "report",
+        _report,
+        "Make a page of what runs found, with every table and figure as a file; unfinished runs, too.",
+        "grasp report runs/titles-ar",
+        "grasp report runs/*                # all of them on one page, and side by side",
     )
-    parser.add_argument(
-        "--to", type=Path, metavar="DIR", help="default: reports/NAME, named after the first run"
-    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder")
+    parser.add_argument("--to", type=Path, metavar="DIR", help="default: reports/NAME")
 
 
 def _report(arguments: argparse.Namespace) -> None:
