@@ -15,7 +15,7 @@ from grasp_lora import GraspController, load_backbone, merge_adapters, read_part
 from grasp_lora.control.masked import MaskedAdapter
 from grasp_lora.control.units import Pruning, adapter_parameters
 
-MODEL = sys.argv[1] if len(sys.argv) > 1 else "packaged:gemma-3-270m"  # or a name on the model hub
+MODEL = sys.argv[1] if len(sys.argv) == 2 else "packaged:gemma-3-270m"  # or a name on the model hub
 OUT = Path(tempfile.mkdtemp(prefix="grasp-"))
 WORDS = {"en": "mon tue wed thu fri sat sun mon tue wed", "es": "lun mar mie jue vie sab dom lun mar mie"}
 

@@ -9,7 +9,7 @@ from transformers import Trainer, TrainingArguments, default_data_collator
 
 from grasp_lora import FixedMaskCallback, GraspCallback, load_backbone, merge_adapters
 
-MODEL = sys.argv[1] if len(sys.argv) > 1 else "packaged:gemma-3-270m"  # or a name on the model hub
+MODEL = sys.argv[1] if len(sys.argv) == 2 else "packaged:gemma-3-270m"  # or a name on the model hub
 OUT = Path(tempfile.mkdtemp(prefix="grasp-"))
 CITIES = "Oslo Noruega, Quito Ecuador, Lima Perú, Madrid España, Ankara Turquía, Dakar Senegal"
 CITIES += ", Riga Letonia, Doha Catar, Sofia Bulgaria, Nairobi Kenia, Kampala Uganda, Caracas Venezuela"

@@ -11,7 +11,7 @@ from trl import SFTConfig, SFTTrainer
 
 from grasp_lora import FixedMaskCallback, GraspCallback, load_backbone, merge_adapters
 
-MODEL = sys.argv[1] if len(sys.argv) > 1 else "packaged:gemma-3-270m"  # or a name on the model hub
+MODEL = sys.argv[1] if len(sys.argv) == 2 else "packaged:gemma-3-270m"  # or a name on the model hub
 OUT = Path(tempfile.mkdtemp(prefix="grasp-"))
 NUMBERS = "one uno, two dos, three tres, four cuatro, five cinco, six seis, seven siete, eight ocho"
 

@@ -7,8 +7,8 @@ from functools import cache
 import pytest
 from tests.helpers.pages import ROOT, text_of
 
-PAGE = text_of("docs/troubleshooting.md")
-QUOTES = re.findall(r'"(.+?)"', " ".join(re.findall(r"^\*\*(.+?)\*\*", PAGE, flags=re.M | re.S)))
+PAGE = " ".join(text_of("docs/troubleshooting.md").split())
+QUOTES = re.findall(r'"(.+?)"', " ".join(re.findall(r"\*\*(.+?)\*\*", PAGE)))
 
 
 def text_in(node: ast.JoinedStr) -> str:
