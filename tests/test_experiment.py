@@ -121,11 +121,11 @@ def test_two_experiments_in_one_folder_are_refused(setting):
         grasp_lora.run([config, other])
 
 
-def test_the_readme_example(setting, monkeypatch, capsys):
+def test_the_example_of_the_documentation(setting, monkeypatch, capsys):
     monkeypatch.chdir(setting)
     (setting / "titles.yaml").write_text("extends: run.yaml\nmethods: [merge_untrained]\n")
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    exec(re.findall(r"```python\n(.*?)```", readme, flags=re.S)[2], {})
+    page = (Path(__file__).parents[1] / "docs/your-data.md").read_text(encoding="utf-8")
+    exec(re.findall(r"```python\n(.*?)```", page, flags=re.S)[1], {})
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "None runs/titles-k5/merged"
     assert [line.split(":")[0] for line in lines[1:4]] == ["Deploy", "Pruning", "Cost"]

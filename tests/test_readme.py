@@ -1,4 +1,4 @@
-"""The README's examples run as they stand."""
+"""The examples of README and of the pages that it leads to run as they stand."""
 
 import re
 from pathlib import Path
@@ -14,16 +14,30 @@ from grasp_lora import GraspController, merge_adapters
 from grasp_lora.experiment import read_config as load_config
 from grasp_lora.methods.plan import NAMES
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CALLBACK = (ROOT / "docs/callback.md").read_text(encoding="utf-8")
+METHODS = (ROOT / "docs/methods.md").read_text(encoding="utf-8")
 MODULES = ["q_proj", "v_proj"]
 
 
-def block(language, number=0):
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.S)[number]
+def block(page, language, number=0):
+    return re.findall(rf"```{language}\n(.*?)```", page, flags=re.S)[number]
+
+
+def test_the_script_is_the_example_word_for_word():
+    assert block(README, "python") == (ROOT / "examples/trainer.py").read_text(encoding="utf-8")
+    assert len(re.findall("```python", README)) == 1
+
+
+def test_a_newcomer_reads_it_in_minutes():
+    lines = README.splitlines()
+    assert len(lines) < 180
+    assert lines.index("## Installing") < 15
 
 
 def test_the_table_of_methods_names_all():
-    rows = re.findall(r"^\| (`.*?) \|", README, flags=re.M)
+    rows = re.findall(r"^\| (`.*?) \|", METHODS, flags=re.M)
     named = set(re.findall(r"`(\w+)`", " ".join(rows)))
     assert named - set(NAMES.all) == {"cross_validate", "sweep"}
     assert set(NAMES.all) <= named
@@ -31,11 +45,11 @@ def test_the_table_of_methods_names_all():
 
 @pytest.fixture
 def merged(tmp_path, monkeypatch):
-    """A trainable merged adapter in `merged`, made by the README's own call."""
+    """A trainable merged adapter in `merged`, made by the page's own call."""
     monkeypatch.chdir(tmp_path)
     for seed, name in enumerate(("en", "ar")):
         random_adapter(tiny_llama(), tmp_path / name, seed=seed, target_modules=MODULES, r=4)
-    call = re.search(r"`(merge_adapters\(.*?\))`\.", README, flags=re.S)[1]
+    call = re.search(r"`(merge_adapters\(.*?\))`\.", CALLBACK, flags=re.S)[1]
     eval(call, {"merge_adapters": merge_adapters, "Path": Path})
     return PeftModel.from_pretrained(tiny_llama(), "merged", is_trainable=True)
 
@@ -43,7 +57,7 @@ def merged(tmp_path, monkeypatch):
 def test_the_callback_example(merged, capsys):
     pytest.importorskip("trl")
     rows = [{"prompt": f"say {t}:", "completion": t} for t in ("abc", "bcd", "cde", "def") * 4]
-    code = block("python").replace('SFTConfig("out")', 'SFTConfig("out", use_cpu=True, bf16=False)')
+    code = block(CALLBACK, "python").replace('SFTConfig("out")', 'SFTConfig("out", use_cpu=True, bf16=False)')
     names = {
         "model": merged,
         "tokenizer": tiny_tokenizer(),
@@ -64,24 +78,23 @@ def test_the_plain_loop_example(merged, capsys):
         "my_loss": lambda model: model(**batches[0]).loss.item(),
         "loader": batches,
     }
-    exec(block("python", 1), names)
+    exec(block(CALLBACK, "python", 1), names)
     assert 0.1 <= float(capsys.readouterr().out) <= 0.8
 
 
 def test_the_yaml_example_is_valid(tmp_path):
-    (tmp_path / "titles.yaml").write_text(block("yaml"), encoding="utf-8")
+    (tmp_path / "titles.yaml").write_text(block(README, "yaml"), encoding="utf-8")
     config = load_config(tmp_path / "titles.yaml", ["control.every=5", "name=titles-k5"])
     assert config.task.languages["ar"]["micro_dev"] == tmp_path / "ar/micro.jsonl"
 
 
-@pytest.mark.parametrize("page", ["PAPER.md", "CONTRIBUTING.md", "docs/architecture.md"])
+@pytest.mark.parametrize("page", ["PAPER.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/rows.md"])
 def test_pages_name_files_that_are_there(page):
-    root = Path(__file__).parents[1]
-    named = re.findall(r"`([\w/.]+/(?:\w+\.\w+)?)`", (root / page).read_text(encoding="utf-8"))
+    named = re.findall(r"`([\w/.]+/(?:\w+\.\w+)?)`", (ROOT / page).read_text(encoding="utf-8"))
     missing = [
         name
         for name in named
-        if not any((root / base / name).exists() for base in (".", "src/grasp_lora", "docs"))
+        if not any((ROOT / base / name).exists() for base in (".", "src/grasp_lora", "docs"))
     ]
     assert named
     assert not missing

@@ -177,6 +177,15 @@ def test_the_trajectory_of_every_learning_run_is_written(three):
     assert lines[1].split(",")[:5] == ["grasp", "0", "1", "2", str(json.loads(rounds[0])["p_curr"])]
 
 
+def test_a_report_of_the_folder_alone_is_the_runs_own(three, tmp_path):
+    assert main(["report", str(three), "--to", str(tmp_path)]) == 0
+    own = {p.relative_to(three / "report") for p in (three / "report").rglob("*") if p.name != "done.json"}
+    assert own == {path.relative_to(tmp_path) for path in tmp_path.rglob("*")}
+    for name in own:
+        if name.suffix in (".md", ".csv", ".tex", ".html"):
+            assert (tmp_path / name).read_text() == (three / "report" / name).read_text(), name
+
+
 def test_the_target_need_not_have_an_adapter(setting, three):
     given = {"name": "related", "target": {"adapter": "none"}, "runs": setting / "runs", "repeat": "final"}
     result = grasp_lora.run(setting / "three.yaml", methods=["lora_source", "merge"], **given)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from grasp_lora.errors import GraspError as GraspError
     from grasp_lora.experiment import Result as Result
     from grasp_lora.experiment import run as run
+    from grasp_lora.lm.backbone import load_backbone as load_backbone
     from grasp_lora.lm.loss import TargetLoss as TargetLoss
     from grasp_lora.merging import merge_adapters as merge_adapters
     from grasp_lora.merging import read_parts as read_parts
@@ -32,6 +33,7 @@ _HOMES = {
     "RatioPolicy": "control.policy",
     "Result": "experiment",
     "TargetLoss": "lm.loss",
+    "load_backbone": "lm.backbone",
     "merge_adapters": "merging",
     "read_parts": "merging",
     "run": "experiment",

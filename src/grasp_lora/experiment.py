@@ -1,7 +1,7 @@
 """Running experiments: what the command `grasp run`, a script and a notebook call."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -17,7 +17,10 @@ from grasp_lora.methods.steps import evaluation
 from grasp_lora.metrics.significance import Test
 from grasp_lora.reporting.compare import comparison, overview, read_results, reference_of
 from grasp_lora.reporting.found import MethodResult, together
+from grasp_lora.reporting.page import PAGE_FILE
+from grasp_lora.reporting.reading import read_run
 from grasp_lora.reporting.verdict import verdict
+from grasp_lora.reporting.write import write_report, write_reports
 from grasp_lora.tasks.task import Task
 from grasp_lora.workspace.directory import RunDirectory
 from grasp_lora.workspace.preview import Planned, plan_of
@@ -26,7 +29,7 @@ from grasp_lora.workspace.resources import Resources
 from grasp_lora.workspace.rows import Row
 from grasp_lora.workspace.stage import Stage, behind, resolve
 
-__all__ = ["Result", "compare", "evaluate", "make", "preview", "read_config", "run", "start"]
+__all__ = ["Result", "compare", "evaluate", "make", "preview", "read_config", "report", "run", "start"]
 
 Named = Config | str | Path
 
@@ -165,6 +168,40 @@ def compare(
         own = [result for result in found if (result.run, result.method) == (found[0].run, usual)]
         reference = own[0] if own else found[0]
     return overview(found, reference, test)
+
+
+def report(runs: Sequence[str | Path], to: str | Path | None = None) -> Path:
+    """Make a page of what runs found, from their folders alone; they may be unfinished.
+
+    Args:
+        runs: Folders of runs.
+        to: A folder for the page, its tables and figures; what is there of the same names is replaced. None:
+            `reports/NAME`, named after the first run, and how many more there are.
+
+    Returns:
+        The page.
+
+    Raises:
+        GraspError: A folder is no run's, or nothing was evaluated there yet.
+    """
+    folders = list(dict.fromkeys(Path(run).resolve() for run in runs))
+    names = [folder.name for folder in folders]
+    found = [
+        replace(read_run(folder), name=folder.name if names.count(folder.name) == 1 else _longer(folder))
+        for folder in folders
+    ]
+    more = f"-and-{len(found) - 1}-more" if len(found) > 1 else ""
+    folder = Path("reports") / f"{found[0].name}{more}" if to is None else Path(to)
+    folder.mkdir(parents=True, exist_ok=True)
+    if len(found) == 1:
+        write_report(folder, found[0])
+    else:
+        write_reports(folder, found)
+    return folder / PAGE_FILE
+
+
+def _longer(folder: Path) -> str:
+    return "-".join(folder.parts[1:])
 
 
 def _evaluated(name: str, config: Config | None) -> list[MethodResult]:

@@ -27,6 +27,8 @@ FolderName = Annotated[str, AfterValidator(_folder_name)]
 
 
 class Settings(BaseModel):
-    """A group of settings."""
+    """A group of settings. The string below a field is its meaning, which `grasp config --explain` shows."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True
+    )

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from grasp_lora.cli.verbs import add_verb, beginning_with
 from grasp_lora.errors import GraspError
 
 if TYPE_CHECKING:
@@ -17,16 +18,26 @@ def add_data_verbs(
     subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]", common: argparse.ArgumentParser
 ) -> None:
     """Add `data` with its verbs to the parser of `grasp`; `common` has the options that every verb has."""
-    data = subparsers.add_parser("data", help="List, prepare and look at data sets.")
+    help = "List, prepare and look at data sets."
+    data = subparsers.add_parser("data", help=help, **beginning_with("grasp data list", then=help))
     verbs = data.add_subparsers(required=True, metavar="VERB")
-
-    def add(name: str, verb: object, help: str) -> argparse.ArgumentParser:
-        parser = verbs.add_parser(name, parents=[common], help=help, description=help)
-        parser.set_defaults(verb=verb)
-        return parser
-
-    listed = add("list", _list, "List the tasks, their languages and where their data comes from.")
-    prepare = add("prepare", _prepare, "Make a task's splits, from the hub or from files on disk.")
+    listed = add_verb(
+        verbs,
+        common,
+        "list",
+        _list,
+        "List the tasks, their languages and where their data comes from.",
+        "grasp data list",
+    )
+    prepare = add_verb(
+        verbs,
+        common,
+        "prepare",
+        _prepare,
+        "Make a task's splits, from the hub or from files on disk.",
+        "grasp data prepare handbook",
+        "grasp data prepare reviews.yaml --from reviews --out prepared",
+    )
     prepare.add_argument("task", help="a task's name, or a card (a .yaml file) of your own")
     prepare.add_argument("--from", dest="source", type=Path, help="folder, archive or file; default: the hub")
     prepare.add_argument("--out", type=Path, help="folder to write; default: in the cache")
@@ -36,7 +47,15 @@ def add_data_verbs(
         parser.add_argument(
             "--cards", type=Path, action="append", default=[], help="folder of your own cards"
         )
-    show = add("show", _show, "Show prompts as the model sees them, lengths, scripts and what was left out.")
+    show = add_verb(
+        verbs,
+        common,
+        "show",
+        _show,
+        "Show prompts as the model sees them, lengths, scripts and what was left out.",
+        "grasp data show titles.yaml",
+        "grasp data show prepared --tokenizer packaged:gemma-3-270m",
+    )
     show.add_argument("task", type=Path, help="a prepared folder, a task.yaml, or the config of a run")
     show.add_argument(
         "--tokenizer",

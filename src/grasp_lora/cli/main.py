@@ -7,18 +7,22 @@ import sys
 import warnings
 from collections.abc import Sequence
 
+from grasp_lora.cli.completion import add_completion
+from grasp_lora.cli.config import add_config_verb
 from grasp_lora.cli.data import add_data_verbs
+from grasp_lora.cli.report import add_report_verbs
 from grasp_lora.cli.run import add_run_verbs
+from grasp_lora.cli.verbs import beginning_with
 from grasp_lora.cli.watch import add_watch_verbs
 from grasp_lora.errors import GraspError
 from grasp_lora.version import __version__
 
-__all__ = ["main"]
+__all__ = ["build_parser", "main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb. Exit code 2 is bad input: one message, no traceback unless `--debug`."""
-    parser = _parser()
+    parser = build_parser()
     arguments, more = parser.parse_known_args(argv)
     # argparse gives up on positional arguments after an option; these are overrides that stand there.
     if not hasattr(arguments, "overrides") or any("=" not in one or one.startswith("-") for one in more):
@@ -46,15 +50,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="grasp", description="Learn how much of a merged LoRA to prune.")
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `grasp` with all verbs."""
+    parser = argparse.ArgumentParser(
+        prog="grasp",
+        **beginning_with(
+            "grasp demo                 # a small real model and real text, in minutes",
+            "grasp run titles.yaml      # your own",
+            "grasp config --explain     # every key of such a file",
+            then="Learn how much of a merged LoRA adapter to prune. VERB --help says more of each.",
+        ),
+    )
     parser.add_argument("--version", action="version", version=f"grasp-lora {__version__}")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     add_run_verbs(verbs, common)
-    add_data_verbs(verbs, common)
+    add_report_verbs(verbs, common)
     add_watch_verbs(verbs, common)
+    add_config_verb(verbs, common)
+    add_data_verbs(verbs, common)
+    add_completion(parser)
     return parser
 
 

@@ -2,10 +2,12 @@
 
 import argparse
 import os
+from collections.abc import Callable
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from grasp_lora.cli.verbs import add_verb
 from grasp_lora.errors import GraspError
 
 if TYPE_CHECKING:
@@ -14,50 +16,103 @@ if TYPE_CHECKING:
 
 __all__ = ["add_run_verbs"]
 
+Verb = Callable[[argparse.Namespace], None]
 DEMOS = {"ar": "demo.yaml", "zh": "demo_zh.yaml", "ja": "demo_ja.yaml"}
 
 
 def add_run_verbs(verbs: Any, common: argparse.ArgumentParser) -> None:
     """Add the verbs to the parser of `grasp`; `common` has the options that every verb has."""
 
-    def add(name: str, verb: object, help: str) -> argparse.ArgumentParser:
-        parser: argparse.ArgumentParser = verbs.add_parser(
-            name, parents=[common], help=help, description=help
-        )
-        parser.set_defaults(verb=verb)
-        return parser
-
-    def configured(name: str, verb: object, help: str) -> argparse.ArgumentParser:
-        parser = add(name, verb, help)
+    def configured(name: str, verb: Verb, help: str, *examples: str) -> argparse.ArgumentParser:
+        parser = add_verb(verbs, common, name, verb, help, *examples)
         parser.add_argument("config", type=Path, help="YAML file")
-        return overridable(parser)
+        return _overridable(parser)
 
-    def overridable(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-        parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. control.every=5")
-        parser.add_argument("--force", action="store_true", help="make stages again whose settings changed")
-        return parser
-
-    run = add("run", _run, "Run experiments: adapters, merge, learn, final run, evaluation, report.")
-    run.add_argument("config", type=Path, help="YAML file; several share what is equal")
-    overridable(run)
-    plan = add("plan", _plan, "Show what a run of experiments would do: stages, what they share, passes.")
+    configured(
+        "run",
+        _run,
+        "Run experiments: adapters, merge, learn, final run, evaluation, report.",
+        "grasp run titles.yaml",
+        "grasp run titles.yaml control.every=5 name=titles-k5",
+        "grasp run titles.yaml questions.yaml",
+    )
+    plan = add_verb(
+        verbs,
+        common,
+        "plan",
+        _plan,
+        "Show what a run of experiments would do: stages, what they share, passes.",
+        "grasp plan titles.yaml",
+        "grasp plan titles.yaml methods=all --stages",
+    )
     plan.add_argument("config", type=Path, help="YAML file; or several")
     plan.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. control.every=5")
     plan.add_argument("--stages", action="store_true", help="every stage, in the order in which it is made")
-    adapter = configured("adapter", _adapter, "Train the source's or the target's adapter.")
+    _add_steps(configured)
+    _add_looks(verbs, common)
+    demo = add_verb(
+        verbs,
+        common,
+        "demo",
+        _demo,
+        "Learn a ratio on a small real model and real text, in minutes.",
+        "grasp demo",
+        "grasp demo zh",
+    )
+    demo.add_argument("language", nargs="?", choices=list(DEMOS), default="ar", help="target language")
+    _overridable(demo)
+
+
+def _overridable(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. control.every=5")
+    parser.add_argument("--force", action="store_true", help="make stages again whose settings changed")
+    return parser
+
+
+def _add_steps(configured: Callable[..., argparse.ArgumentParser]) -> None:
+    """The steps of `grasp run`, one at a time."""
+    adapter = configured(
+        "adapter",
+        _adapter,
+        "Train the source's or the target's adapter.",
+        "grasp adapter titles.yaml --side source",
+    )
     adapter.add_argument("--side", choices=["source", "target"], required=True)
-    configured("merge", _merge, "Merge the adapters.")
-    configured("learn", _learn, "Learn the prune ratio of the merged adapter.")
-    final = configured("finetune", _finetune, "Prune the merged adapter once and fine-tune it.")
+    configured("merge", _merge, "Merge the adapters.", "grasp merge titles.yaml")
+    configured("learn", _learn, "Learn the prune ratio of the merged adapter.", "grasp learn titles.yaml")
+    final = configured(
+        "finetune",
+        _finetune,
+        "Prune the merged adapter once and fine-tune it.",
+        "grasp finetune titles.yaml",
+        "grasp finetune titles.yaml --p 0.3",
+    )
     final.add_argument("--p", type=float, help="prune ratio in [0, 1]; default: the learned one")
-    configured("config", _config, "Print the resolved config.")
-    score = add("evaluate", _evaluate, "Score any PEFT adapter as the methods of an experiment are.")
+
+
+def _add_looks(verbs: Any, common: argparse.ArgumentParser) -> None:
+    score = add_verb(
+        verbs,
+        common,
+        "evaluate",
+        _evaluate,
+        "Score any PEFT adapter as the methods of an experiment are.",
+        "grasp evaluate path/to/adapter titles.yaml --split dev",
+    )
     score.add_argument("adapter", help="a folder, or OWNER/NAME[@REVISION] on the model hub")
     score.add_argument("config", type=Path, help="YAML file")
-    overridable(score)
+    _overridable(score)
     score.add_argument("--split", default="test", help="of the target, or one of target.tests; default: test")
     score.add_argument("--name", help="in the run's folder; default: after the adapter")
-    compare = add("compare", _compare, "Is one evaluated method better than another, or is it luck?")
+    compare = add_verb(
+        verbs,
+        common,
+        "compare",
+        _compare,
+        "Is one evaluated method better than another, or is it luck?",
+        "grasp compare titles.yaml merge grasp",
+        "grasp compare runs/titles-ar runs/titles-k5 --against runs/titles-ar:merge",
+    )
     compare.add_argument(
         "what",
         nargs="+",
@@ -66,9 +121,6 @@ def add_run_verbs(verbs: Any, common: argparse.ArgumentParser) -> None:
     )
     compare.add_argument("--against", metavar="METHOD|RUN:METHOD", help="what the others are tested against")
     compare.add_argument("--test", choices=("randomisation", "bootstrap"), default="randomisation")
-    demo = add("demo", _demo, "Learn a ratio on a small real model and real text, in minutes.")
-    demo.add_argument("language", nargs="?", choices=list(DEMOS), default="ar", help="target language")
-    overridable(demo)
 
 
 def _start(arguments: argparse.Namespace) -> "Start":
@@ -84,6 +136,8 @@ def _start(arguments: argparse.Namespace) -> "Start":
 
 def _run(arguments: argparse.Namespace) -> None:
     from grasp_lora.experiment import read_config, run
+    from grasp_lora.reporting.compare import REPORT
+    from grasp_lora.reporting.page import PAGE_FILE
     from grasp_lora.workspace.records import SUMMARY_FILE
 
     files = _more_configs(arguments)
@@ -92,10 +146,11 @@ def _run(arguments: argparse.Namespace) -> None:
     results = run(configs, force=arguments.force)
     for result in results:
         if not files:
-            print((result.folder / "report" / SUMMARY_FILE).read_text(encoding="utf-8"))
-        print(f"Everything is in {result.folder}/; the report in {result.folder / 'report'}/")
+            print((result.folder / REPORT / SUMMARY_FILE).read_text(encoding="utf-8"))
     if not files:
         _show_adapter(x, results[0])
+    for result in results:
+        print(f"Everything is in {result.folder}/; the report: {result.folder / REPORT / PAGE_FILE}")
 
 
 def _more_configs(arguments: argparse.Namespace) -> list[str]:
@@ -128,9 +183,6 @@ def _plan(arguments: argparse.Namespace) -> None:
 
 
 def _show_adapter(x: "Start", result: "Result") -> None:
-    report = result.folder / "report"
-    if (picture := report / "trajectory.png").exists():
-        print(f"The trajectory: {picture}")
     if result.adapter is not None:
         prompt = x.task.template(x.config.target.language).text
         print(
@@ -216,12 +268,6 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     scores = {"dev loss": f"{row.dev_loss:.4f}", f"{row.test_set or 'test'} loss": f"{row.test_loss:.4f}"}
     scores |= {name: f"{score['value']:.2f}" for name, score in row.scores.items()}
     print(markdown(["adapter", *scores], [[row.method, *scores.values()]]))
-
-
-def _config(arguments: argparse.Namespace) -> None:
-    from grasp_lora.experiment import read_config
-
-    print(read_config(arguments.config, arguments.overrides).dump(), end="")
 
 
 def _demo(arguments: argparse.Namespace) -> None:

@@ -4,9 +4,11 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from grasp_lora.cli.verbs import add_verb
 from grasp_lora.errors import GraspError
 
 if TYPE_CHECKING:
@@ -23,16 +25,8 @@ WIDE = 200  # columns of a table that no terminal shows
 def add_watch_verbs(verbs: Any, common: argparse.ArgumentParser) -> None:
     """Add the verbs to the parser of `grasp`; `common` has the options that every verb has."""
 
-    def add(name: str, verb: object, help: str, example: str) -> argparse.ArgumentParser:
-        parser: argparse.ArgumentParser = verbs.add_parser(
-            name,
-            parents=[common],
-            help=help,
-            description=f"  {example}\n\n{help}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        parser.set_defaults(verb=verb)
-        return parser
+    def add(name: str, verb: Callable[[argparse.Namespace], None], help: str, example: str) -> Any:
+        return add_verb(verbs, common, name, verb, help, example)
 
     watch = add(
         "watch",

@@ -8,11 +8,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
-    AfterValidator,
     Discriminator,
     Field,
     Tag,
@@ -21,20 +20,21 @@ from pydantic import (
     model_validator,
 )
 
+from grasp_lora.config.parts import Final, Part, Ratios, Source, Sweep, Target, Tune
 from grasp_lora.control.settings import Control, MergePrune
 from grasp_lora.lm.adapters import Lora
 from grasp_lora.lm.backbone import DType
 from grasp_lora.lm.encoding import Limits
 from grasp_lora.lm.training import Training
 from grasp_lora.metrics.scoring import METRICS
-from grasp_lora.settings import Count, FolderName, Ratio, Seed, Settings
+from grasp_lora.settings import Count, FolderName, Seed, Settings
 from grasp_lora.stages.combine import Combine
 from grasp_lora.stages.evaluate import Evaluation
 from grasp_lora.stages.lorahub import LoraHub
 from grasp_lora.stages.optuna import Optuna
-from grasp_lora.tasks.task import Split, Task
+from grasp_lora.tasks.task import Task
 
-__all__ = ["Config", "MethodNames", "Part", "Side", "Source", "Target"]
+__all__ = ["Config", "MethodNames"]
 
 _LIMITS = Limits()
 
@@ -54,86 +54,6 @@ class MethodNames:
     default: tuple[str, ...]
 
 
-class Side(Settings):
-    """A language and its adapter: what trains it, how much of the data to use."""
-
-    language: FolderName
-    name: FolderName | None = None  # of its adapter, in folders and prune units; None: the language
-    # A PEFT adapter, as a folder or OWNER/NAME[@REVISION]; None trains one. none: the target adds none.
-    adapter: Literal["none"] | Path | None = None
-    train_examples: Count | None = None  # None takes all
-    dev_examples: Count | None = None
-    seed: Seed | None = None  # of its adapter's first weights and training; None: the run's
-    training: Training = Training()
-
-    @property
-    def label(self) -> str:
-        """What its adapter is called."""
-        return self.name or self.language
-
-
-class Source(Side):
-    """One of the adapters that the target's is merged with."""
-
-    task: Task | str | None = None  # whose rows train it; None: the run's
-
-
-class Target(Side):
-    """What the methods are tuned for and judged by."""
-
-    # Samples of the training rows, from train and pool; each is a whole experiment. 1: the split's own.
-    draws: Count = 1
-    tests: Mapping[FolderName, Path] = {}  # more test sets of the task by name, such as a dialect's
-
-    @field_validator("tests")
-    @classmethod
-    def _no_split(cls, tests: Mapping[str, Path]) -> Mapping[str, Path]:
-        if taken := sorted(tests.keys() & set(get_args(Split))):
-            raise ValueError(f"{taken[0]!r} is a split of every task; call the test set otherwise")
-        return tests
-
-
-class Part(Settings):
-    """A part of the experiment: its training where that differs from the top-level `training`."""
-
-    training: Training = Training()
-
-
-class Final(Part):
-    """The final run at a ratio (GRASP Sec. 3.4)."""
-
-    pruning: Literal["fixed", "every_step"] = "fixed"  # every_step: as merge_prune does, at that ratio
-    refit: bool = False  # each method once more on all labelled rows, with the epochs that were chosen
-
-
-def _apart(ratios: tuple[float, ...]) -> tuple[float, ...]:
-    if len({f"{p:.4f}" for p in ratios}) < len(ratios):
-        raise ValueError("it has two ratios that are the same to four decimals")
-    return ratios
-
-
-Ratios = Annotated[tuple[Ratio, ...], AfterValidator(_apart)]
-
-
-class Sweep(Settings):
-    """Ratios that the method `sweep` trains, answers and scores, with every seed."""
-
-    ratios: Ratios = ()
-
-
-class Tune(Settings):
-    """A search on dev that every training on the target's rows makes anew, at each ratio."""
-
-    learning_rate: tuple[Annotated[float, Field(gt=0.0)], ...] = ()  # (): training's own, no search
-
-    @field_validator("learning_rate")
-    @classmethod
-    def _apart(cls, rates: tuple[float, ...]) -> tuple[float, ...]:
-        if len({f"{rate:g}" for rate in rates}) < len(rates):
-            raise ValueError("it has two rates that are the same to six digits")
-        return rates
-
-
 def _kind_of_source(value: Any) -> str:
     return "source[several]" if isinstance(value, list | tuple) else "source[one]"
 
@@ -147,42 +67,75 @@ class Config(Settings):
     """
 
     name: FolderName
+    """Of the run, and of its folder."""
     runs: Path = Path("runs")
+    """The folder that run folders are made in."""
     backbone: str
+    """The model: a hub name, a folder, or packaged:gemma-3-270m."""
     revision: str | None = None
+    """Of a backbone from the hub: a branch, tag or commit; null: its main branch."""
     dtype: DType = "auto"
+    """Of the backbone's weights; auto: bfloat16 on a GPU, float32 on a CPU."""
     device: str = "auto"
+    """Such as cpu, cuda or cuda:1; auto: a GPU where there is one."""
     task: Task | str
+    """Rows and prompts: a name of `grasp data list`, a prepared folder, a task.yaml, or its keys here."""
     source: Annotated[
         Annotated[Source, Tag("source[one]")]
         | Annotated[tuple[Source, ...], Tag("source[several]"), Field(min_length=1)],
         Discriminator(_kind_of_source),
     ]
+    """The side with plenty of data, or a list of several; all their adapters are merged with the target's."""
     target: Target
+    """The side with few rows."""
     lora: Lora = Lora()
+    """Shape of the adapters that are trained."""
     merge: Literal["sum", "linear"] = "sum"
+    """How adapters are merged: the sum of B A, or (sum B)(sum A), as GRASP's published code does."""
     training: Training = Training()
+    """Of every training stage that does not say otherwise."""
     learn: Part = Part()
+    """The learning run, in which the controller finds the ratio."""
     final: Final = Final()
+    """The fine-tuning at the ratio that was found, and every other training of the merge."""
     control: Control = Control()
-    variants: Mapping[str, Control] = {}  # more GRASP runs by name: what differs from `control`
+    """The controller."""
+    variants: Mapping[str, Control] = {}
+    """More GRASP runs by name: what differs from `control`."""
     methods: Annotated[tuple[str, ...], Field(min_length=1, validate_default=True)] = ()
+    """Names, or all; none named: lora_target, merge_untrained, merge and grasp."""
     combine: Combine = Combine()
+    """The methods ties, dare_ties and their like."""
     merge_prune: MergePrune = MergePrune()
+    """The method merge_prune, and final.pruning: every_step."""
     lorahub: LoraHub = LoraHub()
+    """The method lorahub."""
     optuna: Optuna = Optuna()
+    """The method optuna."""
     sweep: Sweep = Sweep()
+    """The method sweep."""
     grid: Annotated[Ratios, Field(min_length=1)] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
-    select_by: str = "loss"  # what of dev chooses among a grid's: loss, a metric, or task: its first metric
-    cross_validate: Annotated[int, Field(ge=2)] = 5  # folds, over all labelled rows; parted twice
+    """Ratios of the grids: grid, merge_prune, prune_after, rank_check and cross_validate."""
+    select_by: str = "loss"
+    """What of dev chooses among a grid's ratios: loss, a metric, or task: its first metric."""
+    cross_validate: Annotated[int, Field(ge=2)] = 5
+    """Folds of the method cross_validate, over all labelled rows; they are parted twice."""
     tune: Tune = Tune()
+    """A search on dev, for every training on the target's rows."""
     evaluation: Evaluation = Evaluation(generate=4)
-    max_length: Count = _LIMITS.max_length  # tokens of prompt and answer together
-    max_new_tokens: Count | None = None  # None: the task's own
-    token_budget: Count = _LIMITS.token_budget  # tokens of one evaluation batch
-    seed: Seed = 42  # adapters, the learning run and the policy
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (42,)  # the runs of `repeat`, with each
-    repeat: Literal["final", "adapters"] = "final"  # adapters: these are trained anew with each seed, too
+    """What is measured on test."""
+    max_length: Count = _LIMITS.max_length
+    """Most tokens of prompt and answer together."""
+    max_new_tokens: Count | None = None
+    """Most tokens of an answer, end-of-text included; null: the task's own."""
+    token_budget: Count = _LIMITS.token_budget
+    """Most tokens of one evaluation batch, padding included; less needs less memory."""
+    seed: Seed = 42
+    """Of the adapters, the learning run and the policy."""
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (42,)
+    """With each of these, what `repeat` names is trained."""
+    repeat: Literal["final", "adapters"] = "final"
+    """What is trained with each of the seeds: the final runs at one found ratio, or the adapters, too."""
 
     @model_validator(mode="before")
     @classmethod

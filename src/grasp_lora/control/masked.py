@@ -153,6 +153,24 @@ class MaskedAdapter:
         return {u.name: n / u.of(self._masks).numel() for u, n in zip(self.units, pruned, strict=True)}
 
     @torch.no_grad()
+    def importances(self) -> dict[str, float]:
+        """Each unit's mean importance: the mean magnitude of its dense values (GRASP Sec. 3.3)."""
+        self._update_dense()
+        means = torch.stack([unit.of(self._dense).abs().mean() for unit in self.units]).tolist()
+        return {unit.name: mean for unit, mean in zip(self.units, means, strict=True)}
+
+    @torch.no_grad()
+    def pruned_norms(self) -> dict[str, float]:
+        """The share of every unit's squared norm, of dense values, that the committed mask takes away."""
+        self._update_dense()
+        squares = [(unit.of(self._dense).square(), unit.of(self._masks)) for unit in self.units]
+        sums = [torch.stack([s.sum(), (s * ~mask).sum()]) for s, mask in squares]
+        return {
+            unit.name: gone / whole if whole else 0.0
+            for unit, (whole, gone) in zip(self.units, torch.stack(sums).tolist(), strict=True)
+        }
+
+    @torch.no_grad()
     def state_dict(self) -> dict[str, Tensor]:
         """The ratio, and masks, dense and scored values by `KIND.NAME`; live values follow from them."""
         self._update_dense()

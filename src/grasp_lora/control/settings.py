@@ -30,20 +30,36 @@ class Control(Settings):
     """The controller (GRASP Table 7; Secs. 3.2 and 3.3). The policy's part is what `RatioPolicy` takes."""
 
     p_min: Ratio = _POLICY["p_min"]
+    """The smallest ratio that may be drawn; 0 lets the controller learn not to prune."""
     p_max: Ratio = _POLICY["p_max"]
+    """The largest ratio that may be drawn."""
     p_init: Ratio = _POLICY["p_init"]
-    every: Count = EVERY  # K
-    candidates: Count = _POLICY["candidates"]  # C
-    micro_dev: Count = 16  # m
+    """The ratio of the first mask, and the policy's first mean; between p_min and p_max."""
+    every: Count = EVERY
+    """K: optimizer steps from one controller round to the next."""
+    candidates: Count = _POLICY["candidates"]
+    """C: ratios that a round draws and evaluates."""
+    micro_dev: Count = 16
+    """m: the held-out rows whose loss is the reward; the task's micro_dev split needs as many."""
     eta: NotNegative = _POLICY["eta"]
+    """Step size of the policy's gradient."""
     beta: NotNegative = _POLICY["beta"]
+    """How strongly the policy's mean is drawn to the committed ratio."""
     tau: NotNegative = _POLICY["tau"]
+    """Exploration: what each round adds to the policy's standard deviation."""
     d_max: NotNegative = _POLICY["d_max"]
+    """The largest change of the committed ratio in one round."""
     unit: UnitKind = "adapter"
+    """Which entries compete: one adapter's own A or B at one site, or (tensor) all of a merged A or B."""
     importance_refresh: ImportanceRefresh = "round"
+    """When entries are scored: anew in each round, or once at the start."""
     select: SelectionRule = "best"
-    margin: NotNegative = MARGIN  # nats: a smaller difference is none
-    reset_moments: bool = True  # of the optimizer, where a commit changes the mask (Sec. 3.3)
+    """The rule for p*: the probe of the highest reward, the last committed ratio, the policy's last mean, the
+    top of a curve through all probes, or the largest ratio that is not worse than that top."""
+    margin: NotNegative = MARGIN
+    """Nats: a smaller difference is none; of select: sparsest, and of the warnings."""
+    reset_moments: bool = True
+    """Whether a commit clears the optimizer's moments where it changed the mask (Sec. 3.3)."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "Control":
@@ -61,13 +77,24 @@ class MergePrune(Settings):
     """Adaptive LoRA merge with pruning (Miyano & Arase, Sec. 3.2, App. C)."""
 
     importance: ImportanceFrom = "input"
+    """What scores an entry: |BA| times the norm of the projection's inputs, or |w times its gradient|."""
     unit: ResetUnit = "parameter"
+    """What is pruned: the lowest entries of each factor, or whole modules under a threshold."""
     value: ResetValue = "zero"
-    inputs: InputsOf = "projection"  # X; layer: without the norm's learned weight, as the published code
-    pool: Pool = "entries"  # of a module's gradient scores; factors: mean of A + mean of B, as published
-    thresholds: tuple[Annotated[float, Field(gt=0.0)], ...] = ()  # of modules' importance, the best on dev
-    rescore_every: Count = 1  # optimizer steps; 1 is the paper's schedule
-    rescore: Rescore = "validation"  # where X comes from; the paper: validation
+    """What a pruned entry becomes: zero, or what it was at the start."""
+    inputs: InputsOf = "projection"
+    """Which X: the projection's real inputs, or (layer) those without the norm's learned weight, as the
+    published code takes."""
+    pool: Pool = "entries"
+    """A module's score from gradients: the mean of all its entries, or (factors) the mean of A plus the mean
+    of B, as the published code takes."""
+    thresholds: tuple[Annotated[float, Field(gt=0.0)], ...] = ()
+    """With unit: module, thresholds of a module's importance; the best on dev is kept."""
+    rescore_every: Count = 1
+    """Optimizer steps from one scoring to the next; 1 is the paper's schedule."""
+    rescore: Rescore = "validation"
+    """Where X comes from: a pass over dev, as in the paper, or the training batches since the last scoring,
+    which cost nothing more."""
 
     @model_validator(mode="after")
     def _threshold_of_modules(self) -> "MergePrune":

@@ -20,9 +20,13 @@ class Lora(Settings):
     """Shape of a new adapter (GRASP Table 7)."""
 
     r: Count = 8
+    """Rank of an adapter before merging; the sum of two has twice as much."""
     alpha: float = 32
+    """Scaling times rank: an adapter's part is multiplied by alpha / r."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
+    """Share of an adapter's inputs that training leaves out at random."""
     target_modules: tuple[str, ...] | Literal["all-linear"] = ("q_proj", "v_proj")
+    """Ends of the names of the modules that get an adapter."""
 
 
 def new_adapter(model: nn.Module, lora: Lora) -> Any:

@@ -31,16 +31,25 @@ class Training(Settings):
     """How an adapter is trained (GRASP Table 7; the decay is the authors' code's)."""
 
     epochs: Count = 10
-    max_steps: Count | None = None  # optimizer steps; where given, it decides instead of epochs
+    """Passes over the training rows at most; dev may end it before."""
+    max_steps: Count | None = None
+    """Optimizer steps; where given, it decides instead of epochs."""
     batch_size: Count = 1
+    """Rows of one forward and backward pass."""
     gradient_accumulation: Count = 1
+    """Batches of one optimizer step."""
     learning_rate: Annotated[float, Field(gt=0.0)] = 1e-4
-    lr_decay_per_epoch: Annotated[float, Field(gt=0.0, le=1.0)] = 0.85  # 1.0 keeps the rate constant
+    """AdamW's, in the first epoch."""
+    lr_decay_per_epoch: Annotated[float, Field(gt=0.0, le=1.0)] = 0.85
+    """What multiplies the rate after each epoch; 1.0 keeps it constant."""
     weight_decay: NotNegative = 0.0
-    max_grad_norm: NotNegative = 1.0  # 0 does not clip
-    patience: Count = 3  # epochs without a better dev loss
-    # Keep the mean of all epochs' A and B ("delta": of B A), the start excluded, instead of the best on dev.
+    """AdamW's."""
+    max_grad_norm: NotNegative = 1.0
+    """The norm at which gradients are clipped; 0 does not clip."""
+    patience: Count = 3
+    """Epochs without a better dev loss after which training ends."""
     average: bool | Literal["delta"] = False
+    """Keep the mean of all epochs' A and B (delta: of B A), the start excluded, not the best on dev."""
 
     def steps_per_epoch(self, examples: int, processes: int = 1) -> int:
         """Optimizer steps that it takes to see every example once."""

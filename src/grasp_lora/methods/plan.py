@@ -69,6 +69,7 @@ def plan(x: Start) -> list[Stage]:
         methods += _refits(x, methods)
     rows: list[Stage] = []
     measured: dict[str, Stage] = {}
+    trained: dict[str, Stage] = {}
     tests: dict[str, list[Stage]] = {name: [] for name in config.target.tests}
     for method in methods:
         for draw in range(config.target.draws):
@@ -80,6 +81,8 @@ def plan(x: Start) -> list[Stage]:
             for seed, made in adapters.items():
                 row = evaluated(drawn, method, seed, made, repeated)
                 rows.append(row)
+                if isinstance(made, Stage):
+                    trained.setdefault(method.name, made)
                 for name, found in tests.items():
                     found.append(evaluated(drawn, method, seed, made, repeated, name))
                 if config.evaluation.deployment and seed == config.seeds[0] and not draw:
@@ -94,6 +97,8 @@ def plan(x: Start) -> list[Stage]:
         "learned": {name: found for name, found in learned.items() if found},
         "searched": dev_scores(x, rows),
         "deployed": measured,
+        "trained": trained,
+        "variants": config.variants,
         **{
             study.shown: study.stage(x.first) if name in config.methods else None
             for name, study in _STUDIES.items()

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from grasp_lora.config.tree import Config, Side, Source
+from grasp_lora.config.parts import Side, Source
+from grasp_lora.config.tree import Config
 from grasp_lora.control.settings import Control
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.encoding import Limits

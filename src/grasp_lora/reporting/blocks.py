@@ -1,40 +1,58 @@
-"""What a report is made of: texts, tables, figures, and the data behind them."""
+"""What a report is made of: texts, tables, figures, answers, and the data behind them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from grasp_lora.metrics.score import Spread
 
-__all__ = ["Block", "Data", "Figure", "Table", "Text", "show_p_value", "show_spread", "show_stars"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Canvas
+
+__all__ = [
+    "Answered",
+    "Block",
+    "Bold",
+    "Data",
+    "Figure",
+    "Table",
+    "Text",
+    "show_p_value",
+    "show_spread",
+    "show_stars",
+    "without_controls",
+]
 
 SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A paragraph, or several."""
+    """A paragraph, or several, or a list of lines that begin with a dash."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table of texts: the first column is text, the others are numbers."""
+    """A table of texts: the first column is text, the others are numbers; `Bold` cells stand out."""
 
     title: str
     headers: Sequence[str]
     rows: Sequence[Sequence[str]]
+    name: str = ""
+    """Of its files; "" has none of its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A picture: `draw(path)` makes it in the format that the path's suffix names."""
+    """A picture that `draw` puts on an empty canvas."""
 
     name: str
-    draw: Callable[[Path], None]
-    formats: tuple[str, ...] = ("svg",)
+    draw: Callable[["Canvas"], None]
+    caption: str
+    size: tuple[float, float] = (8.0, 4.2)
+    """Inches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +64,20 @@ class Data:
     rows: Sequence[Sequence[Any]]
 
 
-Block = Text | Table | Figure | Data
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One test example and several answers to it."""
+
+    why: str
+    """What it was chosen for."""
+    prompt: str
+    reference: str
+    answers: Mapping[str, str]
+    """By the methods' titles."""
+    language: str
+
+
+Block = Text | Table | Figure | Data | Answered
 
 
 def show_spread(value: Spread, digits: int) -> str:
@@ -63,3 +94,17 @@ def show_p_value(value: float) -> str:
 def show_stars(p_value: float, adjusted: float) -> str:
     """`*` below 0.05, `**` also after Holm's correction for how many were compared."""
     return "**" if adjusted < SIGNIFICANT else "*" if p_value < SIGNIFICANT else ""
+
+
+class Bold(str):
+    """A cell that stands out: the best of its column."""
+
+    __slots__ = ()
+
+
+def without_controls(text: str) -> str:
+    """A text of the data's without what would steer a terminal; line breaks and tabs stay."""
+    return "".join(c for c in text if c in "\n\t" or c.isprintable() or c in _JOINERS)
+
+
+_JOINERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"  # which scripts need

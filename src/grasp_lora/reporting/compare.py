@@ -15,7 +15,7 @@ from grasp_lora.reporting.write import markdown
 from grasp_lora.workspace.records import CONFIG_FILE, DRAWS_FOLDER, Done
 from grasp_lora.workspace.rows import Row
 
-__all__ = ["comparison", "overview", "read_results", "reference_of"]
+__all__ = ["EVALUATIONS", "REPORT", "comparison", "config_of", "overview", "read_results", "reference_of"]
 
 EVALUATIONS = "eval"
 REPORT = "report"
@@ -35,7 +35,7 @@ def read_results(
     """
     if not run.is_dir():
         raise GraspError(f"{run} is no run's folder: there is none of that name")
-    config = _config_of(run)
+    config = config_of(run)
     seeds = config.get("seeds", ()) if seeds is None else seeds
     draws = [f"{DRAWS_FOLDER}/{draw}/" for draw in range(1, config.get("target", {}).get("draws", 1))]
     found: dict[str, dict[int, list[Path]]] = {}
@@ -49,12 +49,12 @@ def read_results(
         raise GraspError(f"{run} has no evaluation{what}; evaluated are: {known}")
     results: list[MethodResult] = []
     for _, by_seed in sorted(found.items()):
-        own = {seed: path for seed, path in by_seed.items() if seed in seeds} or by_seed
-        results += together([Row.read(path) for _, paths in sorted(own.items()) for path in paths])
+        own = [seed for seed in seeds if seed in by_seed] or sorted(by_seed)
+        results += together([Row.read(path) for seed in own for path in by_seed[seed]])
     return [replace(result, run=str(run)) for result in results]
 
 
-def _config_of(run: Path) -> Mapping[str, Any]:
+def config_of(run: Path) -> Mapping[str, Any]:
     """What the run was last made with; nothing where there is no such file."""
     try:
         found = yaml.safe_load((run / CONFIG_FILE).read_text(encoding="utf-8"))

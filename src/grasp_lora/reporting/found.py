@@ -5,21 +5,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import fmean
-from typing import Literal
+from typing import Any, Literal
 
-from grasp_lora.control.noise import Look
-from grasp_lora.control.rounds import Round
 from grasp_lora.cost import Cost
 from grasp_lora.metrics.clusters import clusters
 from grasp_lora.metrics.score import Score, Spread, over_seeds
 from grasp_lora.metrics.significance import Comparison, Test, compare_corpora, compare_scores, holm
+from grasp_lora.reporting.trained import Learned, Trained
 from grasp_lora.workspace.records import MeasuredDeployment, RankCheck
 from grasp_lora.workspace.rows import Row
 
 __all__ = [
     "LOSSES",
     "Found",
-    "Learned",
     "MethodResult",
     "adjusted",
     "compare_methods",
@@ -129,17 +127,6 @@ def together(rows: Sequence[Row]) -> tuple[MethodResult, ...]:
     return tuple(MethodResult(tuple(found)) for found in by_method.values())
 
 
-@dataclass(frozen=True, slots=True)
-class Learned:
-    """A learning run: p* and its rounds."""
-
-    p: float
-    rounds: tuple[Round, ...]
-    warnings: tuple[str, ...] = ()
-    look: Look | None = None
-    """At some ratios on dev, after the last step; not always at this p*."""
-
-
 @dataclass(frozen=True)
 class Found:
     """All that a report shows."""
@@ -158,6 +145,21 @@ class Found:
     rank_check: RankCheck | None = None
     deployed: Mapping[str, MeasuredDeployment] = field(default_factory=dict)
     """By the methods' titles."""
+    trained: Mapping[str, Trained] = field(default_factory=dict)
+    """By method: its adapter of the first draw and seed, where it was trained."""
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Method -> the settings that it has other values of than the reference."""
+    missing: tuple[str, ...] = ()
+    """What the run was to make and has not yet."""
+    name: str = ""
+    resamples: int = 10_000
+    """Trials of each test."""
+
+    @property
+    def title(self) -> str:
+        """Of its report."""
+        row = self.compared.rows[0]
+        return f"{self.name or 'Run'}: {row.task}, {row.source} → {row.target}"
 
     @property
     def compared(self) -> MethodResult:
@@ -181,7 +183,7 @@ class Found:
     @cached_property
     def comparisons(self) -> Mapping[str, Sequence[Comparison]]:
         """Method -> the reference compared with it, where there are examples enough for a test."""
-        return compare_with(self.compared, self.results)
+        return compare_with(self.compared, self.results, self.resamples)
 
 
 def adjusted(comparisons: Mapping[str, Sequence[Comparison]], metric: str) -> Mapping[str, float]:
@@ -198,7 +200,7 @@ def refit_of(one: MethodResult, results: Sequence[MethodResult]) -> MethodResult
 
 
 def compare_with(
-    reference: MethodResult, results: Sequence[MethodResult]
+    reference: MethodResult, results: Sequence[MethodResult], resamples: int = 10_000
 ) -> Mapping[str, Sequence[Comparison]]:
     """Method -> the reference compared with it, under all that there are examples enough to test; what was
     trained on all labelled rows with the reference that was so, too.
@@ -209,7 +211,7 @@ def compare_with(
         tested += reference.metrics
     again = refit_of(reference, results)
     return {
-        result.method: [compare_methods(against, result, metric) for metric in tested]
+        result.method: [compare_methods(against, result, metric, resamples=resamples) for metric in tested]
         for result in results
         if (against := again if result.rows[0].refit_of else reference) not in (None, result)
     }

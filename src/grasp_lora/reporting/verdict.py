@@ -17,7 +17,7 @@ from grasp_lora.metrics.significance import paired_bootstrap
 from grasp_lora.reporting.found import MethodResult, refit_of
 from grasp_lora.workspace.rows import Row
 
-__all__ = ["Verdict", "doubts", "verdict"]
+__all__ = ["Verdict", "doubts", "interval", "verdict"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ def doubts(results: Sequence[MethodResult]) -> list[str]:
             )
     for one in results:
         again = refit_of(one, results)
-        if again is not None and _interval(again, one)[0] > 0.0:
+        if again is not None and interval(again, one)[0] > 0.0:
             found.append(f"{again.title}: worse on test than without these, {_difference(again, one)}")
     return found
 
@@ -116,7 +116,7 @@ def _pruning(candidates: Sequence[MethodResult]) -> str:
     if not dense or not pruned:
         return "Pruning: nothing to say; it takes a merge that is fine-tuned without, and one with it."
     without, best = (min(group, key=_mean_dev) for group in (dense, pruned))
-    low, high = _interval(best, without)
+    low, high = interval(best, without)
     said = "helped" if high < 0 else "hurt" if low > 0 else "cannot be told from no pruning"
     at = "" if best.p is None else f" at p = {best.p:.3f}"
     difference = _difference(best, without)
@@ -136,11 +136,11 @@ def _cost(chosen: MethodResult, results: Sequence[MethodResult]) -> str:
 
 def _difference(one: MethodResult, other: MethodResult) -> str:
     difference = one.spread("test_loss").mean - other.spread("test_loss").mean
-    low, high = _interval(one, other)
+    low, high = interval(one, other)
     return f"{difference:+.4f} nats" + (f" [{low:+.4f}, {high:+.4f}]" if math.isfinite(low) else "")
 
 
-def _interval(one: MethodResult, other: MethodResult) -> tuple[float, float]:
+def interval(one: MethodResult, other: MethodResult) -> tuple[float, float]:
     """Of the difference of mean test losses, 95 %, from paired resamples, and from the draws of the training
     rows where there are several; infinite for one row.
     """

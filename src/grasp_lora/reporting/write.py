@@ -1,37 +1,106 @@
-"""A report's files: the summary as Markdown that reads well in a terminal, data as CSV, figures."""
+"""A report's files: a summary that reads well in a terminal, tables, data, figures, and one page."""
 
 import csv
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
+from typing import Any
 
-from grasp_lora.reporting.blocks import Data, Figure, Table, Text
+from grasp_lora.reporting.across import across
+from grasp_lora.reporting.blocks import Answered, Block, Bold, Data, Figure, Table, Text, without_controls
+from grasp_lora.reporting.drawing import save
 from grasp_lora.reporting.found import Found
-from grasp_lora.reporting.sections import SECTIONS
+from grasp_lora.reporting.page import Part, Shown, write_page
+from grasp_lora.reporting.sections import SECTIONS, Section
 from grasp_lora.workspace.records import SUMMARY_FILE
 
-__all__ = ["markdown", "write_report"]
+__all__ = ["latex", "markdown", "write_report", "write_reports"]
+
+TABLES = "tables"
+IN_FULL = 8  # runs; of more the page would be too large to read, and to send
+QUICK = 1_000  # trials of each test in a report of so many; its signature says so
+SHORT = ("Verdict", "Warnings", "Losses", "Answers scored")
 
 
 def write_report(folder: Path, found: Found) -> None:
-    """Every section's blocks into `folder`."""
-    parts = []
+    """A run's report: `summary.md`, `report.html`, and every table, figure and number in files."""
+    parts: list[Part] = []
+    brief: list[str] = []
     for section in SECTIONS:
-        for block in section(found):
-            if isinstance(block, Text):
-                parts.append(block.text)
-            elif isinstance(block, Table):
-                parts.append(f"{block.title}\n\n{markdown(block.headers, block.rows)}")
-            elif isinstance(block, Figure):
-                for suffix in block.formats:
-                    block.draw(folder / f"{block.name}.{suffix}")
-            else:
-                _write_csv(folder, block)
-    (folder / SUMMARY_FILE).write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+        blocks = list(section.blocks(found))
+        brief += [text for block in blocks if (text := _in_summary(block))]
+        parts.append(Part(section.title, write_blocks(folder, blocks)))
+    (folder / SUMMARY_FILE).write_text(without_controls("\n\n".join(brief) + "\n"), encoding="utf-8")
+    write_page(folder, found.title, parts)
+
+
+def write_reports(folder: Path, runs: Sequence[Found]) -> None:
+    """Of several runs: what they show together, and each one's report, of many runs without its figures."""
+    if len(runs) > IN_FULL:
+        runs = [replace(found, resamples=QUICK) for found in runs]
+    parts = [Part("Together", write_blocks(folder, across(runs)))]
+    for found in runs:
+        inner: list[Part] = []
+        for section in SECTIONS:
+            blocks = list(section.blocks(found)) if len(runs) <= IN_FULL else _short(section, found)
+            own = folder / found.name
+            own.mkdir(exist_ok=True)
+            inner.append(Part(section.title, write_blocks(own, blocks, f"{found.name}-")))
+        parts.append(Part(found.title, parts=inner))
+    write_page(folder, f"{len(runs)} runs", parts)
+
+
+def _short(section: Section, found: Found) -> list[Block]:
+    if section.title not in SHORT:
+        return []
+    return [block for block in section.blocks(found) if isinstance(block, Text | Table | Data)]
+
+
+def _in_summary(block: Block) -> str:
+    """As Markdown; a figure or data have nothing there."""
+    if isinstance(block, Text):
+        return block.text
+    if isinstance(block, Table):
+        return f"{block.title}\n\n{markdown(block.headers, block.rows)}"
+    if isinstance(block, Answered):
+        lines = {"reference": block.reference, **block.answers}
+        return "\n".join([block.why, "", *(f"- {title}: {text}" for title, text in lines.items())])
+    return ""
+
+
+def write_blocks(folder: Path, blocks: Iterable[Block], prefix: str = "") -> list[Shown]:
+    """Each block's files into `folder`; returns what a page shows of them.
+
+    Args:
+        prefix: Of what has a name in the page, where several reports are on one.
+    """
+    shown: list[Shown] = []
+    for block in blocks:
+        if isinstance(block, Figure):
+            shown.append((block, save(block, folder, prefix)))
+        elif isinstance(block, Data):
+            _write(folder / f"{block.name}.csv", _csv(block.headers, block.rows))
+        else:
+            if isinstance(block, Table) and block.name:
+                (folder / TABLES).mkdir(exist_ok=True)
+                file = folder / TABLES / block.name
+                _write(file.with_suffix(".csv"), _csv(block.headers, block.rows))
+                _write(file.with_suffix(".md"), _in_summary(block) + "\n")
+                _write(file.with_suffix(".tex"), latex(block))
+            shown.append((block, ""))
+    return shown
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="")
 
 
 def markdown(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table in Markdown; the first column is text, the others numbers."""
-    widths = [max(len(row[i]) for row in [headers, *rows]) for i in range(len(headers))]
+    cells = [[_in_markdown(cell) for cell in row] for row in [headers, *rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(headers))]
 
     def line(cells: Sequence[str]) -> str:
         padded = [
@@ -40,11 +109,72 @@ def markdown(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         return "| " + " | ".join(padded) + " |"
 
     rule = "|" + "|".join("-" * (w + 1) + ("-" if i == 0 else ":") for i, w in enumerate(widths)) + "|"
-    return "\n".join([line(headers), rule, *map(line, rows)])
+    return "\n".join([line(cells[0]), rule, *map(line, cells[1:])])
 
 
-def _write_csv(folder: Path, data: Data) -> None:
-    with (folder / f"{data.name}.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(data.headers)
-        writer.writerows(data.rows)
+def _in_markdown(cell: str) -> str:
+    text = " ".join(without_controls(cell).split()).replace("|", "\\|")
+    return f"**{text}**" if isinstance(cell, Bold) else text
+
+
+def _csv(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(headers)
+    writer.writerows([_no_formula(cell) for cell in row] for row in rows)
+    return text.getvalue()
+
+
+def _no_formula(cell: Any) -> Any:
+    """A text that a spreadsheet would compute stays one, by an apostrophe; signed numbers are numbers."""
+    if not isinstance(cell, str) or not cell.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return cell
+    return cell if _NUMBER.match(cell) else f"'{cell}"
+
+
+_NUMBER = re.compile(r"[+-]?\d[\d.,%]*( ± [\d.]+)?\**$")
+
+
+def latex(table: Table) -> str:
+    """A table for LaTeX with the package booktabs; Arabic, Chinese and the like want XeLaTeX or LuaLaTeX."""
+
+    def line(cells: Sequence[str]) -> str:
+        return " & ".join(map(_in_latex, cells)) + r" \\"
+
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{_in_latex(table.title.rstrip(':'))}}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(table.headers) - 1)}}}",
+            r"\toprule",
+            line(table.headers),
+            r"\midrule",
+            *map(line, table.rows),
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def _in_latex(cell: str) -> str:
+    text = "".join(_LATEX.get(c, c) for c in " ".join(without_controls(cell).split()))
+    return rf"\textbf{{{text}}}" if isinstance(cell, Bold) else text
+
+
+_LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "±": r"$\pm$",
+    "−": r"$-$",
+    "→": r"$\rightarrow$",
+    "×": r"$\times$",
+    "ρ": r"$\rho$",
+    "–": "--",
+}

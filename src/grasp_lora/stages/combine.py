@@ -16,9 +16,12 @@ __all__ = ["COMBINE", "Combine"]
 class Combine(Settings):
     """How PEFT's combinations weigh and prune the adapters."""
 
-    density: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5  # share of entries that ties, dare, ... keep
-    weights: dict[str, float] | None = None  # by language; None: 1 each
-    rank: Count | None = None  # of the svd forms; None: the largest adapter's
+    density: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
+    """Share of entries that ties, dare and magnitude_prune keep."""
+    weights: dict[str, float] | None = None
+    """Each adapter's weight, by its name or language; null: 1 each."""
+    rank: Count | None = None
+    """Of the svd forms; null: the largest adapter's."""
 
     def of(self, method: str) -> dict[str, Any]:
         """The part that a method looks at."""

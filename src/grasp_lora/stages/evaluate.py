@@ -16,7 +16,7 @@ from grasp_lora.lm.packaged.encoders import packaged_encoder
 from grasp_lora.metrics.bertscore import BertScorer
 from grasp_lora.metrics.scoring import METRICS, needs_encoder, score_predictions
 from grasp_lora.settings import Count, Settings
-from grasp_lora.tasks.example import Example, examples_digest, groups_of, prompt_hash
+from grasp_lora.tasks.example import Example, examples_digest, groups_of, prompt_hash, shortened
 from grasp_lora.workspace.inputs import Encoder, Model
 from grasp_lora.workspace.records import CONFIG_FILE, Pruned
 from grasp_lora.workspace.resources import Resources
@@ -30,19 +30,28 @@ class BertScore(Settings):
     """The encoder of BERTScore: a hub name, a folder or packaged:multilingual-e5-small (layer 9)."""
 
     encoder: str
+    """A hub name, a folder, or packaged:multilingual-e5-small."""
     layer: Count
-    rescale: bool = False  # by the baseline that bert-score has of the encoder in the target's language
+    """Whose outputs are compared, counted from 1."""
+    rescale: bool = False
+    """Rescale by the baseline that bert-score has of the encoder in the target's language."""
 
 
 class Evaluation(Settings):
     """What is measured on the target's test set."""
 
-    test_examples: Count | None = None  # None takes all
-    generate: Annotated[int, Field(ge=0)] | None  # test examples to answer, 4; None is all, so with metrics
-    metrics: tuple[str, ...] | Literal["task"] = ()  # of the answers: grasp_lora.metrics.scoring.METRICS
-    bertscore: BertScore | None = None  # the encoder that the three bertscore metrics need
-    points: bool = False  # dev answers of every point of a grid, scored too: the metrics over p
-    deployment: bool = False  # size, load time and speed of each method's adapter, merged and unmerged
+    test_examples: Count | None = None
+    """Test rows, the first ones; null takes all."""
+    generate: Annotated[int, Field(ge=0)] | None
+    """Test rows to answer; null is all, which is the default where metrics are named."""
+    metrics: tuple[str, ...] | Literal["task"] = ()
+    """Scores of the answers, by name; task: those that the task names."""
+    bertscore: BertScore | None = None
+    """The encoder that the three bertscore metrics need."""
+    points: bool = False
+    """Answer dev at every point of a grid, and score that too: the metrics over p."""
+    deployment: bool = False
+    """Measure size, load time and speed of each method's adapter, merged and not."""
 
     @model_validator(mode="before")
     @classmethod
@@ -131,7 +140,7 @@ def evaluate(
         test_losses=by_example.tolist(),
         scores=_scores(texts, references, target, metrics, encoder) if metrics else {},
         answers=[
-            Answer(example.id, prompt_hash(example.prompt), text, right)
+            Answer(example.id, prompt_hash(example.prompt), text, right, shortened(example.prompt))
             for example, text, right in zip(shown, texts, references, strict=True)
         ],
         costs=bill,

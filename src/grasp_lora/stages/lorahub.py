@@ -33,11 +33,16 @@ __all__ = ["LORAHUB", "LoraHub"]
 class LoraHub(Settings):
     """The search for one weight per adapter (Huang et al., 2024)."""
 
-    budget: Count = 40  # evaluations of the objective
-    bound: Annotated[float, Field(gt=0.0)] = 1.5  # weights lie in [-bound, bound]
-    penalty: NotNegative = 0.05  # of the mean absolute weight
-    exact: bool = False  # sum w B A instead of (sum w B)(sum w A)
-    adapters: Mapping[str, Path] = {}  # to choose from, beside source and target
+    budget: Count = 40
+    """Evaluations of the objective."""
+    bound: Annotated[float, Field(gt=0.0)] = 1.5
+    """Weights lie between minus this and this."""
+    penalty: NotNegative = 0.05
+    """Of the mean absolute weight, added to the loss."""
+    exact: bool = False
+    """Take sum w B A instead of LoRAHub's (sum w B)(sum w A)."""
+    adapters: Mapping[str, Path] = {}
+    """Further adapters to choose from, by name, beside source and target."""
 
 
 def lorahub(

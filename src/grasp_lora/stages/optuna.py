@@ -26,10 +26,14 @@ __all__ = ["SEARCH", "Optuna", "new_study", "random_trials"]
 class Optuna(Settings):
     """TPE over the ratio, and a pruner of hopeless trials."""
 
-    trials: Count | None = None  # None: with the final run as many trainings as the grid has
-    pruner: Literal["median", "asha"] = "median"  # sees dev after each epoch, so it needs two or more
-    p_min: Ratio = 0.1  # the grid's range
+    trials: Count | None = None
+    """Trainings of the search; null: with the final run as many as the grid has."""
+    pruner: Literal["median", "asha"] = "median"
+    """Which ends hopeless trials; it sees dev after each epoch, so it needs two or more."""
+    p_min: Ratio = 0.1
+    """The smallest ratio that is tried."""
     p_max: Ratio = 0.8
+    """The largest ratio that is tried."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "Optuna":

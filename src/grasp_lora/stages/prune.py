@@ -4,20 +4,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-
 from grasp_lora.control.masked import MaskedAdapter
-from grasp_lora.control.pruning import pruned_share
 from grasp_lora.control.units import Pruning, UnitKind, adapter_parameters
 from grasp_lora.lm.adapters import load_adapter, save_adapter
 from grasp_lora.lm.encoding import Limits
 from grasp_lora.merging.parts import read_parts
 from grasp_lora.tasks.example import Example
 from grasp_lora.workspace.inputs import Model
-from grasp_lora.workspace.records import MASK_FILE, DevLosses, Pruned
+from grasp_lora.workspace.records import DevLosses
 from grasp_lora.workspace.resources import Resources
 from grasp_lora.workspace.stage import Work
-from grasp_lora.workspace.training import found_by
+from grasp_lora.workspace.training import found_by, say_what_mask_pruned
 
 __all__ = ["PRUNE"]
 
@@ -45,8 +42,7 @@ def prune(
     masked = MaskedAdapter(adapter_parameters(adapted), Pruning(read_parts(parts), unit))
     masked.commit(p)
     save_adapter(adapted, folder, adapter)
-    save_file(masked.masks(), folder / MASK_FILE)
-    Pruned(p, masked.pruned_shares(), share=pruned_share(masked.masks().values())).write(folder)
+    say_what_mask_pruned(masked, folder)
     if dev is not None:
         DevLosses((resources.loss(dev, backbone, limits)(adapted),), 0).write(folder)
 

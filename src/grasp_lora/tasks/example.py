@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 
-__all__ = ["Example", "examples_digest", "groups_of", "prompt_hash"]
+__all__ = ["Example", "examples_digest", "groups_of", "prompt_hash", "shortened"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,3 +44,9 @@ def prompt_hash(prompt: str) -> str:
 def examples_digest(examples: Iterable[Example]) -> str:
     """A SHA-256 of all that is in the examples, in their order."""
     return hashlib.sha256(json.dumps([astuple(example) for example in examples]).encode()).hexdigest()
+
+
+def shortened(prompt: str, characters: int = 800) -> str:
+    """A prompt as people are shown it: of a longer one the beginning and the end."""
+    half = characters // 2
+    return prompt if len(prompt) <= characters else f"{prompt[:half]} [...] {prompt[-half:]}"

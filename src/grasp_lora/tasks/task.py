@@ -22,11 +22,12 @@ Tokens = Annotated[int, Field(ge=1)]
 class Task(BaseModel):
     """The schema of `task.yaml`, also given inline in a run's configuration."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     name: str = Field(min_length=1)
+    """What messages and reports call it."""
     prompt: str | dict[str, str]
-    """A template with `{column}`s (see `tasks.prompt`), one for all languages or one for each."""
+    """A template with `{column}`s, one for all languages or one for each."""
     target: str
     """The column that the model must write."""
     body: str | None = None
@@ -38,11 +39,15 @@ class Task(BaseModel):
     references: str | None = None
     """A column with a list of right answers (in CSV a JSON list) for metrics; by default the target."""
     languages: dict[str, dict[Split, Path]] = Field(min_length=1)
+    """The file of each split of each language: train, dev, micro_dev, test, and pool for further rows."""
     max_new_tokens: Tokens | dict[str, Tokens] = 64
+    """Most tokens of an answer, end-of-text included, for all languages or for each."""
     metrics: tuple[str, ...] = ()
     """The scores that the task is judged by, most important first."""
     licence: str = ""
+    """Of the data; for people."""
     source: str = ""
+    """Where the data is from; for people."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -132,6 +132,8 @@ class Pruned(Record):
     p: float | None = None
     share_by_unit: Mapping[str, float] = field(default_factory=dict)
     """Under a fixed mask."""
+    norm_by_unit: Mapping[str, float] = field(default_factory=dict)
+    """The share of the unit's squared norm that a fixed mask took away."""
     threshold: float | None = None
     share: float | None = None
     """Of all entries; where every step pruned, by the last one before the epoch that was kept."""
@@ -144,8 +146,10 @@ class Pruned(Record):
 
 @dataclass(frozen=True, slots=True)
 class Importance(Record):
-    """At the last step of the epoch that was kept (ALM Fig. 5): each unit's mean importance, or of modules
-    the scores that the threshold was compared with.
+    """Each unit's mean importance (ALM Fig. 5).
+
+    Under a fixed mask its mean magnitude; where every step pruned, its score at the last step of the epoch
+    that was kept, of modules what the threshold was compared with.
     """
 
     FILE: ClassVar[str] = "importance.json"

@@ -25,6 +25,8 @@ class Answer:
     prompt_hash: str
     prediction: str
     references: Sequence[str]
+    prompt: str = ""
+    """What was asked; a long one without its middle."""
 
 
 @dataclass(frozen=True, slots=True)

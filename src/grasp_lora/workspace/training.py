@@ -10,6 +10,7 @@ from transformers import Trainer, TrainerCallback, set_seed
 
 from grasp_lora.control.callback import GraspCallback
 from grasp_lora.control.fixed_mask import FixedMaskCallback
+from grasp_lora.control.masked import MaskedAdapter
 from grasp_lora.control.merge_prune import MergePruneCallback
 from grasp_lora.control.policy import RatioPolicy, UniformPolicy
 from grasp_lora.control.pruning import pruned_share
@@ -36,6 +37,7 @@ __all__ = [
     "fine_tune",
     "learn",
     "mask_stays",
+    "say_what_mask_pruned",
 ]
 
 POLICIES = {"gaussian": RatioPolicy, "uniform": UniformPolicy}
@@ -130,11 +132,7 @@ def fine_tune(
         if isinstance(callback, MergePruneCallback):
             _say_what_steps_pruned(callback, epoch, folder)
         elif callback.masked is not None:
-            masks = callback.masked.masks()
-            save_file(masks, folder / MASK_FILE)
-            Pruned(callback.p, callback.masked.pruned_shares(), share=pruned_share(masks.values())).write(
-                folder
-            )
+            say_what_mask_pruned(callback.masked, folder)
 
 
 def learn(
@@ -234,6 +232,15 @@ def found_by(at: float | Stage | Path) -> float:
     """The ratio or threshold, or the one that the stage in the folder found."""
     assert not isinstance(at, Stage), "stages arrive as folders"
     return LearnedRatio.read(at).found if isinstance(at, Path) else at
+
+
+def say_what_mask_pruned(masked: MaskedAdapter, folder: Path) -> None:
+    """Leave the mask in force, `Pruned` and `Importance`."""
+    masks = masked.masks()
+    save_file(masks, folder / MASK_FILE)
+    share = pruned_share(masks.values())
+    Pruned(masked.p, masked.pruned_shares(), masked.pruned_norms(), share=share).write(folder)
+    Importance(masked.importances()).write(folder)
 
 
 def _say_what_steps_pruned(callback: MergePruneCallback, epoch: int | None, folder: Path) -> None:

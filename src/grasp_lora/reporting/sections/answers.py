@@ -1,20 +1,49 @@
-"""Answers to the first test examples, all methods' beside the reference."""
+"""Answers side by side: where two methods differ most, and the first examples."""
 
 from collections.abc import Iterator
 
-from grasp_lora.reporting.blocks import Block, Text
-from grasp_lora.reporting.found import Found
+from grasp_lora.reporting.blocks import Answered, Block
+from grasp_lora.reporting.found import Found, MethodResult
 
-SHOWN = 4  # all are in predictions.jsonl
+FIRST, MOST = 2, 2  # all are in predictions.jsonl
 
 
 def blocks(found: Found) -> Iterator[Block]:
-    shown: list[dict[str, str]] = []
-    for result in found.results:
-        for i, answer in enumerate(result.rows[0].answers[:SHOWN]):
-            if i == len(shown):
-                shown.append({"reference": answer.references[0]})
-            shown[i][result.title] = " ".join(answer.prediction.split())
-    if shown:
-        lists = ["\n".join(f"- {name}: {text}" for name, text in one.items()) for one in shown]
-        yield Text("\n\n".join(["Greedy answers to the first test examples:", *lists]))
+    shown = [one for one in found.results if one.rows[0].answers and not one.rows[0].is_point]
+    if not shown:
+        return
+    chosen = _chosen(found, shown)
+    count = min(len(one.rows[0].answers) for one in shown)
+    for index in range(min(FIRST, count)):
+        chosen.setdefault(index, f"Test example {index + 1}.")
+    for index, why in chosen.items():
+        if index < count:
+            asked = shown[0].rows[0].answers[index]
+            answers = {one.title: " ".join(one.rows[0].answers[index].prediction.split()) for one in shown}
+            yield Answered(why, asked.prompt, asked.references[0], answers, shown[0].rows[0].target)
+
+
+def _chosen(found: Found, shown: list[MethodResult]) -> dict[int, str]:
+    """Index -> why: examples where the reference differs most from what was not pruned."""
+    one = found.compared
+    other = next(
+        (x for x in shown if x.p == 0 and x is not one), next((x for x in shown if x is not one), None)
+    )
+    if other is None or one not in shown:
+        return {}
+    metric = next((m for m in (*one.metrics, "test_loss") if m in (*other.metrics, "test_loss")), "test_loss")
+    pair = [x.by_example(metric) for x in (one, other)]
+    if any(score is None for score in pair):
+        metric, pair = "test_loss", [x.by_example("test_loss") for x in (one, other)]
+    first, second = ((score.examples if score else ()) or () for score in pair)
+    sign = -1.0 if metric == "test_loss" else 1.0
+    gains = sorted((sign * (a - b), i) for i, (a, b) in enumerate(zip(first, second, strict=False)))
+    gains = [gain for gain in gains if gain[1] < len(one.rows[0].answers)]
+    best, worst = gains[::-1][:MOST], gains[:MOST]
+    return {
+        index: f"Test example {index + 1}: {one.title} is {said} than {other.title}, by "
+        f"{abs(gain):.2f} in {metric}."
+        for said, some in (("better", best), ("worse", worst))
+        for gain, index in some
+        if (gain > 0) == (said == "better") and gain
+    }

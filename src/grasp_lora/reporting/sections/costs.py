@@ -62,4 +62,4 @@ def blocks(found: Found) -> Iterator[Block]:
         "example passes; one seed). Of its passes those spent on choosing; and with all that lies behind it, "
         "the sources' adapters aside:"
     )
-    yield Table(title, headers, rows)
+    yield Table(title, headers, rows, "costs")

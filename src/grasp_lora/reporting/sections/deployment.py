@@ -29,4 +29,4 @@ def blocks(found: Found) -> Iterator[Block]:
             )
     if rows:
         headers = ["method", "MiB on disk", "not zero", "load s", "first token ms", "tokens/s", "peak MiB"]
-        yield Table("Deployment, one example at a time:", headers, rows)
+        yield Table("Deployment, one example at a time:", headers, rows, "deployment")

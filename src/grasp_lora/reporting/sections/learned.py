@@ -1,11 +1,17 @@
 """Where the ratio went in the learning run, and what the probes saw."""
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import cycle
+from statistics import fmean, pstdev
+from typing import Any
 
 from grasp_lora.control.noise import Look
 from grasp_lora.reporting.blocks import Block, Data, Figure, Text
-from grasp_lora.reporting.found import Found, Learned
+from grasp_lora.reporting.drawing import BLUE, COLOURS, ORANGE, PINK, rewards_in_colour
+from grasp_lora.reporting.found import Found
+from grasp_lora.reporting.trained import Learned
+
+WINDOW = 10  # rounds, as in GRASP Fig. 2
 
 
 def blocks(found: Found) -> Iterator[Block]:
@@ -18,12 +24,10 @@ def blocks(found: Found) -> Iterator[Block]:
     ]
     if rows:
         yield Data("trajectories", ("method", "draw", "round", *values), rows)
-    draws, row = found.learned.get(found.reference), found.compared.rows[0]
+    draws = found.learned.get(found.reference)
     if not draws:
         return
     learned = draws[0]
-    title = f"{row.task}: {row.source} → {row.target}"
-    yield Figure("trajectory", lambda path: draw(path, learned, title), ("png", "svg"))
     probes = sum(len(one.probes) for one in learned.rounds)
     text = f"Learned prune ratio p* = {learned.p:.4f}, from {len(learned.rounds)} rounds, {probes} probes."
     if len(draws) > 1:
@@ -40,6 +44,35 @@ def blocks(found: Found) -> Iterator[Block]:
             f"{look.detectable:.3f} four times in five)."
         )
     yield Text(text)
+    yield from _figures(found, learned)
+
+
+def _figures(found: Found, learned: Learned) -> Iterator[Block]:
+    titles = {result.method: result.title for result in found.results}
+    runs: dict[str, Sequence[Learned]] = {}
+    for name, draws in found.learned.items():  # methods that differ in the rule share one learning run
+        if all(draws[0].rounds != seen[0].rounds for seen in runs.values()):
+            runs[titles[name]] = draws
+    yield Figure(
+        "trajectory",
+        lambda canvas: draw(canvas, learned),
+        "The learning run: the committed ratio, the policy that draws ratios, and each probe by its reward "
+        "against the committed ratio's.",
+    )
+    yield Figure(
+        "trajectories",
+        lambda canvas: draw_all(canvas, runs),
+        f"The committed ratio of every learning run: mean over the last {WINDOW} rounds and one deviation "
+        "to each side (GRASP Fig. 2). Wide bands: a ratio that does not settle.",
+        (8, 3.6),
+    )
+    yield Figure(
+        "landscape",
+        lambda canvas: draw_landscape(canvas, learned),
+        "Micro-dev reward over round and ratio. Bands that stand upright: training changes the reward, the "
+        "ratio does not.",
+        (8, 3.6),
+    )
 
 
 def _ratios(look: Look) -> str:
@@ -57,43 +90,56 @@ def _looked(looks: Sequence[tuple[int, Look]]) -> Data:
     return Data("on_dev", ("draw", "p", *values), rows)
 
 
-def draw(path: Path, learned: Learned, title: str) -> None:
+def draw(canvas: Any, learned: Learned) -> None:
     """p_curr, the policy's mean and spread, every probe and p* over optimizer steps."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     rounds = learned.rounds
     steps, committed, mu = [r.step for r in rounds], [r.p_curr for r in rounds], [r.mu for r in rounds]
     probes = [(r.step, x.p, x.reward) for r in rounds for x in r.probes]
-    figure, axes = pyplot.subplots(figsize=(8, 4.2), layout="constrained")
+    axes = canvas.subplots()
     low, high = [r.mu - r.sigma for r in rounds], [r.mu + r.sigma for r in rounds]
-    axes.fill_between(steps, low, high, color="tab:blue", alpha=0.15, linewidth=0, label="policy μ ± σ")
-    axes.plot(steps, mu, color="tab:blue", linewidth=1, linestyle="--")
+    axes.fill_between(steps, low, high, color=BLUE, alpha=0.15, linewidth=0, label="policy μ ± σ")
+    axes.plot(steps, mu, color=BLUE, linewidth=1, linestyle="--")
     # A round ends the stretch that was trained under the ratio it began with.
     axes.step(
-        [0, *steps], [committed[0], *committed], where="pre", color="black", linewidth=1.8, label="committed"
+        [0, *steps], [committed[0], *committed], where="pre", color=ORANGE, linewidth=1.8, label="committed p"
     )
-    limit = max((abs(reward) for _, _, reward in probes), default=0.0) or 1.0
-    dots = axes.scatter(
-        [step for step, _, _ in probes],
-        [p for _, p, _ in probes],
-        c=[reward for _, _, reward in probes],
-        cmap="RdYlGn",
-        vmin=-limit,
-        vmax=limit,
-        edgecolors="0.4",
-        linewidths=0.5,
-        s=36,
-        zorder=3,
-        label="probed ratios",
-    )
-    figure.colorbar(dots, label="relative reward (nats per target token)")
-    axes.axhline(learned.p, color="tab:red", linewidth=1.2, linestyle=":", label=f"p* = {learned.p:.3f}")
-    axes.set(xlabel="optimizer step", ylabel="prune ratio p", title=title)
+    rewards_in_colour(canvas, axes, probes)
+    axes.axhline(learned.p, color=PINK, linewidth=1.4, linestyle=":", label=f"p* = {learned.p:.3f}")
+    axes.set(xlabel="optimizer step", ylabel="prune ratio p")
     seen = [learned.p, *low, *high, *(p for _, p, _ in probes)]
     axes.set_ylim(max(-0.03, min(seen) - 0.05), min(1.03, max(seen) + 0.05))
-    figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)
+    canvas.legend(loc="outside lower center", ncols=4)
+
+
+def draw_all(canvas: Any, learned: Mapping[str, Sequence[Learned]]) -> None:
+    """Each p_curr over rounds, by title: rolling mean and deviation (GRASP Fig. 2); other draws thinly."""
+    axes = canvas.subplots()
+    for colour, (title, draws) in zip(cycle(COLOURS), learned.items(), strict=False):
+        for draw, one in enumerate(draws):
+            x, mean, deviation = rolling([r.p_curr for r in one.rounds])
+            label = title if draw == 0 else None
+            axes.plot(x, mean, color=colour, linewidth=1.6 if draw == 0 else 0.8, label=label)
+            if draw == 0:
+                low, high = ([m + sign * d for m, d in zip(mean, deviation, strict=True)] for sign in (-1, 1))
+                axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+    axes.set(xlabel="controller round", ylabel="committed p")
+    canvas.legend(loc="outside lower center", ncols=3)
+
+
+def rolling(values: Sequence[float]) -> tuple[list[int], list[float], list[float]]:
+    """Rounds, and the mean and deviation of the last `WINDOW` values at each (fewer at the beginning)."""
+    windows = [values[max(0, i - WINDOW + 1) : i + 1] for i in range(len(values))]
+    return list(range(1, len(values) + 1)), [fmean(w) for w in windows], [pstdev(w) for w in windows]
+
+
+def draw_landscape(canvas: Any, learned: Learned) -> None:
+    """The absolute reward over (round, p), at every ratio that was looked at."""
+    seen = [(r.round, r.p_curr, r.base_reward) for r in learned.rounds]
+    seen += [(r.round, x.p, r.base_reward + x.reward) for r in learned.rounds for x in r.probes]
+    x, p, reward = (list(column) for column in zip(*seen, strict=True))
+    axes = canvas.subplots()
+    if len(set(x)) > 2 and len(set(p)) > 2:
+        axes.tricontourf(x, p, reward, levels=12, cmap="viridis", alpha=0.75)
+    dots = axes.scatter(x, p, c=reward, cmap="viridis", edgecolors="white", linewidths=0.6, s=30, zorder=3)
+    canvas.colorbar(dots, label="micro-dev reward (nats, negative)", pad=0.02).outline.set_visible(False)
+    axes.set(xlabel="controller round", ylabel="prune ratio p")

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from grasp_lora.metrics.score import over_seeds
 from grasp_lora.metrics.significance import Comparison
-from grasp_lora.reporting.blocks import Block, Data, Table, Text, show_p_value, show_spread
+from grasp_lora.reporting.blocks import Block, Bold, Data, Table, Text, show_p_value, show_spread
 from grasp_lora.reporting.found import Found, MethodResult
 from grasp_lora.workspace.rows import Row
 
@@ -22,9 +22,11 @@ def blocks(found: Found) -> Iterator[Block]:
     sources = list(dict.fromkeys(name for result in found.results for name in result.rows[0].source_losses))
     draws = max(len(result.draws) for result in found.results)
     rows = [_cells(found, result, sources) for result in found.results]
+    for name in ("dev", "test"):
+        _mark_best(found, rows, name)
     headers = [name for name in rows[0] if name not in _hidden(found, draws)]
     title = "Loss on target tokens (nats; lower is better):"
-    yield Table(title, headers, [[row[name] for name in headers] for row in rows])
+    yield Table(title, headers, [[row[name] for name in headers] for row in rows], "losses")
     yield Text(_key(found, sources, draws))
     values = ("metric", "first_value", "second_value", "difference", "p_value", "holm", "signature")
     yield Data(
@@ -63,6 +65,16 @@ def _cells(found: Found, result: MethodResult, sources: Sequence[str]) -> dict[s
         "test": show_spread(result.spread("test_loss"), 4),
         **dict(zip((f"test − {found.compared.title}", "p-value", "Holm"), compared, strict=True)),
     }
+
+
+def _mark_best(found: Found, rows: Sequence[dict[str, str]], name: str) -> None:
+    """In bold, as the papers have it: the lowest mean; of several refits none counts as dev."""
+    means = {
+        i: r.spread(f"{name}_loss").mean for i, r in enumerate(found.results) if name == "test" or r.has_dev
+    }
+    if len(means) > 1:
+        best = min(means, key=means.__getitem__)
+        rows[best][name] = Bold(rows[best][name])
 
 
 def _hidden(found: Found, draws: int) -> set[str]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from grasp_lora.reporting.blocks import Block, Data, Table, show_spread, show_stars
+from grasp_lora.reporting.blocks import Block, Bold, Data, Table, show_spread, show_stars
 from grasp_lora.reporting.found import LOSSES, Found
 
 
@@ -21,6 +21,7 @@ def blocks(found: Found) -> Iterator[Block]:
     if not found.metrics:
         return
     rows, holm = [], {metric: found.adjusted(metric) for metric in found.metrics}
+    best = {metric: max(one.spread(metric).mean for one in found.results) for metric in found.metrics}
     for result in found.results:
         against = found.comparisons.get(result.method, ())
         stars = {
@@ -28,11 +29,12 @@ def blocks(found: Found) -> Iterator[Block]:
             for c in against
             if c.metric in holm
         }
-        shown = [show_spread(result.spread(m), 2) + stars.get(m, "") for m in found.metrics]
-        rows.append([result.title, *shown])
-    count, mark = (
-        len(found.compared.rows[0].answers),
-        f"* differs from {found.compared.title} with p < 0.05, ** by Holm too",
-    )
-    title = f"Answers to {count} test examples (0 to 100; {mark}):"
-    yield Table(title, ["method", *found.metrics], rows)
+        cells = [result.title]
+        for metric in found.metrics:
+            value = result.spread(metric)
+            cell = show_spread(value, 2) + stars.get(metric, "")
+            cells.append(Bold(cell) if value.mean == best[metric] else cell)
+        rows.append(cells)
+    mark = f"* differs from {found.compared.title} with p < 0.05, ** by Holm too; the best in bold"
+    title = f"Answers to {len(found.compared.rows[0].answers)} test examples (0 to 100; {mark}):"
+    yield Table(title, ["method", *found.metrics], rows, "metrics")

@@ -1,0 +1,95 @@
+"""Loss over the prune ratio, after fine-tuning and before, and what the rows cannot tell apart."""
+
+import statistics
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from grasp_lora.control.noise import Look, Z, paired_error
+from grasp_lora.reporting.blocks import Block, Figure
+from grasp_lora.reporting.drawing import BLUE, GREEN, ORANGE, PINK
+from grasp_lora.reporting.found import Found, MethodResult
+
+Point = tuple[float, float, float]
+"""A ratio, the difference in loss to the smallest ratio, and half of its 95 % interval."""
+
+
+def blocks(found: Found) -> Iterator[Block]:
+    swept = sorted((one for one in found.results if _is_fixed(one)), key=lambda one: one.p or 0.0)
+    searched = {name: points for name, points in found.searched.items() if all(0 <= p <= 1 for p in points)}
+    draws = found.learned.get(found.reference, ())
+    look = draws[0].look if draws else None
+    if len({one.p for one in swept}) < 2 and not searched and look is None:
+        return
+    yield Figure(
+        "loss_over_p",
+        lambda canvas: _draw(canvas, found, swept, look),
+        "Left: loss after fine-tuning under a mask at each ratio, less that at the smallest one; the "
+        "intervals are of paired differences over rows. Right: dev rows at some ratios after the learning "
+        "run, before any fine-tuning at them; the rows cannot tell the shaded ones from the best. The "
+        "dotted line is p*.",
+        (9, 3.6),
+    )
+
+
+def _is_fixed(one: MethodResult) -> bool:
+    """One ratio through a whole training: a sweep's points, and the merge that is not pruned."""
+    return one.p is not None and one.has_dev and (one.rows[0].is_point or one.p == 0.0)
+
+
+def _draw(canvas: Any, found: Found, swept: Sequence[MethodResult], look: Look | None) -> None:
+    after, before = canvas.subplots(1, 2)
+    chosen = found.compared.p
+    if len({one.p for one in swept}) > 1:
+        for name, colour in (("dev", ORANGE), ("test", BLUE)):
+            _errorbar(after, _differences(swept, name), name, colour)
+    elif found.searched:
+        for (name, points), colour in zip(found.searched.items(), (ORANGE, GREEN, BLUE), strict=False):
+            x = sorted(points)
+            after.plot(
+                x,
+                [points[p]["dev_loss"] - points[x[0]]["dev_loss"] for p in x],
+                "o-",
+                color=colour,
+                label=name,
+            )
+    after.set(xlabel="prune ratio p", ylabel="loss, difference (nats)", title="after fine-tuning")
+    if after.lines:
+        after.legend()
+    if look is not None:
+        seen = [(p, *_minus(look.difference(p, look.p))) for p in sorted(look.dev)]
+        _errorbar(before, seen, "dev, against p*", GREEN)
+        low, high = look.range
+        before.axvspan(low, high, color=GREEN, alpha=0.12, linewidth=0)
+    before.set(xlabel="prune ratio p", title="before fine-tuning")
+    for axes in (after, before):
+        axes.axhline(0, color="0.5", linewidth=0.7)
+        if chosen is not None:
+            axes.axvline(chosen, color=PINK, linestyle=":", linewidth=1.4)
+
+
+def _errorbar(axes: Any, points: Sequence[Point], label: str, colour: str) -> None:
+    x, y, error = ([point[i] for point in points] for i in range(3))
+    axes.errorbar(
+        x, y, yerr=error, color=colour, marker="o", markersize=4, capsize=3, linewidth=1.2, label=label
+    )
+
+
+def _differences(swept: Sequence[MethodResult], name: str) -> list[Point]:
+    losses = [one.losses("dev_losses" if name == "dev" else "test_losses") for one in swept]
+    row, first = swept[0].rows[0], losses[0]
+    groups = row.dev_groups if name == "dev" else row.groups
+    return [
+        (
+            one.p or 0.0,
+            statistics.fmean(own) - statistics.fmean(first),
+            Z * (paired_error(own, first, groups) or 0.0),
+        )
+        for one, own in zip(swept, losses, strict=True)
+        if own and first
+    ]
+
+
+def _minus(reward: tuple[float, float, float]) -> tuple[float, float]:
+    """A loss difference and half its interval, of a reward's."""
+    mean, low, high = reward
+    return -mean, (high - low) / 2

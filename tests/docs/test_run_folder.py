@@ -1,0 +1,44 @@
+"""The map of a run folder has each file and folder that a run leaves, and none that no run leaves."""
+
+import re
+
+import pytest
+from tests.helpers.pages import text_of
+from tests.helpers.run import CONFIG, write_setting
+
+import grasp_lora
+
+PAGE = text_of("docs/run-folder.md")
+CELLS = re.findall(r"^\| (`.+?) \| ", PAGE, flags=re.M)
+NAMED = set(re.findall(r"`([^`]+)`", " ".join(CELLS)))
+FILES = {name for name in NAMED if not name.endswith("/")}
+FOLDERS = {name.partition("/")[0] for name in NAMED if "/" in name}
+# What leaves a file of its own; the other methods leave the same ones, in folders that are named after them.
+SMALL = """
+methods: [lora_target, merge, merge_prune, lorahub, optuna, grid, grasp, rank_check]
+grid: [0.2, 0.4]
+optuna: {trials: 2}
+lorahub: {budget: 6}
+evaluation: {generate: 2, metrics: [em], deployment: true, points: true, test_examples: 4}
+max_length: 40
+max_new_tokens: 6
+"""
+MADE = {"adapters", "combined", "deployment", "dev", "eval", "final", "grid", "learn", "merge", "merge_prune"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = write_setting(tmp_path_factory.mktemp("setting"), CONFIG[: CONFIG.index("methods:")] + SMALL)
+    return grasp_lora.run(folder / "run.yaml", runs=folder / "runs").folder
+
+
+@pytest.mark.slow
+def test_the_map_of_a_run_folder(run):
+    files = {path.name for path in run.rglob("*") if path.is_file() and path.parent.name != "tensorboard"}
+    folders = {path.name for path in run.iterdir() if path.is_dir()}
+    events = {path.name.partition("tfevents")[0] for path in run.rglob("tensorboard/*")}
+    assert files == FILES
+    assert folders == MADE | {"merged", "optuna", "report"}
+    assert folders <= FOLDERS
+    assert events == {"events.out."}
+    assert "`events.out.tfevents.*`" in PAGE
