@@ -96,7 +96,7 @@ def _add_looks(verbs: Any, common: argparse.ArgumentParser) -> None:
         common,
         "evaluate",
         _evaluate,
-        "Score any PEFT adapter as the methods of an experiment are.",
+        "Score any PEFT adapter as an experiment's methods are.",
         "grasp evaluate path/to/adapter titles.yaml --split dev",
     )
     score.add_argument("adapter", help="a folder, or OWNER/NAME[@REVISION] on the model hub")
@@ -109,7 +109,7 @@ def _add_looks(verbs: Any, common: argparse.ArgumentParser) -> None:
         common,
         "compare",
         _compare,
-        "Is one evaluated method better than another, or is it luck?",
+        "Is one method better than another, or is it luck?",
         "grasp compare titles.yaml merge grasp",
         "grasp compare runs/titles-ar runs/titles-k5 --against runs/titles-ar:merge",
     )

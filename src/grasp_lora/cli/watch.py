@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grasp_lora.cli.verbs import add_verb
+from grasp_lora.cli.verbs import add_verb, beginning_with
 from grasp_lora.errors import GraspError
 
 if TYPE_CHECKING:
@@ -25,13 +25,19 @@ WIDE = 200  # columns of a table that no terminal shows
 def add_watch_verbs(verbs: Any, common: argparse.ArgumentParser) -> None:
     """Add the verbs to the parser of `grasp`; `common` has the options that every verb has."""
 
-    def add(name: str, verb: Callable[[argparse.Namespace], None], help: str, example: str) -> Any:
-        return add_verb(verbs, common, name, verb, help, example)
+    def add(
+        name: str, verb: Callable[[argparse.Namespace], None], help: str, more: str, *examples: str
+    ) -> argparse.ArgumentParser:
+        parser = add_verb(verbs, common, name, verb, help, *examples)
+        parser.description = beginning_with(*examples, then=f"{help} {more}")["description"]
+        return parser
 
     watch = add(
         "watch",
         _watch,
-        "Watch a run go on, from this or another terminal; ends with it, or at Ctrl-C.",
+        "Watch a run go on; ends with it, or at Ctrl-C.",
+        "It reads the run's folder and nothing else, so it may be in any terminal, and before the run "
+        "starts, too. Where stdout is no terminal it shows one frame.",
         "grasp watch runs/titles-ar",
     )
     watch.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
@@ -39,13 +45,23 @@ def add_watch_verbs(verbs: Any, common: argparse.ArgumentParser) -> None:
     watch.add_argument(
         "--every", type=float, default=2.0, metavar="SECONDS", help="look so often; default: 2"
     )
-    runs = add("runs", _runs, "List runs: state, p*, best method on dev, size.", "grasp runs")
+    runs = add(
+        "runs",
+        _runs,
+        "List runs: state, p*, best method on dev, size.",
+        "Losses are means over draws and seeds, in nats; the method is the best of those that one could "
+        "deploy.",
+        "grasp runs",
+    )
     runs.add_argument("folder", type=Path, nargs="?", default=Path("runs"), help="default: runs")
     runs.add_argument("--json", action="store_true", help="for programs")
     clean = add(
         "clean",
         _clean,
-        "Name what nobody needs: unfinished stages, stages that were made again, checkpoints.",
+        "Name, and remove, what is left over in run folders.",
+        "That is: unfinished stages that nobody is making, stages that --force moved aside, and the "
+        "Trainer's checkpoints in finished stages. Everything else stays, and links are not followed.",
+        "grasp clean runs",
         "grasp clean runs/titles-ar --remove",
     )
     clean.add_argument(
