@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
+from grasp_lora.cli.adapters import add_adapter_verbs
 from grasp_lora.cli.data import add_data_verbs
 from grasp_lora.cli.run import add_run_verbs
 from grasp_lora.errors import GraspError
@@ -52,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     add_run_verbs(verbs, common)
+    add_adapter_verbs(verbs, common)
     add_data_verbs(verbs, common)
     return parser
 
