@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from grasp_lora.errors import GraspError
+
 __all__ = ["add_adapter_verbs"]
 
 ADAPTER_HELP = "a folder, or OWNER/NAME[@REVISION] on the model hub"
@@ -35,6 +37,32 @@ def add_adapter_verbs(verbs: Any, common: argparse.ArgumentParser) -> None:
     )
     look.add_argument("--figure", type=Path, metavar="FILE", help="draw them, into an .svg or a .png")
 
+    export = add(
+        "export",
+        _export,
+        "Pass an adapter on: as it is, of lower rank, for vLLM or llama.cpp, or merged into its base model.\n"
+        "What was written is compared with the original before it appears.",
+        "grasp export runs/titles/final/seed42 --to titles-ar --for vllm --energy 0.99",
+    )
+    export.add_argument("--to", type=Path, required=True, metavar="DIR", help="a new folder")
+    how = export.add_mutually_exclusive_group()
+    how.add_argument("--rank", type=int, metavar="R", help="lower every module's rank to R")
+    how.add_argument(
+        "--energy", type=float, metavar="SHARE", help="or as far as this share of each delta W's energy stays"
+    )
+    how.add_argument("--merge-into-base", action="store_true", help="full weights and the tokenizer")
+    export.add_argument(
+        "--for", choices=("peft", "vllm", "llama.cpp"), default="peft", dest="loader", help="what loads it"
+    )
+    export.add_argument(
+        "--dtype", choices=("bf16", "fp16", "fp32"), help="default: as it is, or fp32 where rewritten"
+    )
+    export.add_argument("--base", metavar="BACKBONE", help="compare the logits on this one, too")
+    export.add_argument(
+        "--config", type=Path, metavar="CONFIG", help="an experiment: dev loss before and after"
+    )
+    export.add_argument("overrides", nargs="*", metavar="key=value", help="of the config")
+
 
 def _inspect(arguments: argparse.Namespace) -> None:
     from grasp_lora.merging.inspect import inspect_adapter
@@ -45,3 +73,28 @@ def _inspect(arguments: argparse.Namespace) -> None:
     if arguments.figure is not None:
         draw_inspection(found, arguments.figure)
         print(f"\nThe figure: {arguments.figure}")
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from grasp_lora.workspace.exporting import export, export_merged
+
+    if arguments.overrides and arguments.config is None:
+        raise GraspError(f"{arguments.overrides[0]!r} is a key of a config: give that with --config")
+    if arguments.merge_into_base and arguments.loader != "peft":
+        raise GraspError(f"every loader reads full weights: leave --for {arguments.loader} out")
+    given = {"dtype": arguments.dtype, "base": arguments.base, "dev_loss": _dev_loss(arguments)}
+    if arguments.merge_into_base:
+        lines = export_merged(arguments.adapter, arguments.to, **given)
+    else:
+        how = {"rank": arguments.rank, "energy": arguments.energy, "loader": arguments.loader}
+        lines = export(arguments.adapter, arguments.to, **how, **given)
+    print(*lines, f"It is in {arguments.to}/", sep="\n")
+
+
+def _dev_loss(arguments: argparse.Namespace) -> Any:
+    if arguments.config is None:
+        return None
+    from grasp_lora.experiment import dev_losses, start
+
+    x = start(arguments.config, arguments.overrides)
+    return lambda original, made: dev_losses(x, original, made)
