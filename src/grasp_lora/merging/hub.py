@@ -6,10 +6,11 @@ from pathlib import Path
 
 from grasp_lora.errors import GraspError
 
-__all__ = ["CONFIG_FILE", "WEIGHTS_FILE", "find_adapter", "is_hub_name"]
+__all__ = ["CARD_FILE", "CONFIG_FILE", "WEIGHTS_FILE", "find_adapter", "is_hub_name"]
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+CARD_FILE = "README.md"
 
 _HUB_NAME = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+?)(@(?P<revision>[\w./-]+))?")
 

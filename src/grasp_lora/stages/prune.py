@@ -55,4 +55,8 @@ def _passes(*, dev: Sequence[Example] | None, **_: Any) -> int:
     return len(dev or ())
 
 
-PRUNE = Work(prune, passes=_passes)
+def _about(folder: Path, **_: Any) -> str:
+    return f"Pruned once, at p = {Pruned.read(folder).p:.4g}, and not trained any more."
+
+
+PRUNE = Work(prune, passes=_passes, about=_about)

@@ -11,18 +11,16 @@ from grasp_lora.lm.adapters import load_adapter, load_beside, merge_into_base
 from grasp_lora.lm.agreement import PROMPTS, check_agreement, logits_of
 from grasp_lora.lm.backbone import load_backbone, resolve_dtype
 from grasp_lora.merging.export import DTYPES, DType, Exported, Loader, export_adapter
-from grasp_lora.merging.hub import find_adapter
-from grasp_lora.merging.parts import PARTS_FILE
+from grasp_lora.merging.hub import CARD_FILE, find_adapter
 from grasp_lora.merging.reading import base_of
 from grasp_lora.merging.writing import new_folder
-from grasp_lora.workspace.records import MASK_FILE, Pruned
+from grasp_lora.workspace.card import shape_of
+from grasp_lora.workspace.publishing import BESIDE, card_of_copy
 
 __all__ = ["DevLoss", "export", "export_merged"]
 
 DevLoss = Callable[[Path, Path], tuple[float, float]]
 """The dev losses of the original and of the export, from their folders."""
-
-EXTRAS = (PARTS_FILE, MASK_FILE, Pruned.FILE)
 
 
 @dataclass
@@ -67,6 +65,11 @@ def export(
         if base is not None:
             said.lines.append(_compared(base, folder, made, dtype or "fp32", max(done.energies)))
         said.dev(dev_loss, folder, made)
+        notes = [] if done.as_it_was else said.lines
+        text = card_of_copy(
+            folder, Path(out).name, notes=notes, shape=shape_of(made), changed=bool(done.lost)
+        )
+        (made / CARD_FILE).write_text(text, encoding="utf-8")
 
     export_adapter(
         adapter,
@@ -75,7 +78,7 @@ def export(
         energy=energy,
         loader=loader,
         dtype=dtype,
-        extras=EXTRAS,
+        extras=BESIDE,
         finish=finish,
     )
     return said.lines
@@ -116,6 +119,8 @@ def export_merged(
         )
         said.lines.append(f"Full weights in {dtype or 'fp32'}. {_agree(found, allowed)}")
         said.dev(dev_loss, folder, made)
+        text = card_of_copy(folder, Path(out).name, notes=said.lines, merged=True)
+        (made / CARD_FILE).write_text(text, encoding="utf-8")
     return said.lines
 
 
