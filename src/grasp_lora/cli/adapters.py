@@ -1,6 +1,7 @@
 """The verbs for what comes after a run: look at an adapter, pass it on, publish it."""
 
 import argparse
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,18 @@ def add_adapter_verbs(verbs: Any, common: argparse.ArgumentParser) -> None:
     )
     export.add_argument("overrides", nargs="*", metavar="key=value", help="of the config")
 
+    push = add(
+        "push",
+        _push,
+        "Upload an adapter with its card to the model hub, after showing what that would be.\n"
+        "Only its config, its weights, its card, and how it was merged and pruned; no data, no paths.",
+        "grasp push runs/titles/final/seed42 OWNER/titles-ar",
+    )
+    push.add_argument("repository", metavar="REPO", help="OWNER/NAME; made, and private, where there is none")
+    push.add_argument("--public", action="store_true", help="all may see it")
+    push.add_argument("--base", metavar="NAME", help="the base model's name on the hub")
+    push.add_argument("--yes", action="store_true", help="do not ask")
+
 
 def _inspect(arguments: argparse.Namespace) -> None:
     from grasp_lora.merging.inspect import inspect_adapter
@@ -98,3 +111,28 @@ def _dev_loss(arguments: argparse.Namespace) -> Any:
 
     x = start(arguments.config, arguments.overrides)
     return lambda original, made: dev_losses(x, original, made)
+
+
+def _push(arguments: argparse.Namespace) -> None:
+    from grasp_lora.merging.hub import find_adapter, upload_folder
+    from grasp_lora.merging.reading import base_of
+    from grasp_lora.workspace.publishing import prepare_upload
+
+    adapter, repository = find_adapter(arguments.adapter), arguments.repository
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        names = prepare_upload(adapter, folder, repository, arguments.base)
+        seen = "all can see" if arguments.public else "is private"
+        print(f"To {repository}, which {seen} (base model: {base_of(folder)}):")
+        for name in names:
+            print(f"  {(folder / name).stat().st_size:>12,} bytes  {name}")
+        if not arguments.yes and not _agreed():
+            raise GraspError("nothing was uploaded")
+        print(f"Uploaded: {upload_folder(folder, repository, public=arguments.public)}")
+
+
+def _agreed() -> bool:
+    try:
+        return input("Upload these? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        raise GraspError("nobody answers here: look at the list above, then give --yes") from None
