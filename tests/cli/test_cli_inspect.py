@@ -48,7 +48,7 @@ def test_what_is_not_plain_lora(merged, capsys):
 
 
 def test_every_verb_of_adapters_shows_an_example_first(capsys):
-    for verb in ("inspect", "export", "push"):
+    for verb in ("inspect", "export", "push", "generate"):
         with pytest.raises(SystemExit):
             main([verb, "--help"])
         shown = capsys.readouterr().out

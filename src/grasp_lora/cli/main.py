@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from grasp_lora.cli.adapters import add_adapter_verbs
 from grasp_lora.cli.data import add_data_verbs
+from grasp_lora.cli.generate import add_generate_verb
 from grasp_lora.cli.run import add_run_verbs
 from grasp_lora.errors import GraspError
 from grasp_lora.version import __version__
@@ -54,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     add_run_verbs(verbs, common)
     add_adapter_verbs(verbs, common)
+    add_generate_verb(verbs, common)
     add_data_verbs(verbs, common)
     return parser
 
