@@ -84,9 +84,8 @@ def main() -> int:
 def unpacked(work: Path) -> Path:
     """llama.cpp's own tree, in the source package."""
     if not list(work.glob("llama_cpp_python-*.tar.gz")):
-        how = ["download", "--no-binary", ":all:", "--no-deps", "--no-build-isolation", "-d", work, PACKAGE]
-        subprocess.run([sys.executable, "-m", "pip", "install", "scikit-build-core"], check=True)
-        subprocess.run([sys.executable, "-m", "pip", *map(str, how)], check=True)
+        how = ["download", "--no-binary", PACKAGE, "--no-deps", "-d", str(work), PACKAGE]
+        subprocess.run([sys.executable, "-m", "pip", *how], check=True)
     (package,) = work.glob("llama_cpp_python-*.tar.gz")
     folder = work / package.name.removesuffix(".tar.gz")
     if not folder.exists():

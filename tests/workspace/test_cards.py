@@ -13,6 +13,7 @@ from tests.helpers.run import write_setting
 from transformers import AutoModelForCausalLM
 
 from grasp_lora.experiment import run
+from grasp_lora.workspace.about import named
 from grasp_lora.workspace.card import PLACEHOLDER, public_base
 from grasp_lora.workspace.publishing import card_of_copy, private_things, scored
 
@@ -175,6 +176,14 @@ def test_a_finished_run_stays_finished(made, caplog):
         run(made[0] / "run.yaml", runs=str(made[0] / "runs"), **SETTINGS)
     assert "final/seed42: done, skipped" in caplog.text
     assert "started" not in caplog.text
+
+
+def test_given_adapters_by_their_names_alone():
+    given = {
+        "en": Path("/c/hub/models--some--source/snapshots/0123456789abc"),
+        "ar": Path("/home/me/ar-lora"),
+    }
+    assert named(given) == "en (some/source@0123456) and ar (ar-lora)"
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def write_card(folder: Path, stage: Stage, run: "RunDirectory") -> None:
         return
 
     def place(one: Stage) -> Path:
-        return folder if one is stage else run.path(one.name)
+        return folder if one.name == stage.name else run.path(one.name)
 
     (folder / CARD_FILE).write_text(render(_facts(folder, stage, run, place)), encoding="utf-8")
 
@@ -101,19 +101,24 @@ def shape_of(folder: Path) -> str:
     """An adapter's rank and modules, as its config has them."""
     config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     modules = config.get("target_modules")
-    named = modules if isinstance(modules, str) else ", ".join(sorted(modules or ()))
     several = " and others" if config.get("rank_pattern") else ""
-    return f"rank {config.get('r')}{several}, on {named if len(named) < 80 else f'{len(modules)} modules'}"
+    if isinstance(modules, str):
+        where = f"`{modules}`"  # all-linear, or a pattern
+    else:
+        where = ", ".join(sorted(modules or ()))
+        where = where if len(where) < 80 else f"{len(modules)} modules"
+    return f"rank {config.get('r')}{several}, on {where}"
 
 
 def _facts(folder: Path, stage: Stage, run: "RunDirectory", place: Callable[[Stage], Path]) -> Facts:
     everything = behind(stage)
-    made = line_of(stage, lambda one: LearnedRatio.read(place(one)).found)
-    told = [one for one in everything if one in made or any(_chose(other, one) for other in made)]
+    line = line_of(stage, lambda one: LearnedRatio.read(place(one)).found)
+    made = {one.name for one in line}  # two equal stages may be two objects
+    chose = {found.name for one in line for found in _chosen_by(one)}
+    told = [one for one in everything if one.name in made | chose]
     rows = [value for one in everything for value in inside(one.given) if isinstance(value, Rows)]
-    own = [
-        one.given["train"] for one in everything if one in made and isinstance(one.given.get("train"), Rows)
-    ]
+    trained_on = [one.given.get("train") for one in everything if one.name in made]
+    own = [one for one in trained_on if isinstance(one, Rows)]
     named = [value.name for one in everything for value in inside(one.given) if isinstance(value, Model)]
     base, note = public_base(named[-1] if named else _named_base(folder))
     pruned, data = Pruned.of(folder), _data(rows, run)
@@ -135,11 +140,11 @@ def _facts(folder: Path, stage: Stage, run: "RunDirectory", place: Callable[[Sta
     )
 
 
-def _chose(stage: Stage, other: Stage) -> bool:
-    """Whether `other` found the ratio that `stage` was pruned at."""
+def _chosen_by(stage: Stage) -> list[Stage]:
+    """What found the ratio that the stage pruned at."""
     mask = stage.given.get("mask")
     found = (stage.given.get("ratio"), getattr(mask, "ratio", None), getattr(mask, "at", None))
-    return any(one is other for one in found)
+    return [one for one in found if isinstance(one, Stage)]
 
 
 def _data(rows: Sequence[Rows], run: "RunDirectory") -> tuple[DataRow, ...]:
