@@ -10,6 +10,8 @@ from grasp_lora.config.tree import Config
 from grasp_lora.data.find import find_task
 from grasp_lora.errors import GraspError
 from grasp_lora.executors.local import execute
+from grasp_lora.lm.adapters import load_adapter
+from grasp_lora.merging.hub import CONFIG_FILE as ADAPTER_CONFIG
 from grasp_lora.methods.plan import NAMES, plan
 from grasp_lora.methods.ready import check_ready
 from grasp_lora.methods.start import Start
@@ -29,7 +31,18 @@ from grasp_lora.workspace.resources import Resources
 from grasp_lora.workspace.rows import Row
 from grasp_lora.workspace.stage import Stage, behind, resolve
 
-__all__ = ["Result", "compare", "evaluate", "make", "preview", "read_config", "report", "run", "start"]
+__all__ = [
+    "Result",
+    "compare",
+    "dev_losses",
+    "evaluate",
+    "make",
+    "preview",
+    "read_config",
+    "report",
+    "run",
+    "start",
+]
 
 Named = Config | str | Path
 
@@ -130,6 +143,25 @@ def evaluate(
     """
     (folder,) = make(x, [evaluation(x, adapter, split, name)], force=force)
     return Row.read(folder)
+
+
+def dev_losses(x: Start, *folders: Path) -> tuple[float, ...]:
+    """The loss on the target's dev rows of adapters of the experiment's backbone, or of whole models.
+
+    Raises:
+        GraspError: There are no dev rows, or an adapter is of another backbone.
+    """
+    resources, dev = Resources(), x.rows(x.config.target, "dev")
+    examples, found = resources.examples(dev), list[float]()
+    for folder in folders:
+        if not (folder / ADAPTER_CONFIG).exists():
+            backbone = resources.backbone(replace(x.model, name=str(folder), revision=None))
+            found.append(resources.loss(examples, backbone, x.limits)(backbone.model))
+            continue
+        backbone = resources.backbone(x.model)
+        adapted = load_adapter(backbone.model, folder, trainable=False)
+        found.append(resources.loss(examples, backbone, x.limits)(adapted))
+    return tuple(found)
 
 
 def compare(

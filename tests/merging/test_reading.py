@@ -48,4 +48,5 @@ def test_what_other_loaders_get_wrong(tmp_path, pattern):
         assert said == ""
     else:
         assert said.startswith(f"{folder} has modules of different ranks or scalings (rank_pattern, alpha_")
-        assert said.endswith("vLLM and llama.cpp ignore these patterns and would compute with wrong weights")
+        assert "vLLM and llama.cpp ignore these patterns and would compute with wrong weights" in said
+        assert said.endswith("`grasp export --for` writes it for them")

@@ -17,7 +17,7 @@ def add_config_verb(verbs: Any, common: argparse.ArgumentParser) -> None:
         common,
         "config",
         _config,
-        "Print a config with all its defaults, or what its keys mean.",
+        "Print a config with its defaults, or what keys mean.",
         "grasp config titles.yaml",
         "grasp config --explain                  # every key",
         "grasp config --explain control.every    # one, or a part such as control",

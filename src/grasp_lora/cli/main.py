@@ -7,9 +7,11 @@ import sys
 import warnings
 from collections.abc import Sequence
 
+from grasp_lora.cli.adapters import add_adapter_verbs
 from grasp_lora.cli.completion import add_completion
 from grasp_lora.cli.config import add_config_verb
 from grasp_lora.cli.data import add_data_verbs
+from grasp_lora.cli.generate import add_generate_verb
 from grasp_lora.cli.report import add_report_verbs
 from grasp_lora.cli.run import add_run_verbs
 from grasp_lora.cli.verbs import beginning_with
@@ -68,6 +70,8 @@ def build_parser() -> argparse.ArgumentParser:
     add_run_verbs(verbs, common)
     add_report_verbs(verbs, common)
     add_watch_verbs(verbs, common)
+    add_adapter_verbs(verbs, common)
+    add_generate_verb(verbs, common)
     add_config_verb(verbs, common)
     add_data_verbs(verbs, common)
     add_completion(parser)

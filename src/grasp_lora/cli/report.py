@@ -16,9 +16,10 @@ def add_report_verbs(verbs: Any, common: argparse.ArgumentParser) -> None:
         common,
         "report",
         _report,
-        "Make a page of what runs found, with every table and figure as a file; unfinished runs, too.",
+        "Make a page of what runs found.",
         "grasp report runs/titles-ar",
         "grasp report runs/*                # all of them on one page, and side by side",
+        more="With every table and figure as a file; of unfinished runs, too.",
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder")
     parser.add_argument("--to", type=Path, metavar="DIR", help="default: reports/NAME")

@@ -23,15 +23,17 @@ DEMOS = {"ar": "demo.yaml", "zh": "demo_zh.yaml", "ja": "demo_ja.yaml"}
 def add_run_verbs(verbs: Any, common: argparse.ArgumentParser) -> None:
     """Add the verbs to the parser of `grasp`; `common` has the options that every verb has."""
 
-    def configured(name: str, verb: Verb, help: str, *examples: str) -> argparse.ArgumentParser:
-        parser = add_verb(verbs, common, name, verb, help, *examples)
+    def configured(
+        name: str, verb: Verb, help: str, *examples: str, more: str = ""
+    ) -> argparse.ArgumentParser:
+        parser = add_verb(verbs, common, name, verb, help, *examples, more=more)
         parser.add_argument("config", type=Path, help="YAML file")
         return _overridable(parser)
 
     configured(
         "run",
         _run,
-        "Run experiments: adapters, merge, learn, final run, evaluation, report.",
+        "Run experiments, from adapters to the report.",
         "grasp run titles.yaml",
         "grasp run titles.yaml control.every=5 name=titles-k5",
         "grasp run titles.yaml questions.yaml",
@@ -41,7 +43,7 @@ def add_run_verbs(verbs: Any, common: argparse.ArgumentParser) -> None:
         common,
         "plan",
         _plan,
-        "Show what a run of experiments would do: stages, what they share, passes.",
+        "Show what a run would make, and its passes.",
         "grasp plan titles.yaml",
         "grasp plan titles.yaml methods=all --stages",
     )
@@ -55,7 +57,7 @@ def add_run_verbs(verbs: Any, common: argparse.ArgumentParser) -> None:
         common,
         "demo",
         _demo,
-        "Learn a ratio on a small real model and real text, in minutes.",
+        "Learn a ratio on a small real model, in minutes.",
         "grasp demo",
         "grasp demo zh",
     )
@@ -96,7 +98,7 @@ def _add_looks(verbs: Any, common: argparse.ArgumentParser) -> None:
         common,
         "evaluate",
         _evaluate,
-        "Score any PEFT adapter as an experiment's methods are.",
+        "Score any adapter as an experiment's methods are.",
         "grasp evaluate path/to/adapter titles.yaml --split dev",
     )
     score.add_argument("adapter", help="a folder, or OWNER/NAME[@REVISION] on the model hub")

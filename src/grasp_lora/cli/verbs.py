@@ -29,6 +29,7 @@ def add_verb(
     verb: Callable[[argparse.Namespace], None],
     help: str,
     *examples: str,
+    more: str = "",
 ) -> argparse.ArgumentParser:
     """Add a verb to the parser of `grasp`, or of a group such as `grasp data`.
 
@@ -36,14 +37,15 @@ def add_verb(
         verbs: What `add_subparsers` returned.
         common: The options that every verb has.
         verb: What runs it.
-        help: Its line in the list of verbs, a sentence.
+        help: Its line in the list of verbs, a sentence of at most 54 characters.
         examples: Commands that its own help starts with, at least one; see `beginning_with`.
+        more: What its own help says further.
 
     Returns:
         The verb's parser, for its arguments.
     """
     parser: argparse.ArgumentParser = verbs.add_parser(
-        name, parents=[common], help=help, **beginning_with(*examples, then=help)
+        name, parents=[common], help=help, **beginning_with(*examples, then=f"{help} {more}".strip())
     )
     parser.set_defaults(verb=verb)
     return parser

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grasp_lora.cli.verbs import add_verb, beginning_with
+from grasp_lora.cli.verbs import add_verb
 from grasp_lora.errors import GraspError
 
 if TYPE_CHECKING:
@@ -28,9 +28,7 @@ def add_watch_verbs(verbs: Any, common: argparse.ArgumentParser) -> None:
     def add(
         name: str, verb: Callable[[argparse.Namespace], None], help: str, more: str, *examples: str
     ) -> argparse.ArgumentParser:
-        parser = add_verb(verbs, common, name, verb, help, *examples)
-        parser.description = beginning_with(*examples, then=f"{help} {more}")["description"]
-        return parser
+        return add_verb(verbs, common, name, verb, help, *examples, more=more)
 
     watch = add(
         "watch",

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -13,7 +14,15 @@ from grasp_lora.errors import GraspError
 from grasp_lora.merging.reading import WEIGHTS_FILE
 from grasp_lora.settings import Count, Settings
 
-__all__ = ["Lora", "adapter_weights", "load_adapter", "new_adapter", "save_adapter"]
+__all__ = [
+    "Lora",
+    "adapter_weights",
+    "load_adapter",
+    "load_beside",
+    "merge_into_base",
+    "new_adapter",
+    "save_adapter",
+]
 
 
 class Lora(Settings):
@@ -63,8 +72,39 @@ def load_adapter(model: nn.Module, folder: Path, *, trainable: bool) -> Any:
         raise GraspError(f"{folder} holds no adapter: {WEIGHTS_FILE} is missing")
     try:
         return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         raise GraspError(f"{folder} holds no adapter that PEFT can load: {error}") from error
+
+
+def load_beside(adapted: Any, folder: Path, name: str) -> None:
+    """One more adapter on a model that has one, called `name` and not active: `set_adapter` makes it so.
+
+    Raises:
+        GraspError: There is none, or it cannot be loaded.
+    """
+    if not (folder / WEIGHTS_FILE).is_file():
+        raise GraspError(f"{folder} holds no adapter: {WEIGHTS_FILE} is missing")
+    try:
+        adapted.load_adapter(str(folder), adapter_name=name)
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise GraspError(f"{folder} holds no adapter that PEFT can load: {error}") from error
+
+
+def merge_into_base(adapted: Any, tokenizer: Any, folder: Path, dtype: torch.dtype) -> None:
+    """Full weights with the adapter in them, and the tokenizer, into `folder`, as transformers loads them.
+
+    Args:
+        adapted: A model with an adapter; it is used up.
+
+    Raises:
+        GraspError: The merged weights are not finite.
+    """
+    try:
+        merged = adapted.merge_and_unload(safe_merge=True).to(dtype)
+    except ValueError as error:
+        raise GraspError(f"the adapter cannot be merged into the base model: {error}") from None
+    merged.save_pretrained(str(folder))
+    tokenizer.save_pretrained(str(folder))
 
 
 def save_adapter(model: Any, folder: Path, start: Path | None = None) -> None:

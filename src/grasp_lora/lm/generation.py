@@ -14,7 +14,7 @@ from grasp_lora.lm.encoding import Limits, encode_prompt
 from grasp_lora.lm.loss import evaluation_mode
 from grasp_lora.tasks.example import Example
 
-__all__ = ["generate", "generate_ids"]
+__all__ = ["generate", "generate_ids", "stream"]
 
 
 def generate(
@@ -81,6 +81,16 @@ def generate_ids(
         streamer=streamer,
     )
     return output[:, width:]
+
+
+def stream(model: Any, tokenizer: Any, example: Example, limits: Limits) -> None:
+    """A greedy answer to one prompt, on standard output as it is written."""
+    from transformers import TextStreamer
+
+    prompt = encode_prompt(example, tokenizer, limits.max_length - limits.answer)
+    printer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    with evaluation_mode(model):
+        generate_ids(model, tokenizer, [prompt], limits.answer, streamer=printer)
 
 
 def _stop_tokens(model: Any, tokenizer: Any) -> set[int]:

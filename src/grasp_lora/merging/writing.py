@@ -69,7 +69,8 @@ def other_loaders(folder: Path) -> str:
         return ""
     return (
         f"{folder} has modules of different ranks or scalings (rank_pattern, alpha_pattern): PEFT loads "
-        "it, but vLLM and llama.cpp ignore these patterns and would compute with wrong weights"
+        "it, but vLLM and llama.cpp ignore these patterns and would compute with wrong weights: "
+        "`grasp export --for` writes it for them"
     )
 
 

@@ -47,4 +47,9 @@ def choose(
     LearnedRatio(**found).write(folder)
 
 
-CHOOSE = Work(choose)
+def _about(folder: Path, *, points: Mapping[float, Any], of: str = "p", by: str = "loss", **_: Any) -> str:
+    what, tried = of.replace("_", " "), ", ".join(f"{point:g}" for point in points)
+    return f"{what} = {LearnedRatio.read(folder).found:g} was the best of {tried} by the dev {by}."
+
+
+CHOOSE = Work(choose, about=_about)

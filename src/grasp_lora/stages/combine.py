@@ -8,6 +8,7 @@ from pydantic import Field
 
 from grasp_lora.merging import combine_with_peft
 from grasp_lora.settings import Count, Settings
+from grasp_lora.workspace.about import named
 from grasp_lora.workspace.stage import Work
 
 __all__ = ["COMBINE", "Combine"]
@@ -44,4 +45,18 @@ def combine(
     combine_with_peft(adapters, folder, method, seed=seed, **how)
 
 
-COMBINE = Work(combine)
+def _about(
+    folder: Path, *, adapters: Mapping[str, Any], method: str, how: Mapping[str, Any], **_: Any
+) -> str:
+    shown = {key: _shown(value) for key, value in how.items() if value is not None}
+    settings = "".join(f", {key} {value}" for key, value in shown.items())
+    return f"Combined by PEFT's {method}{settings}: {named(adapters)}."
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "(" + ", ".join(f"{name} {one:g}" for name, one in value.items()) + ")"
+    return f"{value:g}"
+
+
+COMBINE = Work(combine, about=_about)

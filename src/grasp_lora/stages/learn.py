@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from grasp_lora.workspace.about import about_learning
 from grasp_lora.workspace.passes import passes_of_learning
 from grasp_lora.workspace.resources import Resources
 from grasp_lora.workspace.stage import Work
@@ -16,4 +17,4 @@ def run(resources: Resources, folder: Path, **given: Any) -> None:
     learn(resources, folder, **given)
 
 
-LEARN = Work(run, ready=enough_steps, passes=passes_of_learning)
+LEARN = Work(run, ready=enough_steps, passes=passes_of_learning, about=about_learning)

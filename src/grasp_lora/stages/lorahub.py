@@ -21,6 +21,7 @@ from grasp_lora.merging.lorahub import (
 from grasp_lora.merging.reading import read_adapters
 from grasp_lora.settings import Count, NotNegative, Settings
 from grasp_lora.tasks.example import Example
+from grasp_lora.workspace.about import named
 from grasp_lora.workspace.files import write_lines
 from grasp_lora.workspace.inputs import Model
 from grasp_lora.workspace.records import Weights
@@ -93,4 +94,10 @@ def _passes(*, train: Sequence[Example], budget: int, **_: Any) -> int:
     return budget * len(train)
 
 
-LORAHUB = Work(lorahub, passes=_passes)
+def _about(folder: Path, *, adapters: Mapping[str, Any], **_: Any) -> str:
+    found = Weights.read(folder)
+    weights = ", ".join(f"{name} {weight:.3f}" for name, weight in found.weights.items())
+    return f"LoRAHub's weights ({weights}; {found.evaluations} evaluations) for {named(adapters)}."
+
+
+LORAHUB = Work(lorahub, passes=_passes, about=_about)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from grasp_lora.merging import merge_adapters
+from grasp_lora.workspace.about import named
 from grasp_lora.workspace.stage import Work
 
 __all__ = ["MERGE"]
@@ -15,4 +16,8 @@ def merge(resources: Any, folder: Path, *, adapters: Mapping[str, Path], method:
     merge_adapters(adapters, folder, method=method)
 
 
-MERGE = Work(merge)
+def _about(folder: Path, *, adapters: Mapping[str, Any], method: str, **_: Any) -> str:
+    return f"Merged ({method}): {named(adapters)}."
+
+
+MERGE = Work(merge, about=_about)

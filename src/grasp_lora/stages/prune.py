@@ -11,7 +11,7 @@ from grasp_lora.lm.encoding import Limits
 from grasp_lora.merging.parts import read_parts
 from grasp_lora.tasks.example import Example
 from grasp_lora.workspace.inputs import Model
-from grasp_lora.workspace.records import DevLosses
+from grasp_lora.workspace.records import DevLosses, Pruned
 from grasp_lora.workspace.resources import Resources
 from grasp_lora.workspace.stage import Work
 from grasp_lora.workspace.training import found_by, say_what_mask_pruned
@@ -51,4 +51,8 @@ def _passes(*, dev: Sequence[Example] | None, **_: Any) -> int:
     return len(dev or ())
 
 
-PRUNE = Work(prune, passes=_passes)
+def _about(folder: Path, **_: Any) -> str:
+    return f"Pruned once, at p = {Pruned.read(folder).p:.4g}, and not trained any more."
+
+
+PRUNE = Work(prune, passes=_passes, about=_about)

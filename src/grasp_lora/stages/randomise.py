@@ -14,4 +14,8 @@ def randomise(resources: Any, folder: Path, *, adapter: Path, seed: int) -> None
     randomise_adapter(adapter, folder, seed)
 
 
-RANDOMISE = Work(randomise)
+def _about(folder: Path, **_: Any) -> str:
+    return "Its singular vectors were replaced by random ones, the singular values kept: a control."
+
+
+RANDOMISE = Work(randomise, about=_about)

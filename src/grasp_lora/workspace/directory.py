@@ -152,9 +152,12 @@ class RunDirectory:
         raise GraspError(f"{folder} {wrong}Give the run another name, or {again}")
 
     def _work(self, stage: Stage, partial: Path, inputs: Mapping[str, Any]) -> Done:
+        from grasp_lora.workspace.card import write_card  # whose inputs know what a run directory is
+
         logger.info("%s: started", stage.name)
         with measure() as cost:
             stage.work.run(self.resources, partial, **resolve(stage.given, self))
+        write_card(partial, stage, self)
         files = sorted(path for path in partial.rglob("*") if path.is_file())
         outputs = {str(path.relative_to(partial)): digest(path) for path in files}
         return Done(**asdict(cost), work=stage.work.name, format=FORMAT, inputs=inputs, outputs=outputs)

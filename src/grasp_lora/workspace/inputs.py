@@ -2,7 +2,7 @@
 
 import hashlib
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from grasp_lora.tasks.task import Task
 from grasp_lora.workspace.directory import RunDirectory
 from grasp_lora.workspace.stage import Input, Stage, behind, inside
 
-__all__ = ["Behind", "Bill", "Encoder", "Fold", "Model", "Rows"]
+__all__ = ["Behind", "Bill", "Encoder", "Fold", "Model", "Rows", "line_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +168,8 @@ class Behind(Input):
         return self.resolve(run)
 
     def resolve(self, run: RunDirectory) -> dict[str, Any]:
-        line = {stage.name: stage for stage in self._line(run)}
+        made_in = [] if not self.stages else line_of(self.stages[0], lambda stage: run.chosen(stage.name))
+        names = {stage.name for stage in made_in}
         steps, choosing, labels, folds = 0, 0, dict[str, int](), 0
         for stage in behind(*self.stages):
             rows = [v for v in inside(stage.given) if isinstance(v, Rows) and self._is_own(v)]
@@ -179,27 +180,32 @@ class Behind(Input):
             if any(found.split == "train" for found in rows):
                 taken = run.done(stage.name).steps
                 steps, choosing = (
-                    (steps + taken, choosing) if stage.name in line else (steps, choosing + taken)
+                    (steps + taken, choosing) if stage.name in names else (steps, choosing + taken)
                 )
-        about = {"labels": labels, "folds": folds, "made_by": sorted(line)}
+        about = {"labels": labels, "folds": folds, "made_by": sorted(names)}
         return {"steps": steps, "choosing_steps": choosing, **about}
-
-    def _line(self, run: RunDirectory) -> list[Stage]:
-        """The stages from which the adapter was trained on: not those that only chose something."""
-        line, todo = list[Stage](), list(self.stages)
-        while todo:
-            stage = todo.pop()
-            line.append(stage)
-            if (points := stage.given.get("points")) is not None:
-                at = run.chosen(stage.name)
-                todo += [made for point, made in points.items() if point == at]
-            else:
-                begun = [stage.given.get(key) for key in ("start", "adapter", "adapters")]
-                todo += [one for one in inside(tuple(begun)) if isinstance(one, Stage)]
-        return line
 
     def _is_own(self, rows: Rows) -> bool:
         return rows.language == self.language and rows.task == self.task
+
+
+def line_of(adapter: Stage, chosen: Callable[[Stage], float]) -> list[Stage]:
+    """The stages that an adapter was trained in, its own included: not those that only chose something.
+
+    Args:
+        chosen: What a stage with several points chose among them.
+    """
+    found, todo = list[Stage](), [adapter]
+    while todo:
+        stage = todo.pop()
+        found.append(stage)
+        if (points := stage.given.get("points")) is not None:
+            at = chosen(stage)
+            todo += [made for point, made in points.items() if point == at]
+        else:
+            begun = [stage.given.get(key) for key in ("start", "adapter", "adapters")]
+            todo += [one for one in inside(tuple(begun)) if isinstance(one, Stage)]
+    return found
 
 
 def folder_digest(name: str) -> str | None:

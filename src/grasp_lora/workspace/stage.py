@@ -28,6 +28,11 @@ def _nothing(resources: Any, **given: Any) -> None:
     """Nothing to check before a run."""
 
 
+def _untold(folder: Any, **given: Any) -> str:
+    """Nothing to say on a card."""
+    return ""
+
+
 def _no_passes(**given: Any) -> int:
     """No model works."""
     return 0
@@ -43,11 +48,14 @@ class Work:
         ready: `ready(resources, **given)` raises, before anything is trained, what would stop `run` later.
             Stages arrive as folders that need not be there yet.
         passes: `passes(**given)`, the most example passes that `run` makes, forward and backward.
+        about: `about(folder, **given)`, what an adapter's card says of it once `folder` has its files; given
+            as the stage has it, not resolved.
     """
 
     run: Callable[..., None]
     ready: Callable[..., None] = _nothing
     passes: Callable[..., int] = _no_passes
+    about: Callable[..., str] = _untold
 
     @property
     def name(self) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.packaged.convert_once import ConvertOnce, Packaged
 
-__all__ = ["resolve_backbone"]
+__all__ = ["hub_name", "resolve_backbone"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +26,7 @@ class _Backbone(Packaged):
     tokenizer: str  # class in transformers
     split_digits: bool  # the vocabulary was learned on single digits; a GGUF says so only by a name
     kind: str  # "base" or "instruct"
+    hub: str  # the model that it was made from
 
 
 _BACKBONES: dict[str, _Backbone] = {
@@ -64,6 +65,7 @@ _BACKBONES: dict[str, _Backbone] = {
         tokenizer="GemmaTokenizer",
         split_digits=False,
         kind="base",
+        hub="google/gemma-3-270m",
         licence="Gemma Terms of Use",
         licence_files=("NOTICE.md", "GEMMA_TERMS.html"),
         notice="Gemma is provided under and subject to the Gemma Terms of Use found at "
@@ -95,6 +97,7 @@ _BACKBONES: dict[str, _Backbone] = {
         tokenizer="PreTrainedTokenizerFast",
         split_digits=True,
         kind="instruct",
+        hub="HuggingFaceTB/SmolLM2-135M-Instruct",
         licence="Apache-2.0",
         licence_files=("LICENSE",),
         notice="SmolLM2 is provided under the Apache License 2.0",
@@ -113,6 +116,18 @@ def resolve_backbone(name: str) -> str:
         GraspError: for an unknown packaged name, or when the package is missing or carries another file.
     """
     return _BACKBONE_FOLDERS.resolve(name)
+
+
+def hub_name(name: str) -> tuple[str, str] | None:
+    """The model on the hub that a packaged backbone was made from, and how the two differ; None for others.
+
+    Args:
+        name: `packaged:NAME`, or the folder that it was converted into, on this machine or another.
+    """
+    for short, one in _BACKBONES.items():
+        if name == f"packaged:{short}" or Path(name).name == f"{short}-{one.version}-float32":
+            return one.hub, f"trained on the weights of {one.distribution} {one.version}, dequantized"
+    return None
 
 
 def _convert(gguf: Path, backbone: _Backbone, folder: Path) -> dict[str, Any]:
