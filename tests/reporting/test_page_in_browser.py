@@ -5,7 +5,7 @@ import shutil
 import pytest
 from tests.helpers.rows import made_up_run
 
-from grasp_lora.reporting.write import report
+from grasp_lora.reporting.report import report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")]

@@ -17,11 +17,12 @@ from grasp_lora.reporting.blocks import Bold, Table, without_controls
 from grasp_lora.reporting.drawing import save
 from grasp_lora.reporting.page import _marked
 from grasp_lora.reporting.reading import read_run
+from grasp_lora.reporting.report import report
 from grasp_lora.reporting.sections import ablations, searched
 from grasp_lora.reporting.sections.learned import rolling
 from grasp_lora.reporting.sections.published import published
 from grasp_lora.reporting.trained import by_site
-from grasp_lora.reporting.write import latex, markdown, report, write_report
+from grasp_lora.reporting.write import latex, markdown, write_report
 
 HOSTILE = "<script>alert(1)</script> \x1b[31mred\x07 \\input{/etc/passwd} 50% & $x$ | =1+1"
 

@@ -26,6 +26,6 @@ def add_report_verbs(verbs: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from grasp_lora.reporting.write import report
+    from grasp_lora.reporting.report import report
 
     print(report(arguments.runs, arguments.to))

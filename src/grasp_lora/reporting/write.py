@@ -12,51 +12,16 @@ from grasp_lora.reporting.across import across
 from grasp_lora.reporting.blocks import Answered, Block, Bold, Data, Figure, Table, Text, without_controls
 from grasp_lora.reporting.drawing import save
 from grasp_lora.reporting.found import Found
-from grasp_lora.reporting.page import PAGE_FILE, Part, Shown, write_page
-from grasp_lora.reporting.reading import read_run
+from grasp_lora.reporting.page import Part, Shown, write_page
 from grasp_lora.reporting.sections import SECTIONS, Section
 from grasp_lora.workspace.records import SUMMARY_FILE
 
-__all__ = ["latex", "markdown", "report", "write_report", "write_reports"]
+__all__ = ["latex", "markdown", "write_report", "write_reports"]
 
 TABLES = "tables"
 IN_FULL = 8  # runs; of more the page would be too large to read, and to send
 QUICK = 1_000  # trials of each test in a report of so many; its signature says so
 SHORT = ("Verdict", "Warnings", "Losses", "Answers scored")
-
-
-def report(runs: Sequence[str | Path], to: str | Path | None = None) -> Path:
-    """Make a page of what runs found, from their folders alone; they may be unfinished.
-
-    Args:
-        runs: Folders of runs.
-        to: A folder for the page, its tables and figures; what is there of the same names is replaced. None:
-            `reports/NAME`, named after the first run, and how many more there are.
-
-    Returns:
-        The page.
-
-    Raises:
-        GraspError: A folder is no run's, or nothing was evaluated there yet.
-    """
-    folders = list(dict.fromkeys(Path(run).resolve() for run in runs))
-    names = [folder.name for folder in folders]
-    found = [
-        replace(read_run(folder), name=folder.name if names.count(folder.name) == 1 else _longer(folder))
-        for folder in folders
-    ]
-    more = f"-and-{len(found) - 1}-more" if len(found) > 1 else ""
-    folder = Path("reports") / f"{found[0].name}{more}" if to is None else Path(to)
-    folder.mkdir(parents=True, exist_ok=True)
-    if len(found) == 1:
-        write_report(folder, found[0])
-    else:
-        write_reports(folder, found)
-    return folder / PAGE_FILE
-
-
-def _longer(folder: Path) -> str:
-    return "-".join(folder.parts[1:])
 
 
 def write_report(folder: Path, found: Found) -> None:
