@@ -83,7 +83,7 @@ def run(config: Named | Sequence[Named], *, force: bool = False, **overrides: An
     Raises:
         GraspError: Something is wrong that you can mend; the message says what, where and how.
 
-    Example:
+    Examples:
         >>> result = grasp_lora.run("titles.yaml", control={"every": 5})  # doctest: +SKIP
         >>> result.ratio, result.adapter  # doctest: +SKIP
     """

@@ -62,7 +62,7 @@ class GraspCallback(TrainerCallback):
         GraspError: Neither micro-dev nor reward, or both; an unusable row; parts that are not there. And
             as training begins: another callback that prunes, or no trainable LoRA adapter.
 
-    Example:
+    Examples:
         >>> grasp = GraspCallback(trainer, micro_dev)  # doctest: +SKIP
         >>> trainer.add_callback(grasp)  # doctest: +SKIP
         >>> trainer.train()  # doctest: +SKIP

@@ -52,7 +52,7 @@ class GraspController:
             rewards as `probes.jsonl`; None writes nothing.
         on_round: Called after each round with it and its seconds.
 
-    Example:
+    Examples:
         >>> controller = GraspController(model, optimizer, reward)  # doctest: +SKIP
         >>> for batch in loader:  # doctest: +SKIP
         ...     model(**batch).loss.backward()

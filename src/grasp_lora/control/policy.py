@@ -59,7 +59,7 @@ class RatioPolicy:
     Raises:
         GraspError: An argument is out of its range; the message names it.
 
-    Example:
+    Examples:
         >>> policy = RatioPolicy(seed=42)
         >>> candidates = policy.ask()
         >>> update = policy.tell(candidates, [-2.1, -2.0, -2.3], base_reward=-2.05)
