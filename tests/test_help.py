@@ -1,6 +1,7 @@
 """The help of grasp and of each verb: it starts with an example, fits on a screen, and completes."""
 
 import argparse
+import shlex
 import subprocess
 
 import pytest
@@ -27,7 +28,7 @@ def test_the_examples_are_commands_that_there_are(name, monkeypatch):
     examples = PARSERS[name].format_help().split("\n\n")[1].splitlines()
     parser = build_parser()
     for example in examples:
-        words = example.partition("#")[0].split()
+        words = shlex.split(example, comments=True)
         assert words[0] == "grasp"
         assert parser.parse_args(words[1:]).verb
 
