@@ -114,6 +114,13 @@ class Terminal:
                 self.text = " ".join(re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", self.raw).split())
         assert wanted is None or wanted in self.text
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()  # nothing where it has ended
+        self.process.wait()
+
     def answer(self, text):
         os.write(self.master, text.encode())
 
@@ -145,26 +152,26 @@ def test_watch_shows_one_frame_where_nobody_can_watch(run, capsys):
 
 def test_watch_waits_for_a_run_follows_it_and_ends_with_it(tmp_path):
     folder = tmp_path / "later"
-    terminal = Terminal("watch", folder, "--every", "0.1")
-    terminal.until("nothing is there yet")
     made = directory(folder)
-    for stage in STAGES[:2]:
-        made.make(stage)
-    terminal.until("2 of 4 stages · 1 of 2 methods")
-    assert terminal.process.poll() is None
-    for stage in STAGES[2:]:
-        made.make(stage)
-    terminal.until("Deploy: it.")
-    assert terminal.end() == 0
+    with Terminal("watch", folder, "--every", "0.1") as terminal:
+        terminal.until("nothing is there yet. Ctrl-C ends.")
+        for stage in STAGES[:2]:
+            made.make(stage)
+        terminal.until("2 of 4 stages · 1 of 2 methods")
+        assert terminal.process.poll() is None
+        for stage in STAGES[2:]:
+            made.make(stage)
+        terminal.until("Deploy: it.")
+        assert terminal.end() == 0
 
 
 def test_watch_ends_quietly_at_ctrl_c(run):
     (run / "report/done.json").unlink()
-    terminal = Terminal("watch", run)
-    terminal.until("3 of 4 stages")
-    terminal.process.send_signal(2)
-    assert terminal.end() == 0
-    assert "interrupted" not in terminal.text
+    with Terminal("watch", run) as terminal:
+        terminal.until("3 of 4 stages")
+        terminal.process.send_signal(2)
+        assert terminal.end() == 0
+        assert "interrupted" not in terminal.text
 
 
 @pytest.mark.parametrize("arguments", [["--once"], []])
@@ -182,7 +189,8 @@ def test_watch_beside_a_real_run(tmp_path):
     config = [setting / "run.yaml", f"runs={tmp_path}/r"]
     command = [sys.executable, "-m", "grasp_lora.cli.main", "run", *config]
     terminal = Terminal("watch", tmp_path / "r/tiny", "--every", "0.1")
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with terminal, subprocess.Popen(command, **quiet) as process:
         for text in ("▶ adapters/ar", "of 9 stages", "▶ learn/seed42", "controller", "p* 0.", "Deploy: "):
             terminal.until(text, 300)
         assert terminal.end() == 0
@@ -329,11 +337,11 @@ def test_clean_leaves_a_later_folder_of_the_same_name(littered):
 @pytest.mark.parametrize(("answer", "left"), [("\n", 1), ("n\n", 1), ("y\n", 0)])
 def test_clean_asks_at_a_terminal(run, answer, left):
     partial = leave(run, "merge/seed42.partial")
-    terminal = Terminal("clean", run, "--remove")
-    terminal.until("Remove 1 folder, 5 B? [y/N]")
-    assert partial.exists()
-    terminal.answer(answer)
-    assert terminal.end() == 0
+    with Terminal("clean", run, "--remove") as terminal:
+        terminal.until("Remove 1 folder, 5 B? [y/N]")
+        assert partial.exists()
+        terminal.answer(answer)
+        assert terminal.end() == 0
     assert partial.exists() == bool(left)
     assert ("Nothing was removed." if left else "Removed 1 of 1, 5 B.") in terminal.text
 
