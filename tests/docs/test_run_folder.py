@@ -11,7 +11,9 @@ import grasp_lora
 PAGE = text_of("docs/run-folder.md")
 CELLS = re.findall(r"^\| (`.+?) \| ", PAGE, flags=re.M)
 NAMED = set(re.findall(r"`([^`]+)`", " ".join(CELLS)))
-FILES = {name for name in NAMED if not name.endswith("/")}
+FILES = {name.rpartition("/")[2] for name in NAMED if not name.endswith("/")}
+PATTERNS = {name for name in FILES if name.startswith((".", "NAME."))}  # of figures and tables, named beside
+WORDS = set(re.findall(r"`([^`]+)`", PAGE))
 FOLDERS = {name.partition("/")[0] for name in NAMED if "/" in name}
 # What leaves a file of its own; the other methods leave the same ones, in folders that are named after them.
 SMALL = """
@@ -32,12 +34,28 @@ def run(tmp_path_factory):
     return grasp_lora.run(folder / "run.yaml", runs=folder / "runs").folder
 
 
+def is_named_by_its_kind(name):
+    """Whether the page has the file as one of `NAME.svg` with its name in the row, as `trajectory`."""
+    stem, _, suffix = name.rpartition(".")
+    known = stem in WORDS or any(
+        stem.startswith(word.removesuffix("SOURCE")) for word in WORDS if "_SOURCE" in word
+    )
+    return known and bool(PATTERNS & {f"NAME.{suffix}", f".{suffix}"})
+
+
+def test_the_check_can_fail():
+    assert not is_named_by_its_kind("nothing.svg")
+    assert "nothing.json" not in FILES
+    assert "rounds.jsonl" in FILES
+
+
 @pytest.mark.slow
 def test_the_map_of_a_run_folder(run):
     files = {path.name for path in run.rglob("*") if path.is_file() and path.parent.name != "tensorboard"}
     folders = {path.name for path in run.iterdir() if path.is_dir()}
     events = {path.name.partition("tfevents")[0] for path in run.rglob("tensorboard/*")}
-    assert files == FILES
+    assert not {name for name in files - FILES if not is_named_by_its_kind(name)}
+    assert files >= FILES - PATTERNS
     assert folders == MADE | {"merged", "optuna", "report"}
     assert folders <= FOLDERS
     assert events == {"events.out."}
