@@ -122,6 +122,15 @@ def test_what_was_killed_is_told_from_what_is_quiet(learning):
         assert "no change for 4 min, its process is alive" in " ".join(shown(found, 200).split())
 
 
+def test_what_may_have_been_stopped_just_now_is_said(learning):
+    age(learning, 30)
+    partial, doubt = learning / "learn/seed42.partial", "no process on this machine holds it"
+    assert progress_of(learning).state == "running"  # another machine's locks may not be seen here
+    assert doubt in shown(progress_of(learning))
+    with hold(partial):
+        assert doubt not in shown(progress_of(learning))
+
+
 def test_between_two_stages_it_is_still_running(learning):
     shutil.rmtree(learning / "learn/seed42.partial")
     age(learning, 5)

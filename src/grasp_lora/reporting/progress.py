@@ -22,7 +22,7 @@ from grasp_lora.workspace.directory import PARTIAL, REPLACED
 from grasp_lora.workspace.files import changed_at
 from grasp_lora.workspace.records import CONFIG_FILE, DRAWS_FOLDER, Done, LearnedRatio, RunPlan
 
-__all__ = ["REPORT", "Learning", "Progress", "is_run", "progress_of"]
+__all__ = ["BETWEEN", "REPORT", "Learning", "Progress", "is_run", "progress_of"]
 
 BETWEEN = 10.0  # seconds that one stage may take to follow another
 REPORT = "report"

@@ -11,7 +11,7 @@ from rich.text import Text
 from grasp_lora.control.rounds import Round
 from grasp_lora.reporting.making import Making
 from grasp_lora.reporting.plain import ago, harmless, ratio, span, sparkline
-from grasp_lora.reporting.progress import REPORT, Learning, Progress
+from grasp_lora.reporting.progress import BETWEEN, REPORT, Learning, Progress
 from grasp_lora.reporting.scored import Scored
 
 __all__ = ["fitted", "frame"]
@@ -111,8 +111,13 @@ def _making(one: Making, progress: Progress, width: int) -> Group:
             details.append(f"about {span(elapsed * (one.steps - one.step) / one.step)} left")
     if progress.now - one.changed > 60:
         details.append(f"no change for {quiet}" + (", its process is alive" if one.held else ""))
-    bar = [_bar(one.step or 0, one.steps, width - 2, 2)] if one.steps else []
-    return Group(line, *bar, Text("  " + " · ".join(details)), *_curves(one))
+    lines: list[RenderableType] = [line]
+    if one.steps:
+        lines.append(_bar(one.step or 0, one.steps, width - 2, 2))
+    lines.append(Text("  " + " · ".join(details)))
+    if one.held is False and progress.now - one.changed > BETWEEN:
+        lines.append(Text("  no process on this machine holds it: it may have been stopped", "yellow"))
+    return Group(*lines, *_curves(one))
 
 
 def _curves(one: Making) -> Iterator[Text]:
