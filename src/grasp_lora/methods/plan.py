@@ -98,7 +98,8 @@ def plan(x: Start) -> list[Stage]:
         "searched": dev_scores(x, rows),
         "deployed": measured,
         "trained": trained,
-        "variants": config.variants,
+        "control": config.control.model_dump(),
+        "variants": {name: variant.model_dump() for name, variant in config.variants.items()},
         **{
             study.shown: study.stage(x.first) if name in config.methods else None
             for name, study in _STUDIES.items()

@@ -26,6 +26,7 @@ def read_found(
     rank_check: Path | None,
     deployed: Mapping[str, Path],
     trained: Mapping[str, Path],
+    control: Mapping[str, Any],
     variants: Mapping[str, Mapping[str, Any]],
     missing: Sequence[str] = (),
     name: str = "",
@@ -41,7 +42,8 @@ def read_found(
         searched: Method -> ratio or threshold -> the folders of the training at it, and of its dev scores.
         deployed: Method's title -> the folder of a deployment's measurement.
         trained: Method -> the folder of its adapter, of the first draw and seed.
-        variants: Method -> the settings of the controller that it has other values of.
+        control: The controller's settings.
+        variants: Method -> those that it learns with instead.
         missing: What is not there yet.
         name: The run's.
 
@@ -61,7 +63,10 @@ def read_found(
         rank_check=RankCheck.read(rank_check) if rank_check else None,
         deployed={title: MeasuredDeployment.read(made) for title, made in deployed.items()},
         trained={method: Trained.read(made) for method, made in trained.items()},
-        variants=variants,
+        variants={
+            method: {key: value for key, value in settings.items() if value != control.get(key)}
+            for method, settings in variants.items()
+        },
         missing=tuple(missing),
         name=name,
     )
@@ -113,6 +118,7 @@ def read_run(run: Path) -> Found:
             for name, row in first.items()
             if row.adapter and row.made_by and (run / row.adapter).is_dir()
         },
+        control=config_of(run).get("control", {}),
         variants=config_of(run).get("variants", {}),
         missing=_missing(run, asked, names),
         name=run.resolve().name,
