@@ -42,7 +42,7 @@ def _chosen(found: Found, shown: list[MethodResult]) -> dict[int, str]:
     best, worst = gains[::-1][:MOST], gains[:MOST]
     return {
         index: f"Test example {index + 1}: {one.title} is {said} than {other.title}, by "
-        f"{abs(gain):.2f} in {metric}."
+        f"{abs(gain):.2f} in {metric.replace('_', ' ')}."
         for said, some in (("better", best), ("worse", worst))
         for gain, index in some
         if (gain > 0) == (said == "better") and gain

@@ -1,12 +1,13 @@
 """Loss over the prune ratio, after fine-tuning and before, and what the rows cannot tell apart."""
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 from grasp_lora.control.noise import Look, Z, paired_error
 from grasp_lora.reporting.blocks import Block, Figure
-from grasp_lora.reporting.drawing import BLUE, GREEN, ORANGE, PINK
+from grasp_lora.reporting.drawing import BLUE, COLOURS, GREEN, GREY, ORANGE, PINK
 from grasp_lora.reporting.found import Found, MethodResult
 
 Point = tuple[float, float, float]
@@ -18,13 +19,20 @@ def blocks(found: Found) -> Iterator[Block]:
     searched = {name: points for name, points in found.searched.items() if all(0 <= p <= 1 for p in points)}
     draws = found.learned.get(found.reference, ())
     look = draws[0].look if draws else None
-    if len({one.p for one in swept}) < 2 and not searched and look is None:
+    panels: list[Callable[[Any], None]] = []
+    if len({one.p for one in swept}) > 1:
+        panels.append(lambda axes: _swept(axes, swept))
+    elif searched:
+        panels.append(lambda axes: _searched(axes, searched))
+    if look is not None:
+        panels.append(lambda axes: _before(axes, look))
+    if not panels:
         return
     yield Figure(
         "loss_over_p",
-        lambda canvas: _draw(canvas, found, swept, look),
-        "Left: loss after fine-tuning under a mask at each ratio, less that at the smallest one; the "
-        "intervals are of paired differences over rows. Right: dev rows at some ratios after the learning "
+        lambda canvas: _draw(canvas, panels, found.compared.p),
+        "After: loss under a mask at each ratio, less that at the smallest one; the "
+        "intervals are of paired differences over rows. Before: dev rows at some ratios after the learning "
         "run, before any fine-tuning at them; the rows cannot tell the shaded ones from the best. The "
         "dotted line is p*.",
         (9, 3.6),
@@ -36,35 +44,37 @@ def _is_fixed(one: MethodResult) -> bool:
     return one.p is not None and one.has_dev and (one.rows[0].is_point or one.p == 0.0)
 
 
-def _draw(canvas: Any, found: Found, swept: Sequence[MethodResult], look: Look | None) -> None:
-    after, before = canvas.subplots(1, 2)
-    chosen = found.compared.p
-    if len({one.p for one in swept}) > 1:
-        for name, colour in (("dev", ORANGE), ("test", BLUE)):
-            _errorbar(after, _differences(swept, name), name, colour)
-    elif found.searched:
-        for (name, points), colour in zip(found.searched.items(), (ORANGE, GREEN, BLUE), strict=False):
-            x = sorted(points)
-            after.plot(
-                x,
-                [points[p]["dev_loss"] - points[x[0]]["dev_loss"] for p in x],
-                "o-",
-                color=colour,
-                label=name,
-            )
-    after.set(xlabel="prune ratio p", ylabel="loss, difference (nats)", title="after fine-tuning")
-    if after.lines:
-        after.legend()
-    if look is not None:
-        seen = [(p, *_minus(look.difference(p, look.p))) for p in sorted(look.dev)]
-        _errorbar(before, seen, "dev, against p*", GREEN)
-        low, high = look.range
-        before.axvspan(low, high, color=GREEN, alpha=0.12, linewidth=0)
-    before.set(xlabel="prune ratio p", title="before fine-tuning")
-    for axes in (after, before):
-        axes.axhline(0, color="0.5", linewidth=0.7)
-        if chosen is not None:
-            axes.axvline(chosen, color=PINK, linestyle=":", linewidth=1.4)
+def _draw(canvas: Any, panels: Sequence[Callable[[Any], None]], p: float | None) -> None:
+    for axes, draw in zip(canvas.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        draw(axes)
+        axes.axhline(0, color=GREY, linewidth=0.7)
+        axes.set(xlabel="prune ratio p", ylabel="loss, difference (nats)")
+        if p is not None:
+            axes.axvline(p, color=PINK, linestyle=":", linewidth=1.4)
+
+
+def _swept(axes: Any, swept: Sequence[MethodResult]) -> None:
+    for name, colour in (("dev", ORANGE), ("test", BLUE)):
+        _errorbar(axes, _differences(swept, name), name, colour)
+    axes.set_title("after fine-tuning")
+    axes.legend()
+
+
+def _searched(axes: Any, searched: Mapping[str, Mapping[float, Mapping[str, float]]]) -> None:
+    for (name, points), colour in zip(searched.items(), cycle(COLOURS), strict=False):
+        x = sorted(points)
+        losses = [points[p]["dev_loss"] - points[x[0]]["dev_loss"] for p in x]
+        axes.plot(x, losses, "o-", color=colour, label=f"{name}, dev")
+    axes.set_title("after fine-tuning")
+    axes.legend()
+
+
+def _before(axes: Any, look: Look) -> None:
+    seen = [(p, *_minus(look.difference(p, look.p))) for p in sorted(look.dev)]
+    _errorbar(axes, seen, "dev, against p*", GREEN)
+    low, high = look.range
+    axes.axvspan(low, high, color=GREEN, alpha=0.12, linewidth=0)
+    axes.set_title("before fine-tuning")
 
 
 def _errorbar(axes: Any, points: Sequence[Point], label: str, colour: str) -> None:
