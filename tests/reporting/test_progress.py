@@ -139,10 +139,12 @@ def test_between_two_stages_it_is_still_running(learning):
     assert progress_of(learning).state == "stopped"
 
 
-def test_a_report_that_is_older_than_an_evaluation_is_not_the_end(run):
+def test_a_run_that_was_copied_has_other_times_and_is_done(run):
     later = time.time() + 5
     os.utime(run / "eval/grasp/seed42" / Done.FILE, (later, later))
-    assert progress_of(run, later + 60).state == "stopped"
+    assert progress_of(run, later + 60).state == "done"
+    (run / "eval/grasp/seed42" / Done.FILE).unlink()
+    assert progress_of(run, later + 600).state == "stopped"
 
 
 def test_a_run_that_did_not_say_what_it_will_make(learning):

@@ -311,3 +311,43 @@ def test_dev_scores_over_the_grid_are_drawn(tmp_path):
     svg = save(figure, tmp_path)
     assert "rougeL" in svg
     assert (tmp_path / "scores_over_p.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_runs_that_cannot_be_shown_are_named_on_the_page(tmp_path, capsys):
+    good = made_up_run(tmp_path / "good")
+    damaged = made_up_run(tmp_path / "damaged")
+    (damaged / "eval/merge/seed42/scores.json").write_text("{")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("mine")
+    runs = [str(path) for path in sorted(tmp_path.iterdir())]
+    assert main(["report", *runs, "--to", str(tmp_path / "out")]) == 0
+    text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    for name in ("damaged", "empty", "notes.txt"):
+        assert f">{name}: " in text
+    assert "good: titles, en → ar" in text
+    assert main(["report", *runs[:1], str(tmp_path / "empty"), "--to", str(tmp_path / "none")]) == 2
+    assert "no run can be shown" in capsys.readouterr().err
+    assert good.exists()
+
+
+def test_only_an_earlier_report_is_written_over(tmp_path, capsys):
+    run = made_up_run(tmp_path / "run")
+    to = tmp_path / "mine"
+    to.mkdir()
+    (to / "report.html").write_text("<p>mine")
+    for place in (to, run, run / "config.yaml"):
+        assert main(["report", str(run), "--to", str(place)]) == 2
+        assert "is no report of ours" in capsys.readouterr().err
+    assert (to / "report.html").read_text() == "<p>mine"
+    assert main(["report", str(run), "--to", str(tmp_path / "new")]) == 0
+    assert main(["report", str(run), "--to", str(tmp_path / "new")]) == 0
+
+
+def test_answers_that_are_alike_are_not_chosen(tmp_path):
+    """All six are; so only the first ones are shown."""
+    made = report([made_up_run(tmp_path / "run")], tmp_path / "report").parent
+    page = page_of(made / "report.html")
+    assert [text for text in page.texts if text.startswith("Test example")] == [
+        "Test example 1.",
+        "Test example 2.",
+    ]

@@ -136,8 +136,7 @@ def test_the_refit_of_the_chosen_one_is_deployed():
     found = said(row("merge", WIDE, WIDE, 100, p=0.0), refit, grasp)
     assert found.method == "merge_refit"
     assert found.lines[0].startswith(
-        "Deploy: MERGE_REFIT (merge_refit/seed42), after MERGE was best on dev, and of those the one that "
-        "took the fewest passes. On test -0.3000 nats"
+        "Deploy: MERGE_REFIT (merge_refit/seed42), after MERGE was best on dev. On test -0.3000 nats"
     )
     assert found.lines[0].endswith(
         "against the simplest other, GRASP. "
@@ -265,3 +264,37 @@ def test_a_ratio_of_a_sweep_is_not_chosen():
     found = said(row("merge", WIDE, WIDE, 100, p=0.0), *points)
     assert found.method == "merge"
     assert said(*points).method == "sweep_0.6"
+
+
+def test_noise_is_no_merit():
+    """What differs from the best by much noise is not chosen before what is better and cheaper."""
+    best = row("best", WIDE, WIDE, 900)
+    noisy = row("noisy", shifted(WIDE, 0.05, noise=0.2), WIDE, 300)  # cannot be told from the best
+    steady = row("steady", shifted(WIDE, 0.04), WIDE, 100)  # can be, and is better than the noisy one
+    found = said(best, noisy, steady)
+    assert found.method == "steady"
+    assert "better on dev, and with fewer passes, than NOISY, which is within noise" in found.lines[0]
+    assert said(best, noisy, row("steady", shifted(WIDE, 0.06), WIDE, 100)).method == "noisy"
+
+
+def test_what_test_would_have_chosen_is_a_warning():
+    merge = row("merge", WIDE, shifted(WIDE, 0.1, noise=0.01), 100, p=0.0)
+    grasp = row("grasp", WIDE, WIDE, 300, p=0.3)
+    (warned,) = [line for line in doubts(together([merge, grasp])) if line.startswith("on test")]
+    assert warned.startswith("on test GRASP is better than MERGE, which dev chose, -0.1000 nats [-0.1")
+    same = row("merge", WIDE, shifted(WIDE, 0.005), 100, p=0.0)  # certain, and less than anybody pays for
+    assert not [line for line in doubts(together([same, grasp])) if line.startswith("on test")]
+
+
+@pytest.mark.parametrize(
+    ("by", "rows", "word"),
+    [
+        (0.009, 6, "makes no difference that matters"),
+        (0.1, 5, "cannot be told from no pruning"),
+        (0.1, 6, "hurt"),
+    ],
+)
+def test_few_rows_and_little_differences_say_nothing(by, rows, word):
+    some = WIDE[:rows]
+    merge, grasp = row("merge", some, some, 100, p=0.0), row("grasp", some, shifted(some, by), 300, p=0.3)
+    assert said(merge, grasp).lines[1].startswith(f"Pruning {word}: GRASP")

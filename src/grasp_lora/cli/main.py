@@ -43,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"grasp: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # of `grasp ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         print(
             "grasp: interrupted; the same command continues with what is not done",

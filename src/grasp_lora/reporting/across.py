@@ -25,7 +25,7 @@ def across(runs: Sequence[Found]) -> Iterator[Block]:
     references = dict.fromkeys(found.reference for found in runs)
     for reference in references:
         differences = _differences([found for found in runs if found.reference == reference], reference)
-        if differences:
+        if max((len(seen) for seen in differences.values()), default=0) > 1:
             yield _summary(differences, titles, reference)
             yield Figure(
                 f"differences_from_{reference}",
@@ -61,16 +61,12 @@ def _verdicts(runs: Sequence[Found]) -> Table:
         ratio = "" if found.compared.p is None else f"{found.compared.p:.3f}"
         dev = show_spread(chosen.spread("dev_loss"), 4) if chosen.has_dev else ""
         state = "unfinished" if found.missing else ""
-        cells = [found.name, f"{row.task}, {row.source} → {row.target}", chosen.title, ratio, dev]
-        rows.append([*cells, show_spread(chosen.spread("test_loss"), 4), state])
-    headers = ["run", "task", "to deploy", f"p of {_names(runs)}", "its dev", "its test", ""]
+        cells = [found.name, f"{row.task}, {row.source} → {row.target}", chosen.title, dev]
+        rows.append([*cells, show_spread(chosen.spread("test_loss"), 4), ratio, state])
+    headers = ["run", "task", "to deploy", "its dev", "its test", "learned p*", "state"]
     return Table(
         "What each run's verdict deploys (loss in nats; lower is better):", headers, rows, "verdicts"
     )
-
-
-def _names(runs: Sequence[Found]) -> str:
-    return " or ".join(dict.fromkeys(found.compared.title for found in runs))
 
 
 def _by_run(runs: Sequence[Found], titles: Mapping[str, str], metric: str) -> Table:
@@ -78,7 +74,7 @@ def _by_run(runs: Sequence[Found], titles: Mapping[str, str], metric: str) -> Ta
     columns = [_column(found, metric) for found in runs]
     rows = [[title, *(column.get(name, "") for column in columns)] for name, title in titles.items()]
     kind = "lower is better" if metric in LOSSES else "0 to 100"
-    text = f"{metric} ({kind}; * differs from {_names(runs)} with p < {SIGNIFICANT}, ** by Holm too):"
+    text = f"{metric} ({kind}; * differs from the run's reference with p < {SIGNIFICANT}, ** by Holm too):"
     rows = [row for row in rows if any(row[1:])]
     return Table(text, ["method", *(found.name for found in runs)], rows, f"main_{metric}")
 

@@ -14,9 +14,10 @@ from markupsafe import Markup, escape
 
 from grasp_lora.reporting.blocks import Answered, Bold, Figure, Table, Text, without_controls
 
-__all__ = ["PAGE_FILE", "Part", "Shown", "write_page"]
+__all__ = ["MADE_BY", "PAGE_FILE", "Part", "Shown", "write_page"]
 
 PAGE_FILE = "report.html"
+MADE_BY = '<meta name="generator" content="GRASP LoRA">'  # what says that a page is ours to write over
 Shown = tuple[Text | Table | Figure | Answered, str]
 """A block, and of a figure its SVG element."""
 
@@ -56,6 +57,7 @@ def write_page(folder: Path, title: str, parts: Sequence[Part]) -> None:
         style=Markup(style),  # ours, not the data's
         script=Markup(script),
         script_digest=digest,
+        made_by=Markup(MADE_BY),
     )
     (folder / PAGE_FILE).write_text(page, encoding="utf-8")
 

@@ -20,6 +20,9 @@ from grasp_lora.workspace.rows import Row
 __all__ = ["Verdict", "doubts", "interval", "verdict"]
 
 
+TELLING = 6  # rows or clusters: of 5 pairs no test finds p < 0.05
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """Which method's adapter to use, and three lines that say why."""
@@ -32,19 +35,33 @@ def verdict(results: Sequence[MethodResult]) -> Verdict:
     """The method that took the fewest example passes of those within noise of the best dev loss.
 
     Within noise is less than `MARGIN`, or than what the dev rows and the draws of the training rows can tell:
-    half of a 95 % interval of the paired differences, the two added as squares. Controls, which nobody would
-    deploy, do not take part, nor do methods that were trained on dev; where the chosen one was so trained,
-    too, that is deployed.
+    half of a 95 % interval of the paired differences, the two added as squares. What differs from the best by
+    much noise is no better for it: where another method has a lower dev loss and took fewer passes, that is
+    chosen. Controls, which nobody would deploy, do not take part, nor do methods that were trained on dev;
+    where the chosen one was so trained, too, that is deployed.
     """
     candidates = _candidates(results)
     if not candidates:
         return _unjudged(results)
     best = min(candidates, key=_mean_dev)
     close = [one for one in candidates if not _worse(one, best)]
-    chosen = min(close, key=_passes)
+    simplest = min(close, key=_passes)
+    cheaper = [one for one in candidates if _passes(one) < _passes(simplest)]
+    better = [one for one in cheaper if _mean_dev(one) <= _mean_dev(simplest)]
+    chosen = min(better or [simplest], key=_passes)
     others = [one for one in candidates if one is not chosen]
     deployed = refit_of(chosen, results) or chosen
-    standing = "best on dev" if chosen is best else f"within noise of the best on dev ({best.title})"
+    standing = "best on dev"
+    if chosen is not best:
+        standing = (
+            f"within noise of the best on dev ({best.title}), and of those the one that took the fewest "
+        )
+        standing += "passes"
+    if chosen is not simplest:
+        standing = (
+            f"better on dev, and with fewer passes, than {simplest.title}, which is within noise of the best "
+            f"({best.title})"
+        )
     if deployed is not chosen:
         standing = f"after {chosen.title} was {standing}"
         others = [refit_of(one, results) or one for one in others]
@@ -63,6 +80,7 @@ def doubts(results: Sequence[MethodResult]) -> list[str]:
             found.append(
                 f"no method is better on dev than the simplest, {simplest.title}, by more than noise"
             )
+    found += _seen_on_test(candidates, results)
     by_name = {one.method: one for one in results}
     for control in results:
         asked = by_name.get(control.rows[0].control_of)
@@ -76,6 +94,29 @@ def doubts(results: Sequence[MethodResult]) -> list[str]:
         if again is not None and interval(again, one)[0] > 0.0:
             found.append(f"{again.title}: worse on test than without these, {_difference(again, one)}")
     return found
+
+
+def _seen_on_test(candidates: Sequence[MethodResult], results: Sequence[MethodResult]) -> list[str]:
+    """Whether test can tell that another is better than what dev chose: it must not choose, but can warn."""
+    said = verdict(results).method
+    deployed = next(one for one in results if one.method == said)
+    rivals = (
+        [refit_of(one, results) or one for one in candidates] if deployed.rows[0].refit_of else candidates
+    )
+    better = [
+        one
+        for one in rivals
+        if one is not deployed
+        and interval(one, deployed)[1] < 0.0
+        and one.spread("test_loss").mean < deployed.spread("test_loss").mean - MARGIN
+    ]
+    if not better or not _tells(deployed):
+        return []
+    best = min(better, key=lambda one: one.spread("test_loss").mean)
+    return [
+        f"on test {best.title} is better than {deployed.title}, which dev chose, "
+        f"{_difference(best, deployed)}: more dev rows would have told"
+    ]
 
 
 def _candidates(results: Sequence[MethodResult]) -> list[MethodResult]:
@@ -101,9 +142,7 @@ def _mean_dev(one: MethodResult) -> float:
 
 def _deploy(deployed: MethodResult, standing: str, others: Sequence[MethodResult]) -> str:
     folder = deployed.rows[0].adapter or "no adapter, the backbone as it is"
-    text = (
-        f"Deploy: {deployed.title} ({folder}), {standing}, and of those the one that took the fewest passes."
-    )
+    text = f"Deploy: {deployed.title} ({folder}), {standing}."
     if not others:
         return f"{text} There is nothing to compare it with."
     other = min(others, key=_passes)
@@ -117,10 +156,18 @@ def _pruning(candidates: Sequence[MethodResult]) -> str:
         return "Pruning: nothing to say; it takes a merge that is fine-tuned without, and one with it."
     without, best = (min(group, key=_mean_dev) for group in (dense, pruned))
     low, high = interval(best, without)
+    low, high = (low, high) if _tells(best) else (-math.inf, math.inf)
     said = "helped" if high < 0 else "hurt" if low > 0 else "cannot be told from no pruning"
-    at = "" if best.p is None else f" at p = {best.p:.3f}"
+    if abs(best.spread("test_loss").mean - without.spread("test_loss").mean) < MARGIN:
+        said = "makes no difference that matters" if low > 0 or high < 0 else said
+    at = "" if best.p is None or best.rows[0].is_point else f" at p = {best.p:.3f}"
     difference = _difference(best, without)
     return f"Pruning {said}: {best.title}{at} has {difference} on test against {without.title}."
+
+
+def _tells(one: MethodResult) -> bool:
+    """Whether there are test rows enough for any difference to be sure."""
+    return clusters(one.rows[0].groups, len(one.rows[0].test_losses)) >= TELLING
 
 
 def _cost(chosen: MethodResult, results: Sequence[MethodResult]) -> str:

@@ -36,11 +36,12 @@ def write_report(folder: Path, found: Found) -> None:
     write_page(folder, found.title, parts)
 
 
-def write_reports(folder: Path, runs: Sequence[Found]) -> None:
+def write_reports(folder: Path, runs: Sequence[Found], left_out: Sequence[str] = ()) -> None:
     """Of several runs: what they show together, and each one's report, of many runs without its figures."""
     if len(runs) > IN_FULL:
         runs = [replace(found, resamples=QUICK) for found in runs]
-    parts = [Part("Together", write_blocks(folder, across(runs)))]
+    missing = [Text("\n".join(["Left out:", "", *(f"- {line}" for line in left_out)]))] if left_out else []
+    parts = [Part("Together", write_blocks(folder, [*missing, *across(runs)]))]
     for found in runs:
         inner: list[Part] = []
         for section in SECTIONS:
@@ -49,7 +50,7 @@ def write_reports(folder: Path, runs: Sequence[Found]) -> None:
             own.mkdir(exist_ok=True)
             inner.append(Part(section.title, write_blocks(own, blocks, f"{found.name}-")))
         parts.append(Part(found.title, parts=inner))
-    write_page(folder, f"{len(runs)} runs", parts)
+    write_page(folder, f"{len(runs)} runs" if len(runs) > 1 else runs[0].title, parts)
 
 
 def _short(section: Section, found: Found) -> list[Block]:

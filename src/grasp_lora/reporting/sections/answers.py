@@ -38,7 +38,11 @@ def _chosen(found: Found, shown: list[MethodResult]) -> dict[int, str]:
     first, second = ((score.examples if score else ()) or () for score in pair)
     sign = -1.0 if metric == "test_loss" else 1.0
     gains = sorted((sign * (a - b), i) for i, (a, b) in enumerate(zip(first, second, strict=False)))
-    gains = [gain for gain in gains if gain[1] < len(one.rows[0].answers)]
+    told = [
+        a.prediction.split() != b.prediction.split()
+        for a, b in zip(one.rows[0].answers, other.rows[0].answers, strict=False)
+    ]
+    gains = [gain for gain in gains if gain[1] < len(told) and told[gain[1]]]
     best, worst = gains[::-1][:MOST], gains[:MOST]
     return {
         index: f"Test example {index + 1}: {one.title} is {said} than {other.title}, by "
