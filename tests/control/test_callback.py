@@ -13,8 +13,10 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from grasp_lora.control.callback import GraspCallback
 from grasp_lora.control.controller import GraspController
 from grasp_lora.control.fixed_mask import FixedMaskCallback
+from grasp_lora.control.masked import MaskedAdapter
 from grasp_lora.control.merge_prune import MergePruneCallback
 from grasp_lora.control.policy import RatioPolicy
+from grasp_lora.control.units import adapter_parameters
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.batches import TargetCollator
 from grasp_lora.lm.encoding import Limits, encode
@@ -222,6 +224,21 @@ def test_a_fixed_mask_waits_or_refuses_where_nothing_was_trained(tmp_path):
     trainer = trainer_for(tmp_path, untrained())
     trainer.add_callback(FixedMaskCallback(0.0))  # nothing to prune: nothing to refuse
     trainer.train()
+
+
+def test_what_a_fixed_mask_took_is_of_the_moment_when_it_was_built(tmp_path):
+    trainer = trainer_for(tmp_path, adapted())
+    masked = MaskedAdapter(adapter_parameters(trainer.model))
+    importance = masked.importances()
+    masked.commit(0.5)
+    norms = masked.pruned_norms()
+    masked.close()
+    trainer = trainer_for(tmp_path, adapted())
+    fixed = FixedMaskCallback(0.5)
+    trainer.add_callback(fixed)
+    trainer.train()
+    assert (fixed.importance, fixed.norms) == (importance, norms)
+    assert fixed.masked.pruned_norms() != norms  # what was kept was trained since
 
 
 def test_a_fixed_mask_is_built_in_a_run_that_goes_on_after_its_steps(tmp_path):

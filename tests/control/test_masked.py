@@ -56,6 +56,23 @@ def test_pruned_entries_are_zero_and_stay_zero():
     }
 
 
+def test_importance_and_the_norm_that_goes_by_hand():
+    """A is (1, 4) and B (2, 1), one unit each: half of the entries goes, the smaller ones."""
+    tensors = {
+        A: nn.Parameter(torch.tensor([[1.0, -2.0, 3.0, -4.0]])),
+        B: nn.Parameter(torch.tensor([[0.5], [-1.5]])),
+    }
+    masked = MaskedAdapter(tensors)
+    assert masked.importances() == {"layer.lora_A": 2.5, "layer.lora_B": 1.0}
+    assert masked.pruned_norms() == {"layer.lora_A": 0.0, "layer.lora_B": 0.0}
+    masked.commit(0.5)
+    assert masked.pruned_norms() == {
+        "layer.lora_A": pytest.approx((1 + 4) / 30),
+        "layer.lora_B": pytest.approx(0.25 / 2.5),
+    }
+    assert masked.importances() == {"layer.lora_A": 2.5, "layer.lora_B": 1.0}  # of dense values
+
+
 def test_revived_entries_come_back_with_the_value_they_were_pruned_at():
     tensors = parameters()
     optimizer = torch.optim.AdamW(tensors.values(), lr=0.1)

@@ -1,6 +1,8 @@
 """Reports of made-up runs: what is in them, what data must not do to them, how large they may be."""
 
+import base64
 import csv
+import hashlib
 import re
 import time
 from dataclasses import replace
@@ -22,7 +24,7 @@ from grasp_lora.reporting.sections import ablations, searched
 from grasp_lora.reporting.sections.learned import rolling
 from grasp_lora.reporting.sections.published import published
 from grasp_lora.reporting.trained import by_site
-from grasp_lora.reporting.write import latex, markdown, write_report
+from grasp_lora.reporting.write import _csv, latex, markdown, write_report
 
 HOSTILE = "<script>alert(1)</script> \x1b[31mred\x07 \\input{/etc/passwd} 50% & $x$ | =1+1"
 
@@ -75,7 +77,10 @@ def test_the_page_asks_nothing_of_a_network(made):
     assert all(one.startswith(("#", "data:")) for one in asked), asked
     assert not re.search(r"@import|url\((?!#)", text)
     (policy,) = [a["content"] for t, a in page.tags if a.get("http-equiv") == "Content-Security-Policy"]
-    assert "default-src 'none'" in policy
+    digest = base64.b64encode(hashlib.sha256(page.scripts[0].encode()).digest()).decode()
+    assert policy == (
+        f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'"
+    )
 
 
 def test_ids_are_used_once(made):
@@ -197,7 +202,7 @@ def test_runs_together(tmp_path):
 def test_runs_of_one_name_are_told_apart(tmp_path):
     runs = [made_up_run(tmp_path / place / "titles", seed=i) for i, place in enumerate(("a", "b"))]
     made = report([*runs, runs[0]], tmp_path / "report").parent
-    folders = sorted(path.name for path in made.iterdir() if path.is_dir() and path.name != "tables")
+    folders = sorted(path.name for path in (made / "runs").iterdir())
     assert len(folders) == 2
     assert all(folder.endswith(f"{place}-titles") for folder, place in zip(folders, "ab", strict=True))
 
@@ -351,3 +356,22 @@ def test_answers_that_are_alike_are_not_chosen(tmp_path):
         "Test example 1.",
         "Test example 2.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("cell", "kept"),
+    [
+        ("=1", "'=1"),
+        ("+a", "'+a"),
+        ("-a", "'-a"),
+        ("@a", "'@a"),
+        ("-0.5*", "-0.5*"),
+        ("+1.0 ± 0.2", "+1.0 ± 0.2"),
+    ],
+)
+def test_what_a_spreadsheet_would_compute(cell, kept):
+    assert _csv(["=h"], [[cell]]) == f"'=h\n{kept}\n"
+
+
+def test_spaces_of_all_kinds_stay():
+    assert without_controls("東京\u3000大阪 10\u00a0km") == "東京\u3000大阪 10\u00a0km"

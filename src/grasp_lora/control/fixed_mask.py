@@ -1,5 +1,6 @@
 """A fixed mask in a `transformers.Trainer`: the final run."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -39,6 +40,10 @@ class FixedMaskCallback(TrainerCallback):
         self.p, self.after_steps = p, after_steps
         self._pruning = Pruning(find_parts(parts), unit)
         self.masked: MaskedAdapter | None = None
+        self.importance: Mapping[str, float] = {}
+        """Each unit's, as the mask was built."""
+        self.norms: Mapping[str, float] = {}
+        """The share of each unit's squared norm that the mask took."""
         self._built = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: nn.Module, **_: Any) -> None:
@@ -70,4 +75,6 @@ class FixedMaskCallback(TrainerCallback):
                 "say what to prune: load a trained adapter, or give after_steps, the steps to train it before"
             )
         self._built = True
+        self.importance = self.masked.importances()
         self.masked.commit(self.p)  # nothing comes back, so no moments need clearing
+        self.norms = self.masked.pruned_norms()  # of dense values that were not trained apart yet

@@ -10,7 +10,7 @@ from grasp_lora.reporting.drawing import BLUE, COLOURS, GREY, INK
 from grasp_lora.reporting.found import LOSSES, Found, MethodResult
 from grasp_lora.reporting.verdict import verdict
 
-__all__ = ["across"]
+__all__ = ["across", "over_runs"]
 
 COLUMNS = 8  # runs with a column each; more are shown by their means alone
 
@@ -104,7 +104,8 @@ def _differences(runs: Sequence[Found], reference: str) -> Differences:
     for run in runs:
         own, holm = run.compared.spread("test_loss").mean, run.adjusted("test_loss")
         for one in run.results:
-            if one.method != reference and not one.rows[0].is_point:
+            # A refit is compared with the reference's refit: its p-value is of another difference.
+            if one.method != reference and not one.rows[0].is_point and not one.rows[0].refit_of:
                 difference = one.spread("test_loss").mean - own
                 found.setdefault(one.method, []).append((difference, holm.get(one.method)))
     return found
@@ -141,37 +142,47 @@ def _draw_differences(canvas: Any, differences: Differences, titles: Mapping[str
     axes.grid(visible=False, axis="y")
 
 
+Sizes = Mapping[int, Sequence[MethodResult]]
+"""Number of training rows -> a method's results in the runs that had so many."""
+
+
 def _over_rows(runs: Sequence[Found], titles: Mapping[str, str]) -> Iterator[Block]:
     """Test loss over the number of training rows (ALM Fig. 6), where runs differ in it."""
-    tasks: dict[str, dict[str, dict[int, MethodResult]]] = {}
+    tasks: dict[str, dict[str, dict[int, list[MethodResult]]]] = {}
     for found in runs:
         for one in found.results:
             row = one.rows[0]
             if (rows := row.labels.get("train")) and not row.is_point:
                 task = f"{row.task}, {row.source} → {row.target}"
-                tasks.setdefault(task, {}).setdefault(one.method, {})[rows] = one
+                tasks.setdefault(task, {}).setdefault(one.method, {}).setdefault(rows, []).append(one)
     for number, (task, methods) in enumerate(tasks.items()):
         several = {name: sizes for name, sizes in methods.items() if len(sizes) > 1}
         if several:
             yield Figure(
                 f"training_rows_{number + 1}",
                 lambda canvas, s=several: _draw_over_rows(canvas, s, titles),  # type: ignore[misc]
-                f"{task}: test loss over the number of training rows (ALM Fig. 6).",
+                f"{task}: test loss over the number of training rows (ALM Fig. 6), the mean of runs with "
+                "as many.",
             )
 
 
-def _draw_over_rows(
-    canvas: Any, several: Mapping[str, Mapping[int, MethodResult]], titles: Mapping[str, str]
-) -> None:
+def _draw_over_rows(canvas: Any, several: Mapping[str, Sizes], titles: Mapping[str, str]) -> None:
     axes = canvas.subplots()
     for (name, sizes), colour in zip(several.items(), cycle(COLOURS), strict=False):
         x = sorted(sizes)
-        spreads = [sizes[rows].spread("test_loss") for rows in x]
-        error = [spread.std or 0.0 for spread in spreads]
-        y = [spread.mean for spread in spreads]
+        y, error = zip(*(over_runs(sizes[rows]) for rows in x), strict=True)
         axes.errorbar(x, y, yerr=error, marker="o", markersize=4, color=colour, capsize=2, label=titles[name])
     axes.set(xscale="log", xlabel="training rows of the target", ylabel="test loss (nats)")
     ticks = sorted({rows for sizes in several.values() for rows in sizes})
     axes.set_xticks(ticks, [str(rows) for rows in ticks])
     axes.set_xticks([], minor=True)
     canvas.legend(loc="outside lower center", ncols=3)
+
+
+def over_runs(results: Sequence[MethodResult]) -> tuple[float, float]:
+    """Mean test loss, and its deviation: over runs, or of one run over its draws or seeds."""
+    spreads = [one.spread("test_loss") for one in results]
+    if len(spreads) == 1:
+        return spreads[0].mean, spreads[0].std or 0.0
+    means = [spread.mean for spread in spreads]
+    return statistics.fmean(means), statistics.stdev(means)

@@ -1,8 +1,9 @@
 """What a report is made of: texts, tables, figures, answers, and the data behind them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from unicodedata import category
 
 from grasp_lora.metrics.score import Spread
 
@@ -72,8 +73,8 @@ class Answered:
     """What it was chosen for."""
     prompt: str
     reference: str
-    answers: Mapping[str, str]
-    """By the methods' titles."""
+    answers: Sequence[tuple[str, str]]
+    """Methods' titles, and theirs."""
     language: str
 
 
@@ -103,8 +104,8 @@ class Bold(str):
 
 
 def without_controls(text: str) -> str:
-    """A text of the data's without what would steer a terminal; line breaks and tabs stay."""
-    return "".join(c for c in text if c in "\n\t" or c.isprintable() or c in _JOINERS)
+    """A text of the data's without what would steer a terminal; line breaks, tabs and all spaces stay."""
+    return "".join(c for c in text if c in _KEPT or c.isprintable() or category(c) == "Zs")
 
 
-_JOINERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"  # which scripts need
+_KEPT = "\n\t\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"  # the last two some scripts need

@@ -58,6 +58,7 @@ def save(figure: Figure, folder: Path, prefix: str = "") -> str:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
 
+    name = re.sub(r"[^\w.+-]", "-", figure.name)  # it may have a language's or a method's
     style: dict[str, Any] = {**_STYLE, "font.family": list(_families()), "svg.hashsalt": figure.name}
     with matplotlib.rc_context(style), warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -66,14 +67,14 @@ def save(figure: Figure, folder: Path, prefix: str = "") -> str:
         figure.draw(canvas)
         text = StringIO()
         canvas.savefig(text, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
-        canvas.savefig(folder / f"{figure.name}.png", dpi=150, facecolor="white")
+        canvas.savefig(folder / f"{name}.png", dpi=150, facecolor="white")
     if missing := sorted({found[0] for one in said if (found := _GLYPH.search(str(one.message)))}):
         _say_once(tuple(missing[:5]))
     svg = without_controls(text.getvalue())  # which XML does not allow, either
     svg = svg[svg.index("<svg") :]
     white = '<rect width="100%" height="100%" fill="#ffffff"/>'
     start = svg.index(">") + 1
-    (folder / f"{figure.name}.svg").write_text(svg[:start] + white + svg[start:], encoding="utf-8")
+    (folder / f"{name}.svg").write_text(svg[:start] + white + svg[start:], encoding="utf-8")
     return _for_a_page(svg, re.sub(r"\W", "-", f"{prefix}{figure.name}"))
 
 

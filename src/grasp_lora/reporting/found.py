@@ -11,6 +11,7 @@ from grasp_lora.cost import Cost
 from grasp_lora.metrics.clusters import clusters
 from grasp_lora.metrics.score import Score, Spread, over_seeds
 from grasp_lora.metrics.significance import Comparison, Test, compare_corpora, compare_scores, holm
+from grasp_lora.reporting.blocks import without_controls
 from grasp_lora.reporting.trained import Learned, Trained
 from grasp_lora.workspace.records import MeasuredDeployment, RankCheck
 from grasp_lora.workspace.rows import Row
@@ -45,7 +46,7 @@ class MethodResult:
     @property
     def title(self) -> str:
         """What it is called where people read."""
-        return self.rows[0].title or self.method
+        return without_controls(self.rows[0].title or self.method)
 
     @property
     def p(self) -> float | None:
@@ -66,6 +67,10 @@ class MethodResult:
     def metrics(self) -> tuple[str, ...]:
         """What the answers of every seed were scored with."""
         return tuple(name for name in self.rows[0].scores if all(name in row.scores for row in self.rows))
+
+    def has(self, metric: str) -> bool:
+        """Whether every seed was scored with it; an interrupted run may have some methods that were not."""
+        return metric in LOSSES or metric in self.metrics
 
     def value(self, row: Row, metric: str) -> float:
         """One seed's."""
@@ -211,7 +216,11 @@ def compare_with(
         tested += reference.metrics
     again = refit_of(reference, results)
     return {
-        result.method: [compare_methods(against, result, metric, resamples=resamples) for metric in tested]
+        result.method: [
+            compare_methods(against, result, metric, resamples=resamples)
+            for metric in tested
+            if result.has(metric) and against.has(metric)
+        ]
         for result in results
         if (against := again if result.rows[0].refit_of else reference) not in (None, result)
     }

@@ -29,10 +29,12 @@ class Part:
     title: str
     shown: Sequence[Shown] = ()
     parts: Sequence["Part"] = ()
+    anchor: str = ""
+    """Of links to it, where it is not the title."""
 
     @property
-    def anchor(self) -> str:
-        return re.sub(r"\W+", "-", self.title.lower()).strip("-")
+    def id(self) -> str:
+        return self.anchor or re.sub(r"\W+", "-", self.title.lower()).strip("-")
 
     @property
     def is_empty(self) -> bool:

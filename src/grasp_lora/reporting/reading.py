@@ -145,7 +145,8 @@ def _place(asked: Sequence[str], row: Row, folder: Path) -> tuple[bool, int, flo
     """
     fitting = [i for i, name in enumerate(asked) if row.method == name or row.method.startswith(f"{name}_")]
     place = max(fitting, key=lambda i: len(asked[i])) if fitting else len(asked)
-    return bool(row.refit_of), place, (folder / Row.SCORES_FILE).stat().st_mtime
+    scores = folder / Row.SCORES_FILE
+    return bool(row.refit_of), place, scores.stat().st_mtime if scores.exists() else 0.0
 
 
 def _missing(run: Path, asked: Sequence[str], names: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 from grasp_lora.control.noise import Look
 from grasp_lora.control.rounds import Round, read_rounds
 from grasp_lora.lm.logs import TRAIN_LOG_FILE
-from grasp_lora.workspace.files import read_lines
+from grasp_lora.reporting.logs import read_so_far
 from grasp_lora.workspace.records import Importance, LearnedRatio, Pruned
 
 __all__ = ["Learned", "Trained", "by_site"]
@@ -31,7 +31,13 @@ class Learned:
         """Of a learning run's folder, and the folder of what p* is from."""
         ratio = LearnedRatio.read(chosen)
         look = Look.read(folder)
-        return cls(ratio.found, read_rounds(folder), tuple(ratio.warnings), look, read_log(folder))
+        return cls(
+            ratio.found,
+            read_rounds(folder),
+            tuple(ratio.warnings),
+            look,
+            tuple(read_so_far(folder / TRAIN_LOG_FILE)),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +54,7 @@ class Trained:
     def read(cls, folder: Path) -> "Trained":
         """Of an adapter's folder; what is not there is empty."""
         found = Importance.read(folder).by_unit if (folder / Importance.FILE).exists() else {}
-        return cls(read_log(folder), Pruned.of(folder), found)
-
-
-def read_log(folder: Path) -> tuple[Mapping[str, Any], ...]:
-    """The lines of a training's log; a last one that is not whole yet is left out."""
-    path = folder / TRAIN_LOG_FILE
-    return tuple(read_lines(path)) if path.exists() else ()
+        return cls(tuple(read_so_far(folder / TRAIN_LOG_FILE)), Pruned.of(folder), found)
 
 
 def by_site(units: Mapping[str, float]) -> Iterator[tuple[int, str, str, str, float]]:

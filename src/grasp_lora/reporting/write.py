@@ -18,7 +18,7 @@ from grasp_lora.workspace.records import SUMMARY_FILE
 
 __all__ = ["latex", "markdown", "write_report", "write_reports"]
 
-TABLES = "tables"
+TABLES, RUNS = "tables", "runs"
 IN_FULL = 8  # runs; of more the page would be too large to read, and to send
 QUICK = 1_000  # trials of each test in a report of so many; its signature says so
 SHORT = ("Verdict", "Warnings", "Losses", "Answers scored")
@@ -42,14 +42,14 @@ def write_reports(folder: Path, runs: Sequence[Found], left_out: Sequence[str] =
         runs = [replace(found, resamples=QUICK) for found in runs]
     missing = [Text("\n".join(["Left out:", "", *(f"- {line}" for line in left_out)]))] if left_out else []
     parts = [Part("Together", write_blocks(folder, [*missing, *across(runs)]))]
-    for found in runs:
+    for number, found in enumerate(runs, 1):
         inner: list[Part] = []
         for section in SECTIONS:
             blocks = list(section.blocks(found)) if len(runs) <= IN_FULL else _short(section, found)
-            own = folder / found.name
-            own.mkdir(exist_ok=True)
-            inner.append(Part(section.title, write_blocks(own, blocks, f"{found.name}-")))
-        parts.append(Part(found.title, parts=inner))
+            own = folder / RUNS / found.name
+            own.mkdir(parents=True, exist_ok=True)
+            inner.append(Part(section.title, write_blocks(own, blocks, f"run{number}-")))
+        parts.append(Part(found.title, parts=inner, anchor=f"run{number}"))
     write_page(folder, f"{len(runs)} runs" if len(runs) > 1 else runs[0].title, parts)
 
 
@@ -66,8 +66,8 @@ def _in_summary(block: Block) -> str:
     if isinstance(block, Table):
         return f"{block.title}\n\n{markdown(block.headers, block.rows)}"
     if isinstance(block, Answered):
-        lines = {"reference": block.reference, **block.answers}
-        return "\n".join([block.why, "", *(f"- {title}: {text}" for title, text in lines.items())])
+        lines = [("reference", block.reference), *block.answers]
+        return "\n".join([block.why, "", *(f"- {title}: {text}" for title, text in lines)])
     return ""
 
 
@@ -121,13 +121,13 @@ def _in_markdown(cell: str) -> str:
 def _csv(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(headers)
-    writer.writerows([_no_formula(cell) for cell in row] for row in rows)
+    writer.writerows([_no_formula(cell) for cell in row] for row in [headers, *rows])
     return text.getvalue()
 
 
 def _no_formula(cell: Any) -> Any:
     """A text that a spreadsheet would compute stays one, by an apostrophe; signed numbers are numbers."""
+    cell = without_controls(cell) if isinstance(cell, str) else cell
     if not isinstance(cell, str) or not cell.startswith(("=", "+", "-", "@", "\t", "\r")):
         return cell
     return cell if _NUMBER.match(cell) else f"'{cell}"

@@ -40,9 +40,10 @@ def prune(
     backbone, p = resources.backbone(model), found_by(ratio)
     adapted = load_adapter(backbone.model, adapter, trainable=True)
     masked = MaskedAdapter(adapter_parameters(adapted), Pruning(read_parts(parts), unit))
+    importance = masked.importances()
     masked.commit(p)
     save_adapter(adapted, folder, adapter)
-    say_what_mask_pruned(masked, folder)
+    say_what_mask_pruned(masked, importance, masked.pruned_norms(), folder)
     if dev is not None:
         DevLosses((resources.loss(dev, backbone, limits)(adapted),), 0).write(folder)
 

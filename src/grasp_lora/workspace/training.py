@@ -1,6 +1,6 @@
 """The one training of an adapter, whatever it starts from, its rows, its mask, and when it stops."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -132,7 +132,7 @@ def fine_tune(
         if isinstance(callback, MergePruneCallback):
             _say_what_steps_pruned(callback, epoch, folder)
         elif callback.masked is not None:
-            say_what_mask_pruned(callback.masked, folder)
+            say_what_mask_pruned(callback.masked, callback.importance, callback.norms, folder)
 
 
 def learn(
@@ -234,13 +234,19 @@ def found_by(at: float | Stage | Path) -> float:
     return LearnedRatio.read(at).found if isinstance(at, Path) else at
 
 
-def say_what_mask_pruned(masked: MaskedAdapter, folder: Path) -> None:
-    """Leave the mask in force, `Pruned` and `Importance`."""
+def say_what_mask_pruned(
+    masked: MaskedAdapter, importance: Mapping[str, float], norms: Mapping[str, float], folder: Path
+) -> None:
+    """Leave the mask in force, `Pruned` and `Importance`.
+
+    Args:
+        importance, norms: Of each unit, as the mask was built; training changes them.
+    """
     masks = masked.masks()
     save_file(masks, folder / MASK_FILE)
     share = pruned_share(masks.values())
-    Pruned(masked.p, masked.pruned_shares(), masked.pruned_norms(), share=share).write(folder)
-    Importance(masked.importances()).write(folder)
+    Pruned(masked.p, masked.pruned_shares(), norms, share=share).write(folder)
+    Importance(importance).write(folder)
 
 
 def _say_what_steps_pruned(callback: MergePruneCallback, epoch: int | None, folder: Path) -> None:

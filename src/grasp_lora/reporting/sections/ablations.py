@@ -8,7 +8,7 @@ from grasp_lora.reporting.found import Found
 
 def blocks(found: Found) -> Iterator[Block]:
     by_name = {one.method: one for one in found.results}
-    names = [name for name in found.variants if name in by_name]
+    names = [name for name in found.variants if name in by_name and name != found.reference]
     if not names:
         return
     settings = list(dict.fromkeys(key for name in names for key in found.variants[name]))
@@ -17,7 +17,7 @@ def blocks(found: Found) -> Iterator[Block]:
         one, own = by_name[name], found.variants.get(name, {})
         ratio = "" if one.p is None else f"{one.p:.3f}"
         values = [show_spread(one.spread("test_loss"), 4)]
-        values += [show_spread(one.spread(metric), 2) for metric in found.metrics]
+        values += [show_spread(one.spread(metric), 2) if one.has(metric) else "" for metric in found.metrics]
         rows.append([one.title, *(str(own.get(key, "")) for key in settings), ratio, *values])
     title = (
         f"Settings that differ from {found.compared.title}'s, the ratio they led to, and test (loss in nats):"

@@ -19,7 +19,7 @@ def blocks(found: Found) -> Iterator[Block]:
     for index, why in chosen.items():
         if index < count:
             asked = shown[0].rows[0].answers[index]
-            answers = {one.title: " ".join(one.rows[0].answers[index].prediction.split()) for one in shown}
+            answers = [(x.title, " ".join(x.rows[0].answers[index].prediction.split())) for x in shown]
             yield Answered(why, asked.prompt, asked.references[0], answers, shown[0].rows[0].target)
 
 

@@ -19,10 +19,10 @@ def blocks(found: Found) -> Iterator[Block]:
     }
     first = [name for name in (found.reference,) if name in titles]
     names = [*first, *(name for name in titles if name not in first)][:SHOWN]
-    logs = {titles[name]: log for name in names if (log := found.trained[name].log)}
+    logs = [(titles[name], found.trained[name].log) for name in names]
     if draws := found.learned.get(found.reference):
-        logs["its learning run"] = draws[0].log
-    logs = {title: log for title, log in logs.items() if len(log) > 1}
+        logs.append((f"{titles.get(found.reference, found.reference)}, its learning run", draws[0].log))
+    logs = [pair for pair in logs if len(pair[1]) > 1]
     if logs:
         yield Figure(
             "curves",
@@ -32,9 +32,9 @@ def blocks(found: Found) -> Iterator[Block]:
         )
 
 
-def _draw(canvas: Any, logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+def _draw(canvas: Any, logs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> None:
     axes = canvas.subplots()
-    for colour, (title, log) in zip(cycle(COLOURS), logs.items(), strict=False):
+    for colour, (title, log) in zip(cycle(COLOURS), logs, strict=False):
         train, dev = ([(e["step"], e[key]) for e in log if key in e] for key in ("loss", "dev_loss"))
         if train:
             axes.plot(

@@ -25,7 +25,7 @@ def blocks(found: Found) -> Iterator[Block]:
         yield Data(
             "importance", ("method", "value_of", "layer", "projection", "factor", "adapter", "value"), rows
         )
-    if shown is None:
+    if shown is None or not _cells(found.trained[shown].importance):
         return
     trained = found.trained[shown]
     title = next(one.title for one in found.results if one.method == shown)
@@ -39,8 +39,8 @@ def blocks(found: Found) -> Iterator[Block]:
         yield Figure(
             "pruned",
             lambda canvas: _draw(canvas, _cells(trained.pruned.norm_by_unit), "share of the norm", "magma"),
-            f"{title}: what the mask took of each module's squared norm. Every unit loses the same share "
-            "of its entries; those whose magnitudes are unequal lose little by it.",
+            f"{title}: what the mask took of a module's squared norm, the mean of A and B. Every unit loses "
+            "the same share of its entries; those whose magnitudes are unequal lose little by it.",
             (8, 2.6),
         )
 

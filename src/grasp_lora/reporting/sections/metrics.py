@@ -15,13 +15,16 @@ def blocks(found: Found) -> Iterator[Block]:
             for result in found.results
             for row in result.rows
             for metric in (*LOSSES, *found.metrics)
-            if metric != "dev_loss" or result.has_dev
+            if result.has(metric) and (metric != "dev_loss" or result.has_dev)
         ],
     )
     if not found.metrics:
         return
     rows, holm = [], {metric: found.adjusted(metric) for metric in found.metrics}
-    best = {metric: max(one.spread(metric).mean for one in found.results) for metric in found.metrics}
+    best = {
+        metric: max(one.spread(metric).mean for one in found.results if one.has(metric))
+        for metric in found.metrics
+    }
     for result in found.results:
         against = found.comparisons.get(result.method, ())
         stars = {
@@ -31,6 +34,9 @@ def blocks(found: Found) -> Iterator[Block]:
         }
         cells = [result.title]
         for metric in found.metrics:
+            if not result.has(metric):
+                cells.append("")
+                continue
             value = result.spread(metric)
             cell = show_spread(value, 2) + stars.get(metric, "")
             cells.append(Bold(cell) if value.mean == best[metric] else cell)

@@ -22,7 +22,7 @@ def blocks(found: Found) -> Iterator[Block]:
         for result in found.results:
             theirs = one["methods"].get(result.method, {})
             for metric in (RATIO, *found.metrics):
-                if metric in theirs:
+                if metric in theirs and (metric == RATIO or result.has(metric)):
                     value = "" if metric == RATIO else show_spread(result.spread(metric), 2)
                     if metric == RATIO and result.p is not None:
                         value = f"{100 * result.p:.2f}"

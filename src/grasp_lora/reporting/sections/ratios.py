@@ -15,7 +15,8 @@ Point = tuple[float, float, float]
 
 
 def blocks(found: Found) -> Iterator[Block]:
-    swept = sorted((one for one in found.results if _is_fixed(one)), key=lambda one: one.p or 0.0)
+    by_ratio = {one.p or 0.0: one for one in found.results if _is_fixed(one)}
+    swept = [by_ratio[p] for p in sorted(by_ratio)]
     searched = {name: points for name, points in found.searched.items() if all(0 <= p <= 1 for p in points)}
     draws = found.learned.get(found.reference, ())
     look = draws[0].look if draws else None
@@ -41,7 +42,8 @@ def blocks(found: Found) -> Iterator[Block]:
 
 def _is_fixed(one: MethodResult) -> bool:
     """One ratio through a whole training: a sweep's points, and the merge that is not pruned."""
-    return one.p is not None and one.has_dev and (one.rows[0].is_point or one.p == 0.0)
+    row = one.rows[0]
+    return one.p is not None and one.has_dev and not row.control_of and (row.is_point or one.p == 0.0)
 
 
 def _draw(canvas: Any, panels: Sequence[Callable[[Any], None]], p: float | None) -> None:
