@@ -1,7 +1,7 @@
 """Logs that are being written while they are read: what is whole of them."""
 
 import json
-import math
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -48,8 +48,8 @@ def latest_log(folder: Path) -> list[Mapping[str, Any]]:
 
 def numbers(lines: list[Mapping[str, Any]], key: str) -> tuple[float, ...]:
     """The finite numbers under a key, in the lines that have one."""
-    found: list[Any] = [value for line in lines if type(value := line.get(key)) in (int, float)]
-    return tuple(float(value) for value in found if math.isfinite(value))
+    found = [line.get(key) for line in lines]
+    return tuple(float(one) for one in found if type(one) in (int, float) and abs(one) <= sys.float_info.max)
 
 
 def config_so_far(folder: Path) -> Mapping[str, Any]:

@@ -1,5 +1,6 @@
 """What lies in a folder of runs: of each its state, what it found, and how large it is."""
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -54,9 +55,9 @@ class Overview:
         """For programs."""
         best = self.best and {
             "method": self.best.method,
-            "p": self.best.p,
-            "dev_loss": self.best.dev_loss,
-            "test_loss": self.best.test_loss,
+            "p": _known(self.best.p),
+            "dev_loss": _known(self.best.dev_loss),
+            "test_loss": _known(self.best.test_loss),
         }
         return {
             "name": self.folder.name,
@@ -64,11 +65,16 @@ class Overview:
             "state": self.state,
             "methods_evaluated": self.methods[0],
             "methods": self.methods[1],
-            "p": self.p,
+            "p": _known(self.p),
             "best": best,
             "bytes": self.bytes,
             "changed": datetime.fromtimestamp(self.changed, UTC).isoformat(timespec="seconds"),
         }
+
+
+def _known(number: float | None) -> float | None:
+    """None, too, for what JSON has no number for: a training that diverged."""
+    return number if number is not None and math.isfinite(number) else None
 
 
 def overviews(folder: Path, now: float | None = None) -> list[Overview]:

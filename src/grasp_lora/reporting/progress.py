@@ -67,10 +67,10 @@ class Progress:
 
     @property
     def best(self) -> Scored | None:
-        """The lowest dev loss, of methods that one could deploy where there is one."""
+        """The lowest dev loss, of methods that one could deploy where there is one; NaN is the highest."""
         known = [one for one in self.scored if one.dev_loss is not None]
         known = [one for one in known if one.candidate] or known
-        return min(known, key=lambda one: one.dev_loss or 0.0, default=None)
+        return min(known, key=lambda one: one.order, default=None)
 
 
 def is_run(folder: Path) -> bool:

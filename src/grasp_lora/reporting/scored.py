@@ -1,10 +1,10 @@
 """What a run's methods scored so far."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from statistics import fmean
 
 from grasp_lora.errors import GraspError
 from grasp_lora.workspace.rows import Row
@@ -23,6 +23,12 @@ class Scored:
     rows: int
     candidate: bool
     """Whether one could deploy it: no control of another method, no point of a sweep."""
+
+    @property
+    def order(self) -> tuple[bool, float]:
+        """The best on dev first; then what diverged, and at last what has no dev loss, by test loss."""
+        loss = self.test_loss if self.dev_loss is None else self.dev_loss
+        return self.dev_loss is None, math.inf if math.isnan(loss) else loss
 
 
 def scored_in(root: Path, stages: Mapping[str, float]) -> tuple[Scored, ...]:
@@ -67,8 +73,12 @@ def _together(method: str, rows: Sequence[_Evaluated]) -> Scored:
     return Scored(
         method=method,
         p=rows[0].p,
-        dev_loss=fmean(dev) if len(dev) == len(rows) else None,
-        test_loss=fmean(row.test_loss for row in rows),
+        dev_loss=_mean(dev) if len(dev) == len(rows) else None,
+        test_loss=_mean([row.test_loss for row in rows]),
         rows=len(rows),
         candidate=rows[0].candidate,
     )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)  # `fmean` raises an error where the sum is not finite

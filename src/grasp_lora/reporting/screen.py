@@ -178,7 +178,7 @@ def _methods(progress: Progress, rows: int) -> Table:
     several = any(one.rows > 1 for one in progress.scored)
     if several:
         table.add_column("runs", justify="right", no_wrap=True)
-    ordered = sorted(progress.scored, key=lambda one: (one.dev_loss is None, one.dev_loss or one.test_loss))
+    ordered = sorted(progress.scored, key=lambda one: one.order)
     shown = ordered[:rows]
     for one in shown:
         style = "bold green" if one is progress.best else ""
