@@ -3,7 +3,6 @@
 import io
 import json
 import math
-import time
 
 import pytest
 from rich.console import Console
@@ -11,8 +10,10 @@ from rich.console import Console
 from grasp_lora.cli.main import main
 from grasp_lora.control.rounds import ROUNDS_FILE, Probe, Round
 from grasp_lora.lm.logs import TRAIN_LOG_FILE
+from grasp_lora.reporting.compare import read_results
 from grasp_lora.reporting.plain import span, sparkline
 from grasp_lora.reporting.progress import progress_of
+from grasp_lora.reporting.reading import read_run
 from grasp_lora.reporting.screen import frame
 from grasp_lora.workspace.records import Done, LearnedRatio, RunPlan
 from grasp_lora.workspace.rows import Row
@@ -105,6 +106,25 @@ def test_any_time_can_be_shown(run, seconds, passes, capsys):
         (run / f"eval/{name}/seed42" / Done.FILE).write_text(f'{{"seconds": {seconds}}}')
     assert max(map(len, shown(run).splitlines())) < 100
     listed(capsys, run)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "methods: 3", "methods: [grasp, 1, [a]]", "methods: grasp", "methods: null", "target: null",
+        "target: 3", "target: {draws: x}", "variants: [a]", "variants: {a: 1, 2: {}}", "control: []",
+        "seeds: 3", "seeds: [[1], a]", "- 1", "\xff", "a: [", "a: !!int ''", "a: !!timestamp x",
+        "a: !!bool x", "? [1]\n: 2",
+    ],
+)  # fmt: skip
+def test_a_config_that_holds_anything_is_read_as_far_as_it_goes(run, config):
+    (run / "config.yaml").write_bytes(config.encode("latin-1"))
+    assert [one.method for one in read_results(run)] == ["grasp", "merge"]
+    found = read_run(run)
+    assert {one.method for one in found.results} == {"grasp", "merge"}
+    assert found.variants == {}
+    progress = progress_of(run)
+    assert (progress.state, progress.about) == ("done", "")
 
 
 def test_numbers_that_are_none_as_people_read_them():

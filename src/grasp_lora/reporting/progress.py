@@ -10,11 +10,7 @@ from typing import Any
 from grasp_lora.control.rounds import ROUNDS_FILE, Round
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.logs import TENSORBOARD_FOLDER
-from grasp_lora.reporting.logs import (
-    config_so_far,
-    rounds_so_far,
-    verdict_lines,
-)
+from grasp_lora.reporting.logs import config_of, mapping_of, names_of, rounds_so_far, verdict_lines
 from grasp_lora.reporting.made import Made, made_in, seconds_left
 from grasp_lora.reporting.making import Making, making_in
 from grasp_lora.reporting.scored import Scored, scored_in
@@ -95,7 +91,7 @@ def progress_of(folder: Path, now: float | None = None) -> Progress:
     making = tuple(one for name in partials if (one := making_in(folder, name, now)) is not None)
     plan, config, scored = (
         _plan(folder),
-        config_so_far(folder),
+        config_of(folder),
         scored_in(folder, {one.name: one.at for one in made}),
     )
     started = changed_at(folder / CONFIG_FILE)
@@ -195,9 +191,7 @@ def _methods(
     found = {one.method for one in scored}
     if plan.methods:
         return len(found & {*plan.methods}), len(plan.methods)
-    wanted = [
-        name for key in ("methods", "variants") for name in config.get(key) or () if isinstance(name, str)
-    ]
+    wanted = [*names_of(config, "methods"), *mapping_of(config, "variants")]
     # One name may stand for several methods that begin with it, or for a stage that evaluates nothing.
     others = [*(found - {*wanted}), *(name.rpartition("/")[2] for name in made)]
     done = [
