@@ -127,6 +127,26 @@ def test_a_config_that_holds_anything_is_read_as_far_as_it_goes(run, config):
     assert (progress.state, progress.about) == ("done", "")
 
 
+@pytest.mark.parametrize("text", ["", "{", '{"method": 1}', "\xff", "[" * 100_000], ids=str.__len__)
+def test_an_evaluation_that_cannot_be_read_is_counted(run, text, capsys):
+    assert overview(capsys, run)["unreadable"] == 0
+    (run / "eval/grasp/seed42" / Row.SCORES_FILE).write_bytes(text.encode("latin-1"))
+    (run / "eval/grasp/seed42" / Done.FILE).touch()
+    evaluate(run, "other", 1.0)  # finished anew, so that it is read anew
+    progress_of(run)
+    assert "done, 1 unreadable" in listed(capsys, run)
+    found = overview(capsys, run)
+    assert (found["state"], found["unreadable"], found["best"]["method"]) == ("done", 1, "other")
+    assert shown(run).startswith("one  done, 1 unreadable")
+
+
+def test_a_stage_whose_record_cannot_be_read_is_counted(run, capsys):
+    RunPlan({"eval/grasp/seed42": 1, "report": 1}, ["merge", "grasp"]).write(run)
+    (run / "eval/grasp/seed42" / Done.FILE).write_text("{")
+    (run / "report" / Done.FILE).touch()
+    assert "running, 1 of 2 methods, 1 unreadable" in listed(capsys, run)
+
+
 def test_numbers_that_are_none_as_people_read_them():
     assert [span(x) for x in (math.nan, math.inf, 1e300, -1e300)] == ["?"] * 4
     assert sparkline([0.0, math.nan, 1.0, math.inf], 9) == "▁ █ "

@@ -44,6 +44,7 @@ class Progress:
         methods: That will be evaluated, and how many of these are.
         left: Seconds to the end, about, from what finished stages took; None where nothing is known.
         verdict: Of the report, where the run is done.
+        unreadable: Finished stages whose record or evaluation is damaged.
     """
 
     folder: Path
@@ -60,6 +61,7 @@ class Progress:
     methods: tuple[int, int]
     left: float | None
     verdict: tuple[str, ...]
+    unreadable: int
 
     @property
     def best(self) -> Scored | None:
@@ -89,11 +91,8 @@ def progress_of(folder: Path, now: float | None = None) -> Progress:
     found = [made_in(folder, *one) for one in stages.items()]
     made = tuple(sorted((one for one in found if one is not None), key=lambda one: one.at))
     making = tuple(one for name in partials if (one := making_in(folder, name, now)) is not None)
-    plan, config, scored = (
-        _plan(folder),
-        config_of(folder),
-        scored_in(folder, {one.name: one.at for one in made}),
-    )
+    plan, config = _plan(folder), config_of(folder)
+    scored, unreadable = scored_in(folder, {one.name: one.at for one in made})
     started = changed_at(folder / CONFIG_FILE)
     changed = max([started, *(one.at for one in made), *(one.changed for one in making)])
     names = {one.name for one in made}
@@ -125,6 +124,7 @@ def progress_of(folder: Path, now: float | None = None) -> Progress:
         methods=methods,
         left=None if state == "done" else left,
         verdict=verdict_lines(folder / REPORT) if state == "done" else (),
+        unreadable=unreadable + found.count(None),
     )
 
 

@@ -59,7 +59,8 @@ def frame(progress: Progress, width: int, rows: tuple[int, int, int] = EVERYTHIN
 
 def _header(progress: Progress, width: int) -> Group:
     name = (harmless(progress.folder.resolve().name), "bold")
-    title = Text.assemble(name, "  ", (progress.state, STATES[progress.state]))
+    damage = f", {progress.unreadable} unreadable" if progress.unreadable else ""
+    title = Text.assemble(name, "  ", (progress.state, STATES[progress.state]), (damage, "bold red"))
     about = Text(harmless(progress.about), "dim", no_wrap=True, overflow="ellipsis")
     done, of = progress.stages if progress.stages[1] else progress.methods
     lines: list[RenderableType] = [title, about]
