@@ -33,7 +33,7 @@ def add_watch_verbs(verbs: Any, common: argparse.ArgumentParser) -> None:
     watch = add(
         "watch",
         _watch,
-        "Watch a run go on; ends with it, or at Ctrl-C.",
+        "Watch a run go on; ends when it is done, or at Ctrl-C.",
         "It reads the run's folder and nothing else, so it may be in any terminal, and before the run "
         "starts, too. Where stdout is no terminal it shows one frame.",
         "grasp watch runs/titles-ar",
