@@ -1,8 +1,9 @@
-"""What is shown of runs whose files hold numbers that are none, or are damaged."""
+"""What is shown of runs whose files hold anything, damage included."""
 
 import io
 import json
 import math
+import shutil
 
 import pytest
 from rich.console import Console
@@ -145,6 +146,30 @@ def test_a_stage_whose_record_cannot_be_read_is_counted(run, capsys):
     (run / "eval/grasp/seed42" / Done.FILE).write_text("{")
     (run / "report" / Done.FILE).touch()
     assert "running, 1 of 2 methods, 1 unreadable" in listed(capsys, run)
+
+
+def test_the_best_is_one_that_could_be_deployed(run, capsys):
+    evaluate(run, "point", 1.0, is_point=True)
+    evaluate(run, "control", 1.5, control_of="merge")
+    assert overview(capsys, run)["best"]["method"] == "grasp"
+    for name in ("merge", "grasp"):
+        shutil.rmtree(run / f"eval/{name}")
+    assert overview(capsys, run)["best"]["method"] == "point"  # there is no other
+
+
+def test_further_test_sets_do_not_count(run):
+    evaluate(run, "grasp", 2.25, 9.0, folder="tests/far/grasp/seed42", test_set="far")
+    evaluate(run, "only", 0.5, 9.0, folder="tests/far/only/seed42", test_set="far")
+    found = progress_of(run)
+    assert {one.method: (one.test_loss, one.rows) for one in found.scored} == {
+        "merge": (3.0, 1), "grasp": (3.0, 1),
+    }  # fmt: skip
+    assert (found.best.method, found.unreadable) == ("grasp", 0)
+
+
+def test_a_name_of_a_run_cannot_steer_the_terminal(run):
+    moved = run.rename(run.with_name("\x1b[31mred"))
+    assert shown(moved).splitlines()[0].rstrip() == r"\x1b[31mred  done"
 
 
 def test_numbers_that_are_none_as_people_read_them():
