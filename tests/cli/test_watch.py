@@ -346,6 +346,33 @@ def test_clean_asks_at_a_terminal(run, answer, left):
     assert ("Nothing was removed." if left else "Removed 1 of 1, 5 B.") in terminal.text
 
 
+@pytest.mark.parametrize(
+    ("break_off", "said", "code"),
+    [
+        (lambda terminal: terminal.process.send_signal(2), "grasp: interrupted; nothing was removed", 130),
+        (lambda terminal: terminal.answer("\x04"), "Nothing was removed.", 0),
+    ],
+    ids=["ctrl-c", "ctrl-d"],
+)
+def test_clean_removes_nothing_when_its_question_is_broken_off(run, break_off, said, code):
+    partial = leave(run, "merge/seed42.partial")
+    with Terminal("clean", run, "--remove") as terminal:
+        terminal.until("[y/N]")
+        break_off(terminal)
+        assert terminal.end() == code
+    assert terminal.text.endswith(said)
+    assert partial.exists()
+
+
+def test_clean_leaves_what_has_changed_since_it_was_named(littered):
+    partial = littered / "merge/seed42.partial"
+    (found,) = [one for one in leftovers(littered) if one.path == partial]
+    assert not found.keep
+    (partial / "half.txt").write_text("123456")  # by a process whose lock is not seen here
+    assert not remove(found)
+    assert partial.exists()
+
+
 def test_clean_refuses_folders_that_are_no_runs(tmp_path, capsys):
     leave(tmp_path, "mine.partial")
     assert main(["clean", str(tmp_path), "--remove", "--yes"]) == 2

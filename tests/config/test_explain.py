@@ -82,6 +82,20 @@ def test_a_part_has_its_keys_and_nothing_else():
 
 
 @pytest.mark.parametrize(
+    ("name", "above", "key", "home"),
+    [
+        ("variants", "variants.NAME", "p_min", "control"),
+        ("variants.wide", "variants.wide", "p_min", "control"),
+        ("target.training", "target.training", "epochs", "training"),
+    ],
+)
+def test_keys_of_a_part_that_has_those_of_another(name, above, key, home):
+    lines = {line.split(":")[0]: line for line in explain(name).splitlines()[1:] if line[0] != " "}
+    assert lines.keys() == {k.replace(f"{home}.", f"{above}.") for k in KEYS if k.startswith(f"{home}.")}
+    assert lines[f"{above}.{key}"].endswith(f"; default that of {home}.{key}")
+
+
+@pytest.mark.parametrize(
     ("name", "near"),
     [("control.evry", "control.every"), ("tau", "control.tau"), ("training.x.y", "epochs")],
 )

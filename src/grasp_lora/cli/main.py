@@ -46,11 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # of `grasp ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except KeyboardInterrupt:
-        print(
-            "grasp: interrupted; the same command continues with what is not done",
-            file=sys.stderr,
-        )
+    except KeyboardInterrupt as interrupt:  # with a text where a verb raised it
+        what = str(interrupt) or "the same command continues with what is not done"
+        print(f"grasp: interrupted; {what}", file=sys.stderr)
         return 130
     return 0
 

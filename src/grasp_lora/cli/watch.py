@@ -33,7 +33,7 @@ def add_watch_verbs(verbs: Any, common: argparse.ArgumentParser) -> None:
     watch = add(
         "watch",
         _watch,
-        "Watch a run go on; ends with it, or at Ctrl-C.",
+        "Watch a run go on; ends when it is done, or at Ctrl-C.",
         "It reads the run's folder and nothing else, so it may be in any terminal, and before the run "
         "starts, too. Where stdout is no terminal it shows one frame.",
         "grasp watch runs/titles-ar",
@@ -171,7 +171,14 @@ def _runs_in(given: Path) -> list[Path]:
 def _agreed(question: str, going: "list[Leftover]") -> bool:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise GraspError("nobody is there to be asked whether to remove these; --yes removes them unasked")
-    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    try:
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:  # Ctrl-D
+        print()
+        return False
+    except KeyboardInterrupt:
+        print()
+        raise KeyboardInterrupt("nothing was removed") from None
 
 
 def _console(width_elsewhere: int | None = None) -> "Console":

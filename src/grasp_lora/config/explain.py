@@ -88,7 +88,11 @@ def _below(key: Key | None, deeply: bool) -> Iterator[Key]:
     """The keys of a key's part, or of the whole config; `deeply` with those of the parts in it."""
     if key is not None and key.part is None:
         return
-    for one in _keys_of("" if key is None else key.name, "Config" if key is None else str(key.part)):
+    above = "" if key is None else f"{key.name}.NAME" if key.named else key.name
+    part = "Config" if key is None else str(key.part)
+    for one in _keys_of(above, part):
+        if part in _INHERITED and above != (home := _home(part)):
+            one = replace(one, default=f"that of {home}.{one.name.rpartition('.')[2]}")
         yield one
         if deeply and one.part is not None and _home(one.part) == one.name:
             yield from _below(one, deeply)
@@ -124,9 +128,7 @@ def _find(name: str) -> Key:
         keys = {key.name.rpartition(".")[2]: key for key in _below(found, deeply=False)}
         if word not in keys:
             raise GraspError(_unknown(name, keys))
-        above, found = found, keys[word]
-        if above is not None and above.part in _INHERITED and above.name != (home := _home(above.part)):
-            found = replace(found, default=f"that of {home}.{word}")
+        found = keys[word]
     assert found is not None  # a name has at least one word
     return found
 

@@ -1,21 +1,19 @@
 """Evaluated methods side by side, of one run or of several: under every metric, with a significance test."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from grasp_lora.errors import GraspError
 from grasp_lora.metrics.significance import Comparison, Test, holm
 from grasp_lora.reporting.blocks import SIGNIFICANT, show_p_value, show_spread, show_stars
 from grasp_lora.reporting.found import LOSSES, MethodResult, compare_methods, together
+from grasp_lora.reporting.logs import config_of, mapping_of
 from grasp_lora.reporting.write import markdown
-from grasp_lora.workspace.records import CONFIG_FILE, DRAWS_FOLDER, Done
+from grasp_lora.workspace.records import DRAWS_FOLDER, Done
 from grasp_lora.workspace.rows import Row
 
-__all__ = ["EVALUATIONS", "REPORT", "comparison", "config_of", "overview", "read_results", "reference_of"]
+__all__ = ["EVALUATIONS", "REPORT", "comparison", "overview", "read_results", "reference_of"]
 
 EVALUATIONS = "eval"
 REPORT = "report"
@@ -36,8 +34,9 @@ def read_results(
     if not run.is_dir():
         raise GraspError(f"{run} is no run's folder: there is none of that name")
     config = config_of(run)
-    seeds = config.get("seeds", ()) if seeds is None else seeds
-    draws = [f"{DRAWS_FOLDER}/{draw}/" for draw in range(1, config.get("target", {}).get("draws", 1))]
+    asked, many = config.get("seeds"), mapping_of(config, "target").get("draws")
+    seeds = (asked if isinstance(asked, list) else []) if seeds is None else seeds
+    draws = [f"{DRAWS_FOLDER}/{n}/" for n in range(1, many if isinstance(many, int) else 1)]
     found: dict[str, dict[int, list[Path]]] = {}
     for place in ("", *draws):
         for path in (run / f"{place}{EVALUATIONS}").glob(f"{method or '*'}/seed*"):
@@ -49,18 +48,9 @@ def read_results(
         raise GraspError(f"{run} has no evaluation{what}; evaluated are: {known}")
     results: list[MethodResult] = []
     for _, by_seed in sorted(found.items()):
-        own = [seed for seed in seeds if seed in by_seed] or sorted(by_seed)
+        own = [seed for seed in seeds if isinstance(seed, int) and seed in by_seed] or sorted(by_seed)
         results += together([Row.read(path) for seed in own for path in by_seed[seed]])
     return [replace(result, run=str(run)) for result in results]
-
-
-def config_of(run: Path) -> Mapping[str, Any]:
-    """What the run was last made with; nothing where there is no such file."""
-    try:
-        found = yaml.safe_load((run / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def reference_of(run: Path) -> str | None:

@@ -1,7 +1,7 @@
 """Logs that are being written while they are read: what is whole of them."""
 
 import json
-import math
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,16 @@ from grasp_lora.lm.logs import TRAIN_LOG_FILE
 from grasp_lora.workspace.files import changed_at
 from grasp_lora.workspace.records import CONFIG_FILE, SUMMARY_FILE
 
-__all__ = ["config_so_far", "latest_log", "numbers", "read_so_far", "rounds_so_far", "verdict_lines"]
+__all__ = [
+    "config_of",
+    "latest_log",
+    "mapping_of",
+    "names_of",
+    "numbers",
+    "read_so_far",
+    "rounds_so_far",
+    "verdict_lines",
+]
 
 _ROUND = TypeAdapter(Round)
 VERDICT_PARAGRAPHS = 3  # what to deploy, whether pruning helped, what it cost
@@ -49,16 +58,30 @@ def latest_log(folder: Path) -> list[Mapping[str, Any]]:
 def numbers(lines: list[Mapping[str, Any]], key: str) -> tuple[float, ...]:
     """The finite numbers under a key, in the lines that have one."""
     found: list[Any] = [value for line in lines if type(value := line.get(key)) in (int, float)]
-    return tuple(float(value) for value in found if math.isfinite(value))
+    return tuple(float(value) for value in found if abs(value) <= sys.float_info.max)
 
 
-def config_so_far(folder: Path) -> Mapping[str, Any]:
-    """A run's config as it was written; empty where it cannot be read, as while it is being written."""
+def config_of(run: Path) -> Mapping[str, Any]:
+    """What a run was last made with; empty where it cannot be read, as while it is being written."""
     try:
-        found = yaml.safe_load((folder / CONFIG_FILE).read_bytes())
-    except (OSError, ValueError, yaml.YAMLError, RecursionError):
-        return {}
+        found = yaml.safe_load((run / CONFIG_FILE).read_bytes())
+    except (OSError, ValueError, LookupError, AttributeError, yaml.YAMLError, RecursionError):
+        return {}  # a tag on a value that does not fit it is any of these
     return found if isinstance(found, dict) else {}
+
+
+def mapping_of(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """What a config has under a key by names, where that is a mapping; else nothing."""
+    found = config.get(key)
+    named = found.items() if isinstance(found, dict) else ()
+    return {name: value for name, value in named if isinstance(name, str)}
+
+
+def names_of(config: Mapping[str, Any], key: str) -> list[str]:
+    """The names that a config has under a key: a list, or one alone."""
+    found = config.get(key)
+    listed = found if isinstance(found, list) else [found]
+    return [name for name in listed if isinstance(name, str)]
 
 
 def verdict_lines(folder: Path) -> tuple[str, ...]:

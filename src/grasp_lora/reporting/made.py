@@ -1,5 +1,6 @@
 """The finished stages of a run, and from what they took how long the others will take."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -73,7 +74,10 @@ class _Spent:
     def estimate(self, passes: int) -> float:
         """Seconds of one more such stage; 0 where nothing tells."""
         if passes:
-            return passes * self.seconds / self.passes if self.passes else 0.0
+            try:
+                return passes * self.seconds / self.passes if self.passes else 0.0
+            except OverflowError:  # of a damaged plan
+                return math.inf
         return self.seconds / self.stages if self.stages and not self.passes else 0.0
 
 

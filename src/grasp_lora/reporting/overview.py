@@ -1,5 +1,6 @@
 """What lies in a folder of runs: of each its state, what it found, and how large it is."""
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ class Overview:
         best: The method with the lowest dev loss.
         bytes: Of all files, links not followed.
         changed: When anything in it last was, in seconds since the epoch.
+        unreadable: As of `Progress`.
     """
 
     folder: Path
@@ -40,23 +42,26 @@ class Overview:
     best: Scored | None
     bytes: int
     changed: float
+    unreadable: int = 0
 
     @property
     def words(self) -> str:
         """Its state where people read."""
         done, of = self.methods
+        words = ["unfinished" if self.state == "stopped" else self.state]
         if self.state in ("running", "stopped") and of:
-            state = "running" if self.state == "running" else "unfinished"
-            return f"{state}, {done} of {of} methods"
-        return "unfinished" if self.state == "stopped" else self.state
+            words.append(f"{done} of {of} methods")
+        if self.unreadable:
+            words.append(f"{self.unreadable} unreadable")
+        return ", ".join(words)
 
     def to_json(self) -> Mapping[str, Any]:
         """For programs."""
         best = self.best and {
             "method": self.best.method,
-            "p": self.best.p,
-            "dev_loss": self.best.dev_loss,
-            "test_loss": self.best.test_loss,
+            "p": _known(self.best.p),
+            "dev_loss": _known(self.best.dev_loss),
+            "test_loss": _known(self.best.test_loss),
         }
         return {
             "name": self.folder.name,
@@ -64,11 +69,17 @@ class Overview:
             "state": self.state,
             "methods_evaluated": self.methods[0],
             "methods": self.methods[1],
-            "p": self.p,
+            "unreadable": self.unreadable,
+            "p": _known(self.p),
             "best": best,
             "bytes": self.bytes,
             "changed": datetime.fromtimestamp(self.changed, UTC).isoformat(timespec="seconds"),
         }
+
+
+def _known(number: float | None) -> float | None:
+    """None, too, for what JSON has no number for: a training that diverged."""
+    return number if number is not None and math.isfinite(number) else None
 
 
 def overviews(folder: Path, now: float | None = None) -> list[Overview]:
@@ -95,7 +106,8 @@ def _overview(folder: Path, now: float | None) -> Overview:
     if found is None:
         return Overview(folder, "no run", (0, 0), None, None, total, changed)
     p = None if found.learning is None else found.learning.p
-    return Overview(folder, found.state, found.methods, p, found.best, total, max(changed, found.changed))
+    last = max(changed, found.changed)
+    return Overview(folder, found.state, found.methods, p, found.best, total, last, found.unreadable)
 
 
 def _files(folder: Path) -> Iterator[tuple[int, float]]:
@@ -130,7 +142,7 @@ def table_of(found: list[Overview], now: float) -> Table:
             losses = (harmless(one.best.method), f"{one.best.dev_loss:.4f}", f"{one.best.test_loss:.4f}")
         table.add_row(
             Text(harmless(one.folder.name)),
-            Text(one.words, STATES[one.state]),
+            Text(one.words, "bold red" if one.unreadable else STATES[one.state]),
             ratio(one.p),
             *map(Text, losses),
             size(one.bytes),

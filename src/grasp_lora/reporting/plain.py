@@ -1,10 +1,12 @@
 """Numbers, times and other people's texts as a terminal may show them."""
 
+import math
 from collections.abc import Sequence
 
 __all__ = ["ago", "harmless", "ratio", "size", "span", "sparkline"]
 
 BARS = "▁▂▃▄▅▆▇█"
+FOREVER = 1e10  # seconds: three centuries
 
 
 def harmless(text: str) -> str:
@@ -13,7 +15,9 @@ def harmless(text: str) -> str:
 
 
 def span(seconds: float) -> str:
-    """A length of time, as roughly as one wants to know it."""
+    """A length of time, as roughly as one wants to know it; "?" where it cannot be one."""
+    if not abs(seconds) < FOREVER:  # of a damaged file; NaN, too
+        return "?"
     if seconds < 99.5:
         return f"{seconds:.0f} s"
     if seconds < 90 * 60:
@@ -45,9 +49,14 @@ def ratio(p: float | None) -> str:
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
-    """The last values as bars, from the lowest of these to the highest."""
-    shown = values[-max(width, 1) :]
-    low, high = min(shown, default=0.0), max(shown, default=0.0)
-    if high == low:
-        return BARS[3] * len(shown)
-    return "".join(BARS[round((value - low) / (high - low) * (len(BARS) - 1))] for value in shown)
+    """The last values as bars, from the lowest of these to the highest; a gap for what is not finite."""
+    shown = [value / 2 for value in values[-max(width, 1) :]]  # so that no difference overflows
+    finite = [value for value in shown if math.isfinite(value)]
+    low, high = min(finite, default=0.0), max(finite, default=0.0)
+
+    def bar(value: float) -> str:
+        if not math.isfinite(value):
+            return " "
+        return BARS[3 if high == low else round((value - low) / (high - low) * (len(BARS) - 1))]
+
+    return "".join(map(bar, shown))

@@ -10,11 +10,7 @@ from typing import Any
 from grasp_lora.control.rounds import ROUNDS_FILE, Round
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.logs import TENSORBOARD_FOLDER
-from grasp_lora.reporting.logs import (
-    config_so_far,
-    rounds_so_far,
-    verdict_lines,
-)
+from grasp_lora.reporting.logs import config_of, mapping_of, names_of, rounds_so_far, verdict_lines
 from grasp_lora.reporting.made import Made, made_in, seconds_left
 from grasp_lora.reporting.making import Making, making_in
 from grasp_lora.reporting.scored import Scored, scored_in
@@ -48,6 +44,7 @@ class Progress:
         methods: That will be evaluated, and how many of these are.
         left: Seconds to the end, about, from what finished stages took; None where nothing is known.
         verdict: Of the report, where the run is done.
+        unreadable: Finished stages whose record or evaluation is damaged.
     """
 
     folder: Path
@@ -64,13 +61,14 @@ class Progress:
     methods: tuple[int, int]
     left: float | None
     verdict: tuple[str, ...]
+    unreadable: int
 
     @property
     def best(self) -> Scored | None:
-        """The lowest dev loss, of methods that one could deploy where there is one."""
+        """The lowest dev loss, of methods that one could deploy where there is one; NaN is the highest."""
         known = [one for one in self.scored if one.dev_loss is not None]
         known = [one for one in known if one.candidate] or known
-        return min(known, key=lambda one: one.dev_loss or 0.0, default=None)
+        return min(known, key=lambda one: one.order, default=None)
 
 
 def is_run(folder: Path) -> bool:
@@ -93,11 +91,8 @@ def progress_of(folder: Path, now: float | None = None) -> Progress:
     found = [made_in(folder, *one) for one in stages.items()]
     made = tuple(sorted((one for one in found if one is not None), key=lambda one: one.at))
     making = tuple(one for name in partials if (one := making_in(folder, name, now)) is not None)
-    plan, config, scored = (
-        _plan(folder),
-        config_so_far(folder),
-        scored_in(folder, {one.name: one.at for one in made}),
-    )
+    plan, config = _plan(folder), config_of(folder)
+    scored, unreadable = scored_in(folder, {one.name: one.at for one in made})
     started = changed_at(folder / CONFIG_FILE)
     changed = max([started, *(one.at for one in made), *(one.changed for one in making)])
     names = {one.name for one in made}
@@ -129,6 +124,7 @@ def progress_of(folder: Path, now: float | None = None) -> Progress:
         methods=methods,
         left=None if state == "done" else left,
         verdict=verdict_lines(folder / REPORT) if state == "done" else (),
+        unreadable=unreadable + found.count(None),
     )
 
 
@@ -195,9 +191,7 @@ def _methods(
     found = {one.method for one in scored}
     if plan.methods:
         return len(found & {*plan.methods}), len(plan.methods)
-    wanted = [
-        name for key in ("methods", "variants") for name in config.get(key) or () if isinstance(name, str)
-    ]
+    wanted = [*names_of(config, "methods"), *mapping_of(config, "variants")]
     # One name may stand for several methods that begin with it, or for a stage that evaluates nothing.
     others = [*(found - {*wanted}), *(name.rpartition("/")[2] for name in made)]
     done = [

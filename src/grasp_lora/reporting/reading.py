@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from grasp_lora.control.rounds import ROUNDS_FILE
-from grasp_lora.reporting.compare import EVALUATIONS, REPORT, config_of, read_results, reference_of
+from grasp_lora.reporting.compare import EVALUATIONS, REPORT, read_results, reference_of
 from grasp_lora.reporting.found import Found, together
+from grasp_lora.reporting.logs import config_of, mapping_of, names_of
 from grasp_lora.reporting.trained import Learned, Trained
 from grasp_lora.workspace.records import DevLosses, Done, LearnedRatio, MeasuredDeployment, Pruned, RankCheck
 from grasp_lora.workspace.rows import Row
@@ -89,14 +90,15 @@ def read_run(run: Path) -> Found:
     """
     results = read_results(run)
     folders = {id(row): folder for row, folder in _folders(run, [r for one in results for r in one.rows])}
-    asked = _asked(run)
+    asked, config = _asked(run), config_of(run)
+    variants = mapping_of(config, "variants")
     order = sorted(results, key=lambda one: _place(asked, one.rows[0], folders[id(one.rows[0])]))
     names = [one.method for one in order]
     first = {one.method: one.rows[0] for one in order}
     learned = {one.method: pairs for one in order if (pairs := _learning(run, one.draws))}
     usual = reference_of(run)
     if usual not in names:  # no report yet: the last one that learns, but no variant
-        own = [name for name in learned if name not in config_of(run).get("variants", {})]
+        own = [name for name in learned if name not in variants]
         usual = own[-1] if own else names[0]
     checks = sorted(run.glob(f"*/{RankCheck.FILE}")) + sorted(run.glob(f"*/*/{RankCheck.FILE}"))
     labels = {label for row in first.values() for label in row.source_losses}
@@ -118,8 +120,8 @@ def read_run(run: Path) -> Found:
             for name, row in first.items()
             if row.adapter and row.made_by and (run / row.adapter).is_dir()
         },
-        control=config_of(run).get("control", {}),
-        variants=config_of(run).get("variants", {}),
+        control=mapping_of(config, "control"),
+        variants={name: one for name, one in variants.items() if isinstance(one, dict)},
         missing=_missing(run, asked, names),
         name=run.resolve().name,
     )
@@ -134,9 +136,8 @@ def _folders(run: Path, rows: Sequence[Row]) -> Iterator[tuple[Row, Path]]:
 def _asked(run: Path) -> list[str]:
     """The methods of the run's config, in its order; nothing where it says `all`, or is not there."""
     found = config_of(run)
-    methods = found.get("methods", ())
-    named = [methods] if isinstance(methods, str) else list(methods)
-    return [] if named == ["all"] else [*named, *found.get("variants", {})]
+    named = names_of(found, "methods")
+    return [] if named == ["all"] else [*named, *mapping_of(found, "variants")]
 
 
 def _place(asked: Sequence[str], row: Row, folder: Path) -> tuple[bool, int, float]:

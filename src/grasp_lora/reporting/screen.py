@@ -59,7 +59,8 @@ def frame(progress: Progress, width: int, rows: tuple[int, int, int] = EVERYTHIN
 
 def _header(progress: Progress, width: int) -> Group:
     name = (harmless(progress.folder.resolve().name), "bold")
-    title = Text.assemble(name, "  ", (progress.state, STATES[progress.state]))
+    damage = f", {progress.unreadable} unreadable" if progress.unreadable else ""
+    title = Text.assemble(name, "  ", (progress.state, STATES[progress.state]), (damage, "bold red"))
     about = Text(harmless(progress.about), "dim", no_wrap=True, overflow="ellipsis")
     done, of = progress.stages if progress.stages[1] else progress.methods
     lines: list[RenderableType] = [title, about]
@@ -178,7 +179,7 @@ def _methods(progress: Progress, rows: int) -> Table:
     several = any(one.rows > 1 for one in progress.scored)
     if several:
         table.add_column("runs", justify="right", no_wrap=True)
-    ordered = sorted(progress.scored, key=lambda one: (one.dev_loss is None, one.dev_loss or one.test_loss))
+    ordered = sorted(progress.scored, key=lambda one: one.order)
     shown = ordered[:rows]
     for one in shown:
         style = "bold green" if one is progress.best else ""

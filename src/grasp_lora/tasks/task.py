@@ -27,7 +27,8 @@ class Task(BaseModel):
     name: str = Field(min_length=1)
     """What messages and reports call it."""
     prompt: str | dict[str, str]
-    """A template with `{column}`s, one for all languages or one for each."""
+    """A template with `{column}`s, one for all languages or one for each. It always ends in a newline: spaces
+    at its end are dropped, and one is added where there is none."""
     target: str
     """The column that the model must write."""
     body: str | None = None
