@@ -17,9 +17,16 @@ NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 
 
+# What a run's folders are called while they are made or moved aside, or a Trainer: `grasp clean` removes
+# folders of these names.
+_TAKEN = re.compile(r".*\.partial|.*\.replaced-\d+|checkpoint-\d+|tensorboard")
+
+
 def _folder_name(value: str) -> str:
     if not re.fullmatch(r"[\w-][\w.-]*", value):
         raise ValueError("it names a folder: letters, digits, _, - and . may be in it, and no . at its start")
+    if _TAKEN.fullmatch(value):
+        raise ValueError(f"{value!r} is what a run calls folders that may be removed: give another name")
     return value
 
 

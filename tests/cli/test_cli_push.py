@@ -146,3 +146,13 @@ def test_other_files_with_paths(merged, capsys):
     (merged / "parts.json").unlink()
     save_file(load_file(merged / WEIGHTS), merged / WEIGHTS, metadata={"from": "/home/me/x", "format": "pt"})
     assert f"{WEIGHTS} is not published" in refused(capsys, merged, "--base", BASE)
+
+
+def test_without_a_network(merged, tmp_path):
+    nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hf")}
+    commands = [[str(merged), "me/titles", "--base", BASE, "--yes"]]
+    command = [sys.executable, "-c", COMMANDS, json.dumps(commands)]
+    done = subprocess.run(command, env={**os.environ, **nowhere}, capture_output=True, text=True)
+    assert "exit 2" in done.stdout
+    assert "the model hub cannot be reached: check name and network" in done.stderr
+    assert "hf auth login" not in done.stderr

@@ -71,7 +71,7 @@ def run(finished, tmp_path):
     return shutil.copytree(finished, tmp_path / "runs/one")
 
 
-def leave(folder, name, seconds=QUIET + 60, file="half.txt"):
+def leave(folder, name, seconds=QUIET + 60, file="train_log.jsonl"):
     """A folder with a file in it that nobody has changed for so long."""
     left = folder / name
     left.mkdir(parents=True)
@@ -245,6 +245,10 @@ def littered(run, tmp_path):
     leave(run, "merged/checkpoint-30")  # the Trainer's have a state
     leave(run, "mine/tensorboard")
     (run / "a.partial").write_text("a file")
+    leave(run, "combined/ties.partial", file="adapter_config.json")
+    leave(run, "mystuff.partial", file="notes.txt")  # no file of ours
+    made.make(Stage("eval/grasp/seed42/tests/old.partial", WRITE, {}))  # done, by an earlier version's rules
+    os.utime(run / "eval/grasp/seed42/tests/old.partial", (0, 0))
     elsewhere = leave(tmp_path, "elsewhere/b.partial")
     (run / "b.partial").symlink_to(elsewhere)
     (run / "link").symlink_to(elsewhere.parent)
@@ -255,7 +259,7 @@ def names(found, run):
     return [str(one.path.relative_to(run)) for one in found if not one.keep]
 
 
-GOING = ["merge/seed42.partial", "merged/checkpoint-10", "merged.replaced-1"]
+GOING = ["combined/ties.partial", "merge/seed42.partial", "merged/checkpoint-10", "merged.replaced-1"]
 
 
 def test_clean_finds_what_it_knows_and_nothing_else(littered):
@@ -264,7 +268,7 @@ def test_clean_finds_what_it_knows_and_nothing_else(littered):
     assert {one.path.name: one.keep for one in found if one.keep} == {
         "en.partial": "it has just changed, so it may be in the making"
     }
-    assert found[1].bytes == 5
+    assert found[0].bytes == 5
     with_logs = names(leftovers(littered, logs=True), littered)
     assert sorted(set(with_logs) - set(GOING)) == ["merged/tensorboard"]
 
@@ -272,7 +276,7 @@ def test_clean_finds_what_it_knows_and_nothing_else(littered):
 def test_clean_removes_nothing_unasked(littered, capsys):
     before = sorted(littered.rglob("*"))
     text = stdout(capsys, "clean", littered.parent)
-    assert "3 folders, " in text
+    assert "4 folders, " in text
     assert "--remove does it." in text
     assert "stays: it has just changed" in text
     assert main(["clean", str(littered), "--remove"]) == 2
@@ -285,10 +289,10 @@ def test_clean_removes_nothing_unasked(littered, capsys):
 def test_clean_removes_exactly_what_it_named(littered, tmp_path, capsys):
     before = set(littered.parent.parent.rglob("*"))
     text = stdout(capsys, "clean", littered, littered, "--remove", "--yes")
-    assert "Removed 3 of 3, " in text
+    assert "Removed 4 of 4, " in text
     gone = {str(path.relative_to(littered)) for path in before - set(littered.parent.parent.rglob("*"))}
     assert {name for name in gone if not any(name.startswith(f"{one}/") for one in GOING)} == set(GOING)
-    assert (tmp_path / "elsewhere/b.partial/half.txt").exists()
+    assert (tmp_path / "elsewhere/b.partial/train_log.jsonl").exists()
     # What is left is a run that needs nothing made again.
     made = directory(littered)
     made.make(Stage("merged", WRITE, {"text": "again", "files": ("out.txt", "tensorboard/events")}))
@@ -314,7 +318,7 @@ def test_clean_leaves_what_is_held_however_old(littered):
     partial = littered / "merge/seed42.partial"
     before = leftovers(littered)
     with hold(partial):
-        assert not remove(before[1 if before[0].path != partial else 0])
+        assert not remove(next(one for one in before if one.path == partial))
         (found,) = [one for one in leftovers(littered) if one.path == partial]
         assert found.keep == "it is being made"
     assert partial.exists()
@@ -326,7 +330,7 @@ def test_clean_leaves_a_later_folder_of_the_same_name(littered):
     aside.rename(aside.with_name("kept"))
     leave(littered, "merged.replaced-1")
     assert not remove(found)
-    assert (aside / "half.txt").exists()
+    assert (aside / "train_log.jsonl").exists()
     aside.rename(aside.with_name("kept-too"))
     assert not remove(found)  # it is gone
     aside.symlink_to(aside.with_name("kept"))
@@ -381,4 +385,4 @@ def test_clean_refuses_folders_that_are_no_runs(tmp_path, capsys):
         leftovers(tmp_path)
     assert main(["clean", str(tmp_path / "gone")]) == 2
     assert "cannot be read" in capsys.readouterr().err
-    assert (tmp_path / "mine.partial/half.txt").exists()
+    assert (tmp_path / "mine.partial/train_log.jsonl").exists()

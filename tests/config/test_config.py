@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from grasp_lora.config.tree import Config
 from grasp_lora.errors import GraspError
 from grasp_lora.experiment import read_config as load_config
+from grasp_lora.settings import FolderName
 
 SMALL = "name: x\nbackbone: some/model\ntask: handbook\nsource: {language: en}\ntarget: {language: ar}\n"
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -202,3 +204,17 @@ def test_faults_name_keys_and_no_kinds(write):
         *(f"task.{n}" for n in ("name", "prompt", "target", "languages", "nam")),
         "training.epochs",
     ]
+
+
+@pytest.mark.parametrize("name", ["en.partial", "x.replaced-1", "tensorboard", "checkpoint-3"])
+def test_names_of_what_may_be_removed_are_taken(name):
+    folder_name = TypeAdapter(FolderName)
+    with pytest.raises(ValidationError, match="give another name"):
+        folder_name.validate_python(name)
+    for other in (f"{name}x", f"x{name}x", "partial", "checkpoint"):
+        assert folder_name.validate_python(other) == other
+
+
+def test_a_variant_is_a_folder_too(write):
+    with pytest.raises(GraspError, match="give another name"):
+        load_config(write(SMALL), ["variants={x.partial: {}}"])

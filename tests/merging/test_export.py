@@ -22,6 +22,7 @@ from tests.helpers.models import random_adapter, tiny_gpt2, tiny_llama
 from grasp_lora.errors import GraspError
 from grasp_lora.merging import merge_adapters
 from grasp_lora.merging.export import export_adapter
+from grasp_lora.merging.inspect import inspect_adapter
 from grasp_lora.merging.reading import read_adapters
 
 QV = ["q_proj", "v_proj"]
@@ -192,4 +193,76 @@ def test_a_folder_that_is_there_is_left_alone(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/mine").write_text("x")
     with pytest.raises(GraspError, match="already exists"):
+        export_adapter(folder, tmp_path / "out")
+
+
+@pytest.mark.parametrize("how", [{"rank": 64}, {"energy": 1.0}, {"rank": 6}])
+def test_where_no_rank_falls_nothing_changes(tmp_path, how):
+    merge_adapters(usual_pair(tmp_path), tmp_path / "merged")
+    made = export_adapter(tmp_path / "merged", tmp_path / "out", **how)
+    assert made.as_it_was
+    assert not made.lost
+    names = {"adapter_config.json", "adapter_model.safetensors", "parts.json"}
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == {
+        name: (tmp_path / "merged" / name).read_bytes() for name in names
+    }
+
+
+def test_a_module_whose_rank_does_not_fall_stays_as_it_is(uneven, tmp_path):
+    made = export_adapter(uneven, tmp_path / "out", rank=3)
+    assert {site.split(".")[-1] for site in made.lost} == {"q_proj"}  # of rank 5; v_proj's is 3
+    before, after = tensors_of(uneven), tensors_of(tmp_path / "out")
+    for name in before:
+        assert ("v_proj" in name) == (after[name].shape == before[name].shape)
+        assert "q_proj" in name or torch.equal(after[name], before[name])
+
+
+def spoil(folder, value):
+    tensors = tensors_of(folder)
+    name = min(name for name in tensors if "v_proj.lora_B" in name)
+    tensors[name][0, 0] = value
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("how", [{}, {"rank": 1}, {"energy": 0.9}, {"loader": "vllm"}])
+def test_values_that_are_not_finite(tmp_path, value, how):
+    folder = usual_pair(tmp_path)["source"]
+    spoil(folder, value)
+    with pytest.raises(
+        GraspError, match=r"layers\.0\.self_attn\.v_proj\.lora_B\.weight holds values that are"
+    ):
+        export_adapter(folder, tmp_path / "out", **how)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(GraspError, match="not finite"):
+        inspect_adapter(folder)
+
+
+def test_values_too_large_for_a_number_format(tmp_path):
+    folder = usual_pair(tmp_path)["source"]
+    spoil(folder, 1e6)
+    with pytest.raises(GraspError, match=r"v_proj has values too large for fp16; use another --dtype"):
+        export_adapter(folder, tmp_path / "out", dtype="fp16")
+
+
+@pytest.mark.parametrize("setting", [{"r": 0}, {"lora_alpha": math.inf}])
+def test_a_rank_of_nothing_and_a_scaling_without_end(tmp_path, setting):
+    folder = usual_pair(tmp_path)["source"]
+    edit_config(folder, **setting)
+    if setting.get("r") == 0:
+        empty = {
+            name: tensor[:0] if "lora_A" in name else tensor[:, :0].contiguous()
+            for name, tensor in tensors_of(folder).items()
+        }
+        save_file(empty, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(GraspError, match=r"the rank at \S+_proj is 0|lora_alpha must be a positive number"):
+        inspect_adapter(folder)
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]"])
+def test_damaged_files_are_not_copied(tmp_path, name, content):
+    folder = usual_pair(tmp_path)["source"]
+    (folder / name).write_bytes(content)
+    with pytest.raises(GraspError, match=f"{name} cannot be read"):
         export_adapter(folder, tmp_path / "out")

@@ -12,10 +12,12 @@ from tests.helpers.models import random_adapter, tiny_llama
 from tests.helpers.run import write_setting
 from transformers import AutoModelForCausalLM
 
+from grasp_lora.errors import GraspError
 from grasp_lora.experiment import run
 from grasp_lora.workspace.about import named
 from grasp_lora.workspace.card import PLACEHOLDER, public_base
-from grasp_lora.workspace.publishing import card_of_copy, private_things, scored
+from grasp_lora.workspace.private import private_things, text_of
+from grasp_lora.workspace.publishing import card_of_copy, scored
 
 METHODS = ["lora_source", "merge", "ties", "lorahub", "grid", "merge_random", "prune_after", "grasp"]
 SETTINGS = {
@@ -207,6 +209,18 @@ def test_what_a_base_model_is_called(name, public):
         ("C:\\\\Users\\\\me", 1),
         ("~/models", 1),
         ("hf_abcdefghijklmnopqrstuvwxyz", 1),
+        ("file:///home/me/secret.txt", 1),
+        ("~/.cache/x", 1),
+        ("path:/home/me/x", 1),
+        ("//nas/share/me", 1),
+        ("C:/Users/me/x", 1),
+        ("D:/models/x", 1),
+        (r"\\server\share", 1),
+        ("/scratch/me/data", 1),
+        ("/Volumes/disk/x", 1),
+        ("my_hf_abcdefghijklmnopqrstuvwxyz", 1),
+        ("http://host.org:8080/data/x, owner/data/x, 2026/11/26, q_proj/v_proj, ./data/x, N//2, hf_hub", 0),
+        (r".*layers\.\d+\.(q|v)_proj and \bself_attn\b of tensors", 0),
         ("see https://huggingface.co/tmp/x and a/b/c, 3/4, rank 8/16 and/or", 0),
         (f"both /{os.listdir('/')[0]}/a/b and hf_abcdefghijklmnopqrstu", 2),
     ],
@@ -223,3 +237,15 @@ def test_cards_are_the_same_each_time(made, tmp_path):
         assert (tmp_path / "tiny" / name / "README.md").read_text() == (
             folder / name / "README.md"
         ).read_text()
+
+
+def test_json_is_read_as_it_is_meant(tmp_path):
+    file = tmp_path / "adapter_config.json"
+    file.write_text(
+        '{"target_modules": ".*\\\\bself_attn\\\\b", "a": [{"\\u002fhome/me": "\\\\\\\\host\\\\me"}]}'
+    )
+    assert private_things(text_of(file)) == ["the path /home/me", "the path \\\\host\\me"]
+    for name in ("adapter_config.json", "README.md", "adapter_model.safetensors"):
+        (tmp_path / name).write_bytes(b"\xff{")
+        with pytest.raises(GraspError, match=f"{name} is damaged"):
+            text_of(tmp_path / name)

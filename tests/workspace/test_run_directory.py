@@ -12,7 +12,7 @@ import pytest
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.training import Training
 from grasp_lora.workspace.directory import RunDirectory, digest
-from grasp_lora.workspace.lock import hold, is_held, try_to_hold
+from grasp_lora.workspace.lock import hold, is_held
 from grasp_lora.workspace.records import RunPlan
 from grasp_lora.workspace.resources import Resources
 from grasp_lora.workspace.stage import Stage, Work, behind
@@ -237,7 +237,7 @@ def test_a_stage_that_another_process_is_making_is_left_alone(tmp_path):
     try:
         assert receiver.recv() == "held"
         assert is_held(partial)
-        with try_to_hold(partial) as got:
+        with hold(partial) as got:
             assert got is False
         with pytest.raises(GraspError, match=r"another process is making .*a: wait"):
             directory(tmp_path).make(Stage("a", WRITE, {}))
@@ -247,6 +247,49 @@ def test_a_stage_that_another_process_is_making_is_left_alone(tmp_path):
         maker.join()
     assert is_held(partial) is False  # a killed process holds nothing
     assert directory(tmp_path).make(Stage("a", WRITE, {})).name == "a"
+
+
+def slow(resources, folder, **given):
+    time.sleep(0.3)
+    (folder / "out.txt").write_text(given["text"])
+
+
+def make_at(root, delay, together, sender):
+    """What came of making a stage in each of a few runs, begun so long after the other process does."""
+    for number, seconds in enumerate(DELAYS):
+        run = directory(root / str(number), config="name: run\n")
+        together.wait(60)
+        time.sleep(seconds * delay)
+        try:
+            run.make(Stage("a", Work(slow), {"text": str(delay)}))
+            sender.send("made")
+        except (GraspError, OSError) as error:
+            sender.send(f"{type(error).__name__}: {error}")
+
+
+DELAYS = (0.0, 0.0, 0.002, 0.02, 0.05, 0.1)
+
+
+def test_of_two_processes_that_begin_together_one_makes_the_stage_and_one_says_so(tmp_path):
+    spawn = multiprocessing.get_context("spawn")
+    together, pipes = spawn.Barrier(2), [multiprocessing.Pipe() for _ in range(2)]
+    makers = [
+        spawn.Process(target=make_at, args=(tmp_path, delay, together, pipe[1]))
+        for delay, pipe in enumerate(pipes)
+    ]
+    for maker in makers:
+        maker.start()
+    try:
+        for number in range(len(DELAYS)):
+            said = [pipe[0].recv() if pipe[0].poll(60) else "nothing" for pipe in pipes]
+            made = said.index("made")
+            assert said[1 - made].startswith("GraspError: another process is making ")
+            assert (tmp_path / str(number) / "a/out.txt").read_text() == str(made)
+            assert not list(tmp_path.glob("*/a.*"))
+    finally:
+        for maker in makers:
+            maker.kill()
+            maker.join()
 
 
 def look_at_lock(resources, folder, **given):

@@ -100,7 +100,7 @@ class Config(Settings):
     """The fine-tuning at the ratio that was found, and every other training of the merge."""
     control: Control = Control()
     """The controller."""
-    variants: Mapping[str, Control] = {}
+    variants: Mapping[FolderName, Control] = {}
     """More GRASP runs by name: what differs from `control`."""
     methods: Annotated[tuple[str, ...], Field(min_length=1, validate_default=True)] = ()
     """Names, or all; none named: lora_target, merge_untrained, merge and grasp."""

@@ -105,6 +105,8 @@ def compressed(
 ) -> tuple[dict[str, Factors], dict[str, Lost]]:
     """Each site's nearest factors of at most `rank`, or of the smallest rank that keeps `energy`.
 
+    A site whose rank does not fall stays as it is, and is not among the lost.
+
     Raises:
         GraspError: None of the two was given, or both, or a number that means nothing.
     """
@@ -118,8 +120,10 @@ def compressed(
     for site, factors in sites.items():
         wanted = rank if energy is None else rank_for_energy(singular_values(factors), energy)
         assert wanted is not None
-        made[site], share = truncated(factors, wanted)
-        lost[site] = Lost(share, factors.rank, made[site].rank)
+        made[site] = factors
+        if wanted < factors.rank:
+            made[site], share = truncated(factors, wanted)
+            lost[site] = Lost(share, factors.rank, made[site].rank)
     return made, lost
 
 

@@ -13,7 +13,7 @@ from grasp_lora.errors import GraspError, check_choice
 from grasp_lora.merging.compress import Lost, compressed, difference
 from grasp_lora.merging.hub import CONFIG_FILE, WEIGHTS_FILE, find_adapter
 from grasp_lora.merging.parts import PARTS_FILE
-from grasp_lora.merging.reading import Adapter, Factors, read_adapters
+from grasp_lora.merging.reading import Adapter, Factors, read_adapters, read_settings, read_tensors
 from grasp_lora.merging.writing import new_folder, write_adapter
 
 __all__ = ["DTYPES", "VLLM_RANKS", "DType", "Exported", "Loader", "export_adapter"]
@@ -62,9 +62,10 @@ def export_adapter(
 ) -> Exported:
     """Write a LoRA adapter into `out`, a new folder that appears only when it is complete and was checked.
 
-    With nothing else asked for, its files are copied. A lower rank is the nearest one (`merging.compress`).
-    The check reads what was written: each delta W is that of the original, but for the energy that was given
-    up and for the rounding of the number format (1e-5 of its norm in fp32, 2e-3 in fp16, 1e-2 in bf16).
+    With nothing else asked for, or where no rank falls, its files are copied. A lower rank is the nearest one
+    (`merging.compress`). The check reads what was written: each delta W is that of the original, but for the
+    energy that was given up and for the rounding of the number format (1e-5 of its norm in fp32, 2e-3 in fp16,
+    1e-2 in bf16).
 
     vLLM and llama.cpp read one rank and one alpha for the whole adapter. For these the scaling is folded into
     B, and every module gets the same rank, A and B being filled up with zeros: for vLLM to one of
@@ -84,10 +85,9 @@ def export_adapter(
     folder = find_adapter(adapter)
     with new_folder(Path(out)) as made:
         if loader == "peft" and rank is None and energy is None and dtype is None:
-            _copy(folder, made, (CONFIG_FILE, WEIGHTS_FILE, *extras))
-            done = Exported({}, {}, 0.0, as_it_was=True)
+            done = _copied(str(adapter), folder, made, extras)
         else:
-            done = _written(str(adapter), folder, made, rank, energy, loader, dtype or "fp32", extras)
+            done = _written(str(adapter), folder, made, rank, energy, loader, dtype, extras)
         if finish is not None:
             finish(made, done)
     return done
@@ -100,14 +100,17 @@ def _written(
     rank: int | None,
     energy: float | None,
     loader: Loader,
-    dtype: DType,
+    dtype: DType | None,
     extras: Sequence[str],
 ) -> Exported:
-    check_choice("dtype", dtype, DType)
+    check_choice("dtype", dtype or "fp32", DType)
     (read,) = read_adapters({name: folder})
     sites, lost = dict(read.sites), dict[str, Lost]()
     if rank is not None or energy is not None:
         sites, lost = compressed(sites, rank, energy)
+        if not lost and loader == "peft" and dtype is None:
+            return _copied(name, folder, made, extras)
+    dtype = dtype or "fp32"
     if loader != "peft":
         _refuse_for(loader, read)
         common = _common_rank(loader, max(factors.rank for factors in sites.values()))
@@ -116,17 +119,26 @@ def _written(
         _copy(folder, made, extras)
     kind = DTYPES[dtype]
     sites = {site: replace(one, A=one.A.to(kind), B=one.B.to(kind)) for site, one in sites.items()}
+    for site, one in sites.items():
+        if not (one.A.isfinite().all() and one.B.isfinite().all()):
+            raise GraspError(f"{name}: {site} has values too large for {dtype}; use another --dtype")
     write_adapter(made, sites, [read])
     apart = _check(name, read, made, lost, dtype)
     return Exported({site: factors.rank for site, factors in sites.items()}, lost, apart)
+
+
+def _copied(name: str, folder: Path, made: Path, extras: Sequence[str]) -> Exported:
+    """All files as they are, once they are known to be whole."""
+    read_settings(name, folder)
+    read_tensors(name, folder)
+    _copy(folder, made, (CONFIG_FILE, WEIGHTS_FILE, *extras))
+    return Exported({}, {}, 0.0, as_it_was=True)
 
 
 def _copy(folder: Path, made: Path, names: Sequence[str]) -> None:
     for name in names:
         if (folder / name).is_file():
             shutil.copyfile(folder / name, made / name)
-        elif name in (CONFIG_FILE, WEIGHTS_FILE):
-            raise GraspError(f"{folder} holds no adapter: {name} is missing")
 
 
 def _refuse_for(loader: Loader, read: Adapter) -> None:

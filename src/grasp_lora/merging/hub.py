@@ -85,6 +85,11 @@ def upload_folder(folder: Path, repository: str, *, public: bool = False) -> str
         )
     except (errors.HFValidationError, transport, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if not isinstance(error, errors.HfHubHTTPError | errors.HFValidationError):  # nobody answered
+            raise GraspError(
+                f"{repository} is not uploaded, as the model hub cannot be reached: check name and network "
+                f"({reason})"
+            ) from None
         raise GraspError(
             f"the model hub does not take {repository}: {reason}\n"
             "Log in with `hf auth login`, with a token that may write there"

@@ -29,6 +29,8 @@ __all__ = [
     "Factors",
     "base_of",
     "read_adapters",
+    "read_settings",
+    "read_tensors",
     "same_base_model",
     "site_names",
 ]
@@ -119,8 +121,7 @@ def base_of(folder: Path) -> str | None:
     Raises:
         GraspError: There is no adapter's config.
     """
-    settings = _settings(str(folder), folder)
-    base = settings.get("base_model_name_or_path") if isinstance(settings, dict) else None
+    base: str | None = read_settings(str(folder), folder).get("base_model_name_or_path")
     return base or None
 
 
@@ -138,7 +139,7 @@ def _found(name: str, adapter: str | Path) -> Path:
 
 def _read_adapter(name: str, folder: Path) -> Adapter:
     config = _read_config(name, folder)
-    tensors = _read_tensors(name, folder)
+    tensors = read_tensors(name, folder)
     factors: dict[str, dict[str, Tensor]] = {}
     embeddings, others = set(), {}
     for key, tensor in tensors.items():
@@ -167,7 +168,7 @@ def _read_config(name: str, folder: Path) -> Any:
     """The `LoraConfig` in `folder`, of which only the settings in `_READ` are kept."""
     from peft import LoraConfig
 
-    path, settings = folder / CONFIG_FILE, _settings(name, folder)
+    path, settings = folder / CONFIG_FILE, read_settings(name, folder)
     _refuse_other_than_plain_lora(name, path, settings)
     try:
         return LoraConfig(**{key: value for key, value in settings.items() if key in _READ})
@@ -175,10 +176,14 @@ def _read_config(name: str, folder: Path) -> Any:
         raise GraspError(f"adapter {name!r}: {path} is not a valid LoRA config ({error})") from error
 
 
-def _settings(name: str, folder: Path) -> Any:
+def read_settings(name: str, folder: Path) -> dict[str, Any]:
+    """An adapter's config as it stands; GraspError where it is missing or damaged."""
     path = folder / CONFIG_FILE
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(settings, dict):
+            raise ValueError("it is no object")
+        return settings
     except FileNotFoundError:
         raise GraspError(
             f"adapter {name!r}: {path} is missing; give the folder of a saved PEFT adapter"
@@ -187,10 +192,9 @@ def _settings(name: str, folder: Path) -> Any:
         raise GraspError(f"adapter {name!r}: {path} cannot be read as JSON ({error})") from error
 
 
-def _refuse_other_than_plain_lora(name: str, path: Path, settings: Any) -> None:
+def _refuse_other_than_plain_lora(name: str, path: Path, settings: dict[str, Any]) -> None:
     where = f"adapter {name!r}: {path}"
-    kind = settings.get("peft_type") if isinstance(settings, dict) else None
-    if kind != "LORA":
+    if (kind := settings.get("peft_type")) != "LORA":
         raise GraspError(
             f"{where} has peft_type {kind!r}; only LoRA adapters (peft_type 'LORA') can be merged"
         )
@@ -208,7 +212,8 @@ def _refuse_other_than_plain_lora(name: str, path: Path, settings: Any) -> None:
             )
 
 
-def _read_tensors(name: str, folder: Path) -> dict[str, Tensor]:
+def read_tensors(name: str, folder: Path) -> dict[str, Tensor]:
+    """All tensors by their names in the file; GraspError: missing, damaged, pickled or not finite ones."""
     path = folder / WEIGHTS_FILE
     if not path.exists() and (folder / PICKLED_FILE).exists():
         raise GraspError(
@@ -225,6 +230,9 @@ def _read_tensors(name: str, folder: Path) -> dict[str, Tensor]:
         raise GraspError(
             f"adapter {name!r}: {path} cannot be read ({error}); save the adapter again"
         ) from error
+    for key, tensor in tensors.items():
+        if not tensor.double().isfinite().all():
+            raise GraspError(f"adapter {name!r}: {key} holds values that are not finite: train it again")
     return tensors
 
 
@@ -244,7 +252,9 @@ def _site_factors(name: str, site: str, pair: dict[str, Tensor], config: Any, em
         raise GraspError(
             f"adapter {name!r}: the config says rank {rank} at {site}, the tensors have shapes {shapes}"
         )
-    if not (isinstance(alpha, int | float) and alpha > 0):
+    if not rank:
+        raise GraspError(f"adapter {name!r}: the rank at {site} is 0, which changes nothing; train it again")
+    if not (isinstance(alpha, int | float) and 0 < alpha < math.inf):
         raise GraspError(f"adapter {name!r}: lora_alpha must be a positive number, it is {alpha!r} at {site}")
     scaling = alpha / math.sqrt(rank) if config.use_rslora else alpha / rank
     return Factors(pair["A"], pair["B"], scaling, embedding)

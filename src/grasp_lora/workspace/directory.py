@@ -10,7 +10,8 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from grasp_lora.cost import measure
 from grasp_lora.errors import GraspError
 from grasp_lora.workspace.environment import environment
 from grasp_lora.workspace.files import write_json
-from grasp_lora.workspace.lock import hold, is_held
+from grasp_lora.workspace.lock import hold
 from grasp_lora.workspace.records import CONFIG_FILE, ENVIRONMENT_FILE, LOGS, Done, LearnedRatio, RunPlan
 from grasp_lora.workspace.stage import Stage, fingerprint, flat, resolve
 
@@ -82,8 +83,7 @@ class RunDirectory:
         twin = hashlib.sha256(json.dumps([stage.work.name, inputs]).encode()).hexdigest()
         twins = {} if twins is None else twins
         if not self._is_done(stage, inputs):
-            partial = self._start(folder)
-            with hold(partial):
+            with self._start(folder) as partial:
                 new = twin not in twins
                 done = self._work(stage, partial, inputs) if new else _copy(stage, twins[twin], partial)
                 _sync(partial)
@@ -162,18 +162,20 @@ class RunDirectory:
         outputs = {str(path.relative_to(partial)): digest(path) for path in files}
         return Done(**asdict(cost), work=stage.work.name, format=FORMAT, inputs=inputs, outputs=outputs)
 
-    def _start(self, folder: Path) -> Path:
-        """An empty folder beside it to work in."""
+    @contextmanager
+    def _start(self, folder: Path) -> Iterator[Path]:
+        """An empty folder beside it to work in, which nobody else has."""
         partial = folder.with_name(folder.name + PARTIAL)
-        if is_held(partial):
-            raise GraspError(f"another process is making {folder}: wait until it has ended, or end it")
-        shutil.rmtree(partial, ignore_errors=True)  # ours: left by a killed run
-        try:
-            partial.mkdir(parents=True)
-            self._describe()
-        except OSError as error:
-            raise GraspError(f"cannot write {partial}: {error.strerror}") from None
-        return partial
+        with ExitStack() as held:
+            try:
+                if not _take(partial, held):
+                    raise GraspError(
+                        f"another process is making {folder}: wait until it has ended, or end it"
+                    )
+                self._describe()
+            except OSError as error:
+                raise GraspError(f"cannot write {partial}: {error.strerror}") from None
+            yield partial
 
     def _describe(self) -> None:
         if self.config is not None:
@@ -181,6 +183,25 @@ class RunDirectory:
             write_json(self.root / ENVIRONMENT_FILE, environment())
         if self.plan is not None:
             self.plan.write(self.root)
+
+
+def _take(partial: Path, held: ExitStack) -> bool:
+    """Make the folder, empty, and hold it as long as `held` does; False where another process has it.
+
+    What a killed run left there is removed only while it is held: so nobody removes what another has begun.
+    """
+    try:
+        with hold(partial) as ours:
+            if ours is False:
+                return False
+            shutil.rmtree(partial)
+    except FileNotFoundError:
+        pass
+    try:
+        partial.mkdir(parents=True)
+        return held.enter_context(hold(partial)) is not False
+    except (FileExistsError, FileNotFoundError):
+        return False
 
 
 def _copy(stage: Stage, twin: Path, partial: Path) -> Done:

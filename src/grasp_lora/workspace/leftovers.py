@@ -11,18 +11,40 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from grasp_lora.control.rounds import PROBES_FILE, ROUNDS_FILE, TIMINGS_FILE
 from grasp_lora.errors import GraspError
-from grasp_lora.lm.logs import TENSORBOARD_FOLDER
+from grasp_lora.lm.logs import TENSORBOARD_FOLDER, TRAIN_LOG_FILE
 from grasp_lora.workspace.directory import PARTIAL, REPLACED
 from grasp_lora.workspace.files import changed_at
-from grasp_lora.workspace.lock import QUIET, try_to_hold
-from grasp_lora.workspace.records import CONFIG_FILE, Done
+from grasp_lora.workspace.lock import QUIET, hold
+from grasp_lora.workspace.records import (
+    CONFIG_FILE,
+    MASK_FILE,
+    SUMMARY_FILE,
+    DevLosses,
+    Done,
+    Importance,
+    LearnedRatio,
+    MeasuredDeployment,
+    Pruned,
+    RankCheck,
+    Trial,
+    Weights,
+)
+from grasp_lora.workspace.rows import Answer, Row
 
 __all__ = ["Leftover", "leftovers", "remove"]
 
 TRAINER_STATE = "trainer_state.json"  # in each checkpoint of the Trainer
 UNFINISHED, CHECKPOINTED = "unfinished stage", "checkpoint"
 CHECKPOINT = re.compile(r"checkpoint-\d+")
+OURS = {
+    MASK_FILE, SUMMARY_FILE, TRAINER_STATE, TRAIN_LOG_FILE, TENSORBOARD_FOLDER,
+    ROUNDS_FILE, PROBES_FILE, TIMINGS_FILE, Weights.SEARCH_FILE, Row.SCORES_FILE, Row.COST_FILE,
+    *(one.FILE for one in (Answer, DevLosses, Importance, LearnedRatio, MeasuredDeployment, Pruned, RankCheck,
+                           Trial, Weights)),
+}  # fmt: skip
+"""What stages write, beside adapters."""
 ASIDE = re.compile(rf".+{re.escape(REPLACED)}\d+")
 
 
@@ -68,7 +90,7 @@ def remove(one: Leftover) -> bool:
     try:
         if one.keep or (one.what == UNFINISHED and _in_the_making(one.path, time.time())):
             return False
-        with try_to_hold(one.path) as held:
+        with hold(one.path) as held:
             if held is False or _identity(one.path) != one.identity:
                 return False
             shutil.rmtree(one.path)
@@ -87,7 +109,8 @@ def _known(run: Path, logs: bool) -> Iterator[tuple[Path, str, Path | None]]:
         stage = place if (place / Done.FILE).is_file() else stage
         for path in _folders(place):
             if path.name.endswith(PARTIAL):
-                yield path, UNFINISHED, stage
+                if _is_unfinished(path):
+                    yield path, UNFINISHED, stage
             elif ASIDE.fullmatch(path.name) and (path / Done.FILE).is_file():
                 yield path, "stage that was made again", stage
             elif stage and CHECKPOINT.fullmatch(path.name) and (path / TRAINER_STATE).is_file():
@@ -97,6 +120,18 @@ def _known(run: Path, logs: bool) -> Iterator[tuple[Path, str, Path | None]]:
                     yield path, "TensorBoard log", stage
             else:
                 waiting.append((path, stage))
+
+
+def _is_unfinished(path: Path) -> bool:
+    """Whether a stage was begun in it, and none in it is done."""
+    names = {one.name.removesuffix(PARTIAL) for one in path.rglob("*")}
+    if Done.FILE in names:
+        return False
+    if not names or names & OURS:
+        return True
+    from grasp_lora.merging.hub import ADAPTER_FILES  # which brings torch along: only where it is asked for
+
+    return not names.isdisjoint(ADAPTER_FILES)
 
 
 def _leftover(path: Path, what: str, stage: Path | None, now: float) -> Leftover | None:
@@ -115,7 +150,7 @@ def _reason_to_keep(path: Path, what: str, stage: Path | None, now: float) -> st
 
 
 def _in_the_making(path: Path, now: float) -> str:
-    with try_to_hold(path) as held:
+    with hold(path) as held:
         if held is False:
             return "it is being made"
     changed = max(map(changed_at, [path, *path.rglob("*")]))

@@ -6,49 +6,58 @@ have no such locks, or keep them to one machine: that nobody holds a folder is t
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["QUIET", "hold", "is_held", "try_to_hold"]
+__all__ = ["QUIET", "hold", "is_held"]
 
 QUIET = 180.0  # seconds without a change, after which what nobody is known to hold counts as left behind
+_LOOK = 0.2  # seconds, more than those need that only look
 
 
 @contextmanager
-def hold(folder: Path) -> Iterator[None]:
-    """Hold a folder that one has just made; where the file system has no locks, nothing is held."""
-    with _locked(folder, fcntl.LOCK_EX):  # waits for those that only look, which takes them no time
-        yield
+def hold(folder: Path) -> Iterator[bool | None]:
+    """Hold a folder unless somebody does: whether it is held now; None where the file system has no locks.
 
+    False, too, where another folder has taken its name meanwhile.
 
-@contextmanager
-def try_to_hold(folder: Path) -> Iterator[bool | None]:
-    """Hold a folder unless somebody does: whether it is held now; None where the file system has no locks."""
-    with _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB) as locked:
-        yield locked
+    Raises:
+        OSError: It is gone, or no folder.
+    """
+    with _locked(folder, fcntl.LOCK_EX, _LOOK) as (handle, locked):
+        found = folder.lstat()
+        yield locked if os.path.samestat(os.fstat(handle), found) else False
 
 
 def is_held(folder: Path) -> bool | None:
     """Whether somebody holds the folder; None where the file system has no locks, False where it is gone."""
     try:
-        with _locked(folder, fcntl.LOCK_SH | fcntl.LOCK_NB) as locked:  # shared: who looks is in nobody's way
+        with _locked(folder, fcntl.LOCK_SH, 0.0) as (_, locked):  # shared: who looks is in nobody's way
             return None if locked is None else not locked
     except OSError:
         return False
 
 
 @contextmanager
-def _locked(folder: Path, how: int) -> Iterator[bool | None]:
+def _locked(folder: Path, how: int, patience: float) -> Iterator[tuple[int, bool | None]]:
+    """The folder's handle, and whether it is locked; asked again for so many seconds."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        try:
-            fcntl.flock(handle, how)
-            locked: bool | None = True
-        except BlockingIOError:
-            locked = False
-        except OSError:
-            locked = None
-        yield locked
+        yield handle, _lock(handle, how | fcntl.LOCK_NB, time.monotonic() + patience)
     finally:
         os.close(handle)
+
+
+def _lock(handle: int, how: int, until: float) -> bool | None:
+    while True:
+        try:
+            fcntl.flock(handle, how)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(0.01)
+        except OSError:
+            return None

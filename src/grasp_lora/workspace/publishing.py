@@ -4,14 +4,11 @@ Nothing of the machine goes along: no path, no token, no row of the data.
 """
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-from safetensors import safe_open
 
 from grasp_lora.errors import GraspError
 from grasp_lora.merging.hub import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
@@ -27,18 +24,17 @@ from grasp_lora.workspace.card import (
     render,
     shape_of,
 )
+from grasp_lora.workspace.private import private_things, text_of
 from grasp_lora.workspace.records import CONFIG_FILE as RUN_FILE
 from grasp_lora.workspace.records import MASK_FILE, Pruned
 from grasp_lora.workspace.rows import Row
 
-__all__ = ["BESIDE", "card_of_copy", "prepare_upload", "private_things", "run_above", "scored"]
+__all__ = ["BESIDE", "card_of_copy", "prepare_upload", "run_above", "scored"]
 
 BESIDE = (PARTS_FILE, MASK_FILE, Pruned.FILE)
 """Files that go along with an adapter, where it has them."""
 
 _PEFTS_OWN = "[More Information Needed]"  # in the card that PEFT writes, with nothing filled in
-_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
-_PATH = re.compile(r"(?<![\w:/.~-])/(?P<first>[\w.@+-]+)(?:/[\w.@+-]+)+|\b[A-Za-z]:\\\\?\w+|(?<![\w/])~/\w+")
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 
 
@@ -141,19 +137,11 @@ def prepare_upload(adapter: Path, folder: Path, repository: str, base: str | Non
     (folder / CARD_FILE).write_text(card_of_copy(adapter, repository, base=public), encoding="utf-8")
     names = sorted(path.name for path in folder.iterdir())
     for name in names:
-        if found := private_things(_text(folder / name)):
+        if found := private_things(text_of(folder / name)):
             raise GraspError(
                 f"{adapter / name} is not published, as it names {found[0]}: take that out of it first"
             )
     return names
-
-
-def private_things(text: str) -> list[str]:
-    """Absolute paths and tokens in a text, the latter not whole."""
-    roots = set(os.listdir("/")) | {"home", "Users", "root", "tmp"}
-    paths = [m[0] for m in _PATH.finditer(text) if m["first"] is None or m["first"] in roots]
-    tokens = ["a token of the model hub (hf_...)"] if _TOKEN.search(text) else []
-    return [*tokens, *(f"the path {path}" for path in paths)]
 
 
 def _public_base(adapter: Path, base: str | None) -> str:
@@ -166,14 +154,6 @@ def _public_base(adapter: Path, base: str | None) -> str:
             "one that others can load, with --base NAME"
         )
     return public
-
-
-def _text(path: Path) -> str:
-    """What is text in a file: of tensors their header's metadata."""
-    if path.suffix != ".safetensors":
-        return path.read_text(encoding="utf-8")
-    with safe_open(path, framework="pt") as tensors:
-        return json.dumps(tensors.metadata() or {})
 
 
 def _known(adapter: Path, rows: Sequence[Row]) -> Facts:
