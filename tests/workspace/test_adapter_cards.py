@@ -286,6 +286,9 @@ def test_the_revision_of_the_base_model_goes_along(adapter, tmp_path):
     assert 'from_pretrained("x")' in whole
     assert "revision" not in whole
     export(adapter, tmp_path / "elsewhere/out")
+    (tmp_path / "config.yaml").write_text("a: [")
+    with pytest.raises(GraspError, match=r"config\.yaml cannot be read"):
+        card_of_copy(adapter, "x")
     (tmp_path / "config.yaml").unlink()
     (tmp_path / "up").mkdir()
     prepare_upload(tmp_path / "elsewhere/out", tmp_path / "up", "me/x")

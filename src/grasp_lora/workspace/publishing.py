@@ -60,7 +60,10 @@ def base_revision(adapter: Path, base: str | None = None) -> str | None:
         return None
     found: str | None = settings.get("revision")
     if not found and run is not None:
-        config = yaml.safe_load((run / RUN_FILE).read_text(encoding="utf-8"))
+        try:
+            config = yaml.safe_load((run / RUN_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError, YAMLError) as error:
+            raise GraspError(f"{run / RUN_FILE} cannot be read: {str(error).splitlines()[0]}") from None
         found = config.get("revision") if isinstance(config, dict) else None
     return found or None
 
