@@ -1,5 +1,6 @@
 """Cards: what stages leave, what copies add, and what never gets into one."""
 
+import ast
 import json
 import os
 import re
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
+from tests.helpers.adapter_checks import edit_config
 from tests.helpers.models import random_adapter, tiny_llama
 from tests.helpers.run import write_setting
 from transformers import AutoModelForCausalLM
@@ -15,9 +17,10 @@ from transformers import AutoModelForCausalLM
 from grasp_lora.errors import GraspError
 from grasp_lora.experiment import run
 from grasp_lora.workspace.about import named
-from grasp_lora.workspace.card import PLACEHOLDER, public_base
+from grasp_lora.workspace.card import PLACEHOLDER, Facts, public_base, render
+from grasp_lora.workspace.exporting import export, export_merged
 from grasp_lora.workspace.private import private_things, text_of
-from grasp_lora.workspace.publishing import card_of_copy, scored
+from grasp_lora.workspace.publishing import card_of_copy, prepare_upload, scored
 
 METHODS = ["lora_source", "merge", "ties", "lorahub", "grid", "merge_random", "prune_after", "grasp"]
 SETTINGS = {
@@ -249,3 +252,75 @@ def test_json_is_read_as_it_is_meant(tmp_path):
         (tmp_path / name).write_bytes(b"\xff{")
         with pytest.raises(GraspError, match=f"{name} is damaged"):
             text_of(tmp_path / name)
+
+
+def code_of(text):
+    return re.search(r"```python\n(.*?)\n```$", text, flags=re.S | re.M)[1]
+
+
+@pytest.fixture
+def adapter(tmp_path):
+    return random_adapter(tiny_llama(), tmp_path / "a", seed=0, target_modules=["q_proj"], r=2)
+
+
+NASTY = 'a"; __import__("os").system("id") #\n```\n'
+
+
+def test_names_are_no_code(adapter):
+    edit_config(adapter, base_model_name_or_path=NASTY)
+    (adapter / "README.md").unlink(missing_ok=True)
+    text = card_of_copy(adapter, NASTY)
+    (assigned,) = [node for node in ast.parse(code_of(text)).body if isinstance(node, ast.Assign)][:1]
+    assert ast.literal_eval(assigned.value) == (NASTY, NASTY)
+    assert text.count("\n```") == 2
+
+
+def test_the_revision_of_the_base_model_goes_along(adapter, tmp_path):
+    (tmp_path / "config.yaml").write_text("backbone: owner/model\nrevision: v1.5\n")  # of a run around it
+    edit_config(adapter, base_model_name_or_path="owner/model")
+    loads = 'from_pretrained(base, revision="v1.5")'
+    (adapter / "README.md").unlink(missing_ok=True)
+    assert card_of_copy(adapter, "x").count(loads) == 2
+    assert "revision" not in card_of_copy(adapter, "x", base="owner/other")  # it has no such revision
+    whole = card_of_copy(adapter, "x", merged=True)
+    assert 'from_pretrained("x")' in whole
+    assert "revision" not in whole
+    export(adapter, tmp_path / "elsewhere/out")
+    (tmp_path / "config.yaml").write_text("a: [")
+    with pytest.raises(GraspError, match=r"config\.yaml cannot be read"):
+        card_of_copy(adapter, "x")
+    (tmp_path / "config.yaml").unlink()
+    (tmp_path / "up").mkdir()
+    prepare_upload(tmp_path / "elsewhere/out", tmp_path / "up", "me/x")
+    for folder in (tmp_path / "elsewhere/out", tmp_path / "up"):
+        assert json.loads((folder / "adapter_config.json").read_text())["revision"] == "v1.5"
+        assert (folder / "README.md").read_text().count(loads) == 2
+
+
+def test_the_base_model_is_loaded_at_its_revision(adapter, tmp_path):
+    edit_config(adapter, base_model_name_or_path="owner/model", revision="v1.5")
+    asked = []
+
+    def load(name, **how):
+        asked.append((name, how.get("revision")))
+        raise GraspError("far enough")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("grasp_lora.workspace.exporting.load_backbone", load)
+        for base in (None, "owner/other"):
+            with pytest.raises(GraspError, match="far enough"):
+                export_merged(adapter, tmp_path / "out", base=base)
+    assert asked == [("owner/model", "v1.5"), ("owner/other", None)]
+
+
+def test_a_stages_card_has_the_revision(tmp_path):
+    facts = Facts("owner/model", "", "rank 2", "x", revision="v1.5")
+    assert render(facts).count('from_pretrained(base, revision="v1.5")') == 2
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"---\na: [\n---\n<!-- Filled in by GRASP LoRA. -->\n"])
+def test_a_damaged_card_is_one_message(adapter, tmp_path, content):
+    (adapter / "README.md").write_bytes(content)
+    with pytest.raises(GraspError, match=r"README\.md is damaged .*mend or remove it"):
+        export(adapter, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -74,11 +74,29 @@ def add_adapter_verbs(verbs: Any, common: argparse.ArgumentParser) -> None:
     push.add_argument("--yes", action="store_true", help="do not ask")
 
 
+def _adapter(given: str) -> str:
+    """What was given, unless it is a run."""
+    from grasp_lora.merging.hub import CONFIG_FILE
+    from grasp_lora.workspace.directory import PARTIAL, REPLACED
+    from grasp_lora.workspace.records import CONFIG_FILE as RUN_FILE
+    from grasp_lora.workspace.records import Done
+
+    folder = Path(given).expanduser()
+    if not (folder / RUN_FILE).is_file() or (folder / CONFIG_FILE).is_file():
+        return given
+    inside = [path.parent for path in folder.rglob(CONFIG_FILE) if (path.parent / Done.FILE).is_file()]
+    whole = sorted(one for one in inside if PARTIAL not in one.name and REPLACED not in one.name)
+    if not whole:
+        raise GraspError(f"{given} is a run, and no adapter in it is finished yet")
+    final = next((one for one in whole if one.parent == folder / "final"), whole[0])
+    raise GraspError(f"{given} is a run with {len(whole)} adapters: give one, such as {final}")
+
+
 def _inspect(arguments: argparse.Namespace) -> None:
     from grasp_lora.merging.inspect import inspect_adapter
     from grasp_lora.reporting.inspection import draw_inspection, inspection_text
 
-    found = inspect_adapter(arguments.adapter, arguments.parts)
+    found = inspect_adapter(_adapter(arguments.adapter), arguments.parts)
     print(inspection_text(found))
     if arguments.figure is not None:
         draw_inspection(found, arguments.figure)
@@ -94,10 +112,10 @@ def _export(arguments: argparse.Namespace) -> None:
         raise GraspError(f"every loader reads full weights: leave --for {arguments.loader} out")
     given = {"dtype": arguments.dtype, "base": arguments.base, "dev_loss": _dev_loss(arguments)}
     if arguments.merge_into_base:
-        lines = export_merged(arguments.adapter, arguments.to, **given)
+        lines = export_merged(_adapter(arguments.adapter), arguments.to, **given)
     else:
         how = {"rank": arguments.rank, "energy": arguments.energy, "loader": arguments.loader}
-        lines = export(arguments.adapter, arguments.to, **how, **given)
+        lines = export(_adapter(arguments.adapter), arguments.to, **how, **given)
     print(*lines, f"It is in {arguments.to}/", sep="\n")
 
 
@@ -115,7 +133,7 @@ def _push(arguments: argparse.Namespace) -> None:
     from grasp_lora.merging.reading import base_of
     from grasp_lora.workspace.publishing import prepare_upload
 
-    adapter, repository = find_adapter(arguments.adapter), arguments.repository
+    adapter, repository = find_adapter(_adapter(arguments.adapter)), arguments.repository
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         names = prepare_upload(adapter, folder, repository, arguments.base)

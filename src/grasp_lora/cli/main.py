@@ -17,6 +17,7 @@ from grasp_lora.cli.run import add_run_verbs
 from grasp_lora.cli.verbs import beginning_with
 from grasp_lora.cli.watch import add_watch_verbs
 from grasp_lora.errors import GraspError
+from grasp_lora.reporting.plain import harmless
 from grasp_lora.version import __version__
 
 __all__ = ["build_parser", "main"]
@@ -41,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except GraspError as error:
         if arguments.debug:
             raise
-        print(f"grasp: {error}", file=sys.stderr)
+        said = "\n".join(map(harmless, str(error).split("\n")))  # it may quote a file from elsewhere
+        print(f"grasp: {said}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # of `grasp ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

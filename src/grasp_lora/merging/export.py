@@ -64,8 +64,8 @@ def export_adapter(
 
     With nothing else asked for, or where no rank falls, its files are copied. A lower rank is the nearest one
     (`merging.compress`). The check reads what was written: each delta W is that of the original, but for the
-    energy that was given up and for the rounding of the number format (1e-5 of its norm in fp32, 2e-3 in fp16,
-    1e-2 in bf16).
+    energy that was given up and for the rounding of the number format (1e-5 of its norm in fp32, 2e-3 in
+    fp16, 1e-2 in bf16).
 
     vLLM and llama.cpp read one rank and one alpha for the whole adapter. For these the scaling is folded into
     B, and every module gets the same rank, A and B being filled up with zeros: for vLLM to one of

@@ -7,6 +7,7 @@ from statistics import fmean
 
 from grasp_lora.errors import GraspError
 from grasp_lora.merging.inspect import Inspection, Module, PartZeros
+from grasp_lora.reporting.plain import harmless
 from grasp_lora.reporting.write import markdown
 
 __all__ = ["FIGURES", "draw_inspection", "inspection_text"]
@@ -18,7 +19,7 @@ def inspection_text(found: Inspection) -> str:
     """Overview, then tables by part (of a merged adapter), projection and layer, as Markdown."""
     modules = found.modules
     sections = [
-        f"Base model: {found.base or 'not named'}. {len(modules)} modules, "
+        f"Base model: {harmless(found.base or 'not named')}. {len(modules)} modules, "
         f"rank {_range({one.rank for one in modules})}, scaling {_range({one.scaling for one in modules})}; "
         f"{sum(one.entries for one in modules):,} entries, {_zeros(modules)} of them zero."
     ]
@@ -29,7 +30,9 @@ def inspection_text(found: Inspection) -> str:
         )
     headers = ["modules", "rank", "zeros", "norm of delta W", "effective rank"]
     projections = list(dict.fromkeys(one.projection for one in modules))
-    rows = [[name, *_row([one for one in modules if one.projection == name])] for name in projections]
+    rows = [
+        [harmless(name), *_row([one for one in modules if one.projection == name])] for name in projections
+    ]
     sections.append("By projection\n\n" + markdown(["projection", *headers], rows))
     layers = list(dict.fromkeys(one.layer for one in modules))
     if layers != [None]:
@@ -93,7 +96,7 @@ def _part(part: PartZeros) -> list[str]:
         part.zeros_b / part.entries_b,
         (part.zeros_a + part.zeros_b) / (part.entries_a + part.entries_b),
     )
-    return [part.name, *(f"{share:.1%}" for share in shares)]
+    return [harmless(part.name), *(f"{share:.1%}" for share in shares)]
 
 
 def _zeros(modules: Sequence[Module]) -> str:

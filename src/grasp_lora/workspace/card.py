@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from grasp_lora.lm.encoding import Limits
 from grasp_lora.lm.packaged.backbones import hub_name
 from grasp_lora.merging.hub import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
+from grasp_lora.merging.reading import base_of, read_settings
 from grasp_lora.workspace.inputs import Model, Rows, line_of
 from grasp_lora.workspace.records import LearnedRatio, Pruned
 from grasp_lora.workspace.stage import Stage, behind, inside
@@ -22,7 +23,19 @@ from grasp_lora.workspace.stage import Stage, behind, inside
 if TYPE_CHECKING:
     from grasp_lora.workspace.directory import RunDirectory
 
-__all__ = ["FILLED", "PLACEHOLDER", "SCORES", "Facts", "public_base", "render", "shape_of", "write_card"]
+__all__ = [
+    "FILLED",
+    "PLACEHOLDER",
+    "SCORES",
+    "Facts",
+    "one_line",
+    "public_base",
+    "quoted",
+    "render",
+    "shape_of",
+    "with_revision",
+    "write_card",
+]
 
 FILLED = "<!-- Filled in by GRASP LoRA. -->"
 SCORES = "<!-- scores -->"  # where they go
@@ -55,6 +68,8 @@ class Facts:
     share: float = 0.0
     prompt: str = repr("Your text")
     tokens: int = 64
+    revision: str | None = None
+    """Of the base model; None: its main branch."""
 
 
 def write_card(folder: Path, stage: Stage, run: "RunDirectory") -> None:
@@ -82,7 +97,26 @@ def render(facts: Facts) -> str:
     )
     template = files("grasp_lora.workspace").joinpath("card.md.j2").read_text(encoding="utf-8")
     about = {name: getattr(facts, name) for name in Facts.__slots__} | {"adapter": PLACEHOLDER}
-    return f"{str(ModelCard.from_template(data, template_str=template, **about)).rstrip()}\n"
+    card = ModelCard.from_template(data, template_str=template, quoted=quoted, one_line=one_line, **about)
+    return with_revision(f"{str(card).rstrip()}\n", facts.revision)
+
+
+def quoted(text: str) -> str:
+    """Python code for a text from elsewhere; JSON's escapes are Python's, too."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def one_line(text: str) -> str:
+    """As it can stand between backticks."""
+    return " ".join(text.replace("`", "'").split())
+
+
+def with_revision(text: str, revision: str | None) -> str:
+    """A card whose code loads the base model's revision, too; None: its main branch."""
+    text = re.sub(r"\.from_pretrained\(base(, revision=\"[^\"]*\")?\)", ".from_pretrained(base)", text)
+    if revision is None:
+        return text
+    return text.replace(".from_pretrained(base)", f".from_pretrained(base, revision={quoted(revision)})")
 
 
 def public_base(name: str | None) -> tuple[str, str]:
@@ -99,13 +133,13 @@ def public_base(name: str | None) -> tuple[str, str]:
 
 def shape_of(folder: Path) -> str:
     """An adapter's rank and modules, as its config has them."""
-    config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    modules = config.get("target_modules")
+    config = read_settings(str(folder), folder)
+    modules = config.get("target_modules") or ()
     several = " and others" if config.get("rank_pattern") else ""
     if isinstance(modules, str):
         where = f"`{modules}`"  # all-linear, or a pattern
     else:
-        where = ", ".join(sorted(modules or ()))
+        where = ", ".join(sorted(modules))
         where = where if len(where) < 80 else f"{len(modules)} modules"
     return f"rank {config.get('r')}{several}, on {where}"
 
@@ -119,8 +153,8 @@ def _facts(folder: Path, stage: Stage, run: "RunDirectory", place: Callable[[Sta
     rows = [value for one in everything for value in inside(one.given) if isinstance(value, Rows)]
     trained_on = [one.given.get("train") for one in everything if one.name in made]
     own = [one for one in trained_on if isinstance(one, Rows)]
-    named = [value.name for one in everything for value in inside(one.given) if isinstance(value, Model)]
-    base, note = public_base(named[-1] if named else _named_base(folder))
+    named = [value for one in everything for value in inside(one.given) if isinstance(value, Model)]
+    base, note = public_base(named[-1].name if named else base_of(folder))
     pruned, data = Pruned.of(folder), _data(rows, run)
     spoken = list(dict.fromkeys([*(one.language for one in reversed(own)), *(one.language for one in data)]))
     prompt = _prompt(own, everything)
@@ -136,6 +170,7 @@ def _facts(folder: Path, stage: Stage, run: "RunDirectory", place: Callable[[Sta
         licences=tuple(dict.fromkeys(f"{r.task.name}: {r.task.licence}." for r in rows if r.task.licence)),
         p=pruned.p,
         share=pruned.share or 0.0,
+        revision=named[-1].revision if named else read_settings(str(folder), folder).get("revision"),
         **prompt,
     )
 
@@ -169,10 +204,3 @@ def _prompt(own: Sequence[Rows], everything: Sequence[Stage]) -> dict[str, Any]:
         "prompt": f"{template.text!r}.format({fields})",
         "tokens": limit or own[-1].task.new_tokens(own[-1].language),
     }
-
-
-def _named_base(folder: Path) -> str | None:
-    found: str | None = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")).get(
-        "base_model_name_or_path"
-    )
-    return found

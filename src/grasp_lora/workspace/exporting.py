@@ -1,5 +1,6 @@
 """An adapter passed on: as it is, of lower rank, for another loader, or merged into its base model."""
 
+import json
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +12,11 @@ from grasp_lora.lm.adapters import load_adapter, load_beside, merge_into_base
 from grasp_lora.lm.agreement import PROMPTS, check_agreement, logits_of
 from grasp_lora.lm.backbone import load_backbone, resolve_dtype
 from grasp_lora.merging.export import DTYPES, DType, Exported, Loader, export_adapter
-from grasp_lora.merging.hub import CARD_FILE, find_adapter
-from grasp_lora.merging.reading import base_of
+from grasp_lora.merging.hub import CARD_FILE, CONFIG_FILE, find_adapter
+from grasp_lora.merging.reading import base_of, read_settings
 from grasp_lora.merging.writing import new_folder
 from grasp_lora.workspace.card import shape_of
-from grasp_lora.workspace.publishing import BESIDE, card_of_copy
+from grasp_lora.workspace.publishing import BESIDE, base_revision, card_of_copy
 
 __all__ = ["DevLoss", "export", "export_merged"]
 
@@ -66,6 +67,9 @@ def export(
             said.lines.append(_compared(base, folder, made, dtype or "fp32", max(done.energies)))
         said.dev(dev_loss, folder, made)
         notes = [] if done.as_it_was else said.lines
+        if (revision := base_revision(folder)) is not None:
+            settings = read_settings(str(made), made) | {"revision": revision}
+            (made / CONFIG_FILE).write_text(json.dumps(settings, indent=2, sort_keys=True), encoding="utf-8")
         text = card_of_copy(
             folder, Path(out).name, notes=notes, shape=shape_of(made), changed=bool(done.lost)
         )
@@ -108,7 +112,7 @@ def export_merged(
     if base is None:
         raise GraspError(f"{adapter} does not name its base model: give it with --base")
     with new_folder(Path(out)) as made:
-        backbone = load_backbone(base, dtype="float32")
+        backbone = load_backbone(base, dtype="float32", revision=base_revision(folder, base))
         adapted = load_adapter(backbone.model, folder, trainable=False)
         original, bare = _logits(adapted, backbone.tokenizer)
         merge_into_base(adapted, backbone.tokenizer, made, DTYPES[dtype or "fp32"])
@@ -144,7 +148,7 @@ def _described(done: Exported, loader: Loader, dtype: DType | None) -> list[str]
 
 
 def _compared(base: str, original: Path, made: Path, dtype: str, lost: float) -> str:
-    backbone = load_backbone(base)
+    backbone = load_backbone(base, revision=base_revision(original, base))
     adapted = load_adapter(backbone.model, original, trainable=False)
     first, bare = _logits(adapted, backbone.tokenizer)
     load_beside(adapted, made, "export")

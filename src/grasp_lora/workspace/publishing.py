@@ -10,26 +10,32 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+from yaml import YAMLError
+
 from grasp_lora.errors import GraspError
 from grasp_lora.merging.hub import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
 from grasp_lora.merging.parts import PARTS_FILE
-from grasp_lora.merging.reading import base_of
+from grasp_lora.merging.reading import base_of, read_settings
 from grasp_lora.workspace.card import (
     FILLED,
     PLACEHOLDER,
     SCORES,
     DataRow,
     Facts,
+    one_line,
     public_base,
+    quoted,
     render,
     shape_of,
+    with_revision,
 )
 from grasp_lora.workspace.private import private_things, text_of
 from grasp_lora.workspace.records import CONFIG_FILE as RUN_FILE
 from grasp_lora.workspace.records import MASK_FILE, Pruned
 from grasp_lora.workspace.rows import Row
 
-__all__ = ["BESIDE", "card_of_copy", "prepare_upload", "run_above", "scored"]
+__all__ = ["BESIDE", "base_revision", "card_of_copy", "prepare_upload", "run_above", "scored"]
 
 BESIDE = (PARTS_FILE, MASK_FILE, Pruned.FILE)
 """Files that go along with an adapter, where it has them."""
@@ -41,6 +47,25 @@ _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 def run_above(folder: Path) -> Path | None:
     """The run that a folder is in; None where it is in none."""
     return next((above for above in folder.resolve().parents if (above / RUN_FILE).is_file()), None)
+
+
+def base_revision(adapter: Path, base: str | None = None) -> str | None:
+    """The base model's, as an adapter's config has it or else the run that it is in; None: its main branch.
+
+    Args:
+        base: What is loaded; where that is another model than the adapter names, it is none of its revisions.
+    """
+    settings, run = read_settings(str(adapter), adapter), run_above(adapter)
+    if base not in (None, settings.get("base_model_name_or_path")):
+        return None
+    found: str | None = settings.get("revision")
+    if not found and run is not None:
+        try:
+            config = yaml.safe_load((run / RUN_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError, YAMLError) as error:
+            raise GraspError(f"{run / RUN_FILE} cannot be read: {str(error).splitlines()[0]}") from None
+        found = config.get("revision") if isinstance(config, dict) else None
+    return found or None
 
 
 def scored(adapter: Path) -> list[Row]:
@@ -85,14 +110,22 @@ def card_of_copy(
     """
     from huggingface_hub import ModelCard
 
-    text = (adapter / CARD_FILE).read_text(encoding="utf-8") if (adapter / CARD_FILE).is_file() else ""
-    if text and FILLED not in text and _PEFTS_OWN not in text:
-        return text
     rows = scored(adapter)
-    card: Any = ModelCard(text if FILLED in text else render(_known(adapter, rows)))
+    try:
+        text = (adapter / CARD_FILE).read_text(encoding="utf-8") if (adapter / CARD_FILE).is_file() else ""
+        if text and FILLED not in text and _PEFTS_OWN not in text:
+            return text
+        card: Any = ModelCard(text if FILLED in text else render(_known(adapter, rows)))
+    except (ValueError, TypeError, YAMLError) as error:
+        if isinstance(error, GraspError):
+            raise
+        why = str(error).splitlines()[0]
+        raise GraspError(f"{adapter / CARD_FILE} is damaged ({why}): mend or remove it") from None
+    card.text = with_revision(card.text, base_revision(adapter, base))
     if base is not None:
-        card.text = card.text.replace(f'"{card.data.base_model}"', f'"{base}"')
-        card.text = card.text.replace(f"`{card.data.base_model}`", f"`{base}`")
+        was = card.data.base_model
+        card.text = card.text.replace(quoted(was), quoted(base))
+        card.text = card.text.replace(f"`{one_line(was)}`", f"`{base}`")
         card.data.base_model = base
     sections = [_section("This copy", [f"- {note}" for note in notes])] if notes else []
     if rows and SCORES in card.text:
@@ -103,7 +136,7 @@ def card_of_copy(
     if sections:
         more = "\n".join(sections) + ("\n" if rows else f"\n{SCORES}\n")
         card.text = card.text.replace(f"{SCORES}\n", more, 1)
-    card.text = card.text.replace(PLACEHOLDER, called)
+    card.text = card.text.replace(quoted(PLACEHOLDER), quoted(called))
     if shape is not None:
         card.text = card.text.replace(f"({shape_of(adapter)})", f"({shape})", 1)
     if changed:
@@ -131,8 +164,8 @@ def prepare_upload(adapter: Path, folder: Path, repository: str, base: str | Non
             shutil.copyfile(adapter / name, folder / name)
         elif name == WEIGHTS_FILE:
             raise GraspError(f"{adapter} holds no adapter: {name} is missing")
-    config = json.loads((adapter / CONFIG_FILE).read_text(encoding="utf-8"))
-    config["base_model_name_or_path"] = public
+    config = read_settings(str(adapter), adapter) | {"base_model_name_or_path": public}
+    config["revision"] = base_revision(adapter, base)
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     (folder / CARD_FILE).write_text(card_of_copy(adapter, repository, base=public), encoding="utf-8")
     names = sorted(path.name for path in folder.iterdir())
@@ -218,4 +251,5 @@ def _become_whole(card: Any, called: str) -> None:
     card.text = card.text.replace("\nA LoRA adapter (", "\nFull weights, with a LoRA adapter in them (", 1)
     card.data.library_name, card.data.base_model_relation = "transformers", "finetune"
     card.text = re.sub(r"^(from peft .*|model = PeftModel.*|base, adapter = .*)\n", "", card.text, flags=re.M)
-    card.text = card.text.replace(".from_pretrained(base)", f'.from_pretrained("{called}")')
+    card.text = with_revision(card.text, None)
+    card.text = card.text.replace(".from_pretrained(base)", f".from_pretrained({quoted(called)})")
