@@ -270,6 +270,7 @@ def make_at(root, delay, together, sender):
 DELAYS = (0.0, 0.0, 0.002, 0.02, 0.05, 0.1)
 
 
+@pytest.mark.slow
 def test_of_two_processes_that_begin_together_one_makes_the_stage_and_one_says_so(tmp_path):
     spawn = multiprocessing.get_context("spawn")
     together, pipes = spawn.Barrier(2), [multiprocessing.Pipe() for _ in range(2)]

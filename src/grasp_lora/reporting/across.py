@@ -8,7 +8,7 @@ from typing import Any
 from grasp_lora.reporting.blocks import SIGNIFICANT, Block, Bold, Data, Figure, Table, show_spread
 from grasp_lora.reporting.drawing import BLUE, COLOURS, GREY, INK
 from grasp_lora.reporting.found import LOSSES, Found, MethodResult
-from grasp_lora.reporting.verdict import verdict
+from grasp_lora.reporting.verdict import verdict_of
 
 __all__ = ["across", "over_runs"]
 
@@ -55,7 +55,7 @@ def _values(runs: Sequence[Found]) -> Iterator[Sequence[Any]]:
 def _verdicts(runs: Sequence[Found]) -> Table:
     rows = []
     for found in runs:
-        said = verdict(found.results)
+        said = verdict_of(found)
         chosen = next(one for one in found.results if one.method == said.method)
         row = found.compared.rows[0]
         ratio = "" if found.compared.p is None else f"{found.compared.p:.3f}"

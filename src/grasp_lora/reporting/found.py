@@ -159,6 +159,8 @@ class Found:
     name: str = ""
     resamples: int = 10_000
     """Trials of each test."""
+    kept: dict[str, Any] = field(default_factory=dict, compare=False)
+    """What was worked out of it already."""
 
     @property
     def title(self) -> str:

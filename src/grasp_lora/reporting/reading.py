@@ -1,11 +1,13 @@
 """A run's folder into `Found`: from what the report's stage is given, or from the folder alone."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from grasp_lora.control.rounds import ROUNDS_FILE
+from grasp_lora.errors import GraspError
 from grasp_lora.reporting.compare import EVALUATIONS, REPORT, read_results, reference_of
 from grasp_lora.reporting.found import Found, together
 from grasp_lora.reporting.logs import config_of, mapping_of, names_of
@@ -52,11 +54,11 @@ def read_found(
         GraspError: A file is not there, or is not such a file.
     """
     return Found(
-        results=together([Row.read(row) for row in rows]),
+        results=together([_row(row) for row in rows]),
         sources={label: DevLosses.read(made).best for label, made in sources.items() if _has_dev(made)},
         reference=reference,
         learned={method: tuple(Learned.read(*pair) for pair in pairs) for method, pairs in learned.items()},
-        tests={test: together([Row.read(row) for row in found]) for test, found in tests.items()},
+        tests={test: together([_row(row) for row in found]) for test, found in tests.items()},
         searched={
             method: {at: _point(*folders) for at, folders in points.items()}
             for method, points in searched.items()
@@ -71,6 +73,13 @@ def read_found(
         missing=tuple(missing),
         name=name,
     )
+
+
+def _row(folder: Path) -> Row:
+    row = Row.read(folder)
+    if not all(map(math.isfinite, (*row.test_losses, *row.dev_losses, row.dev_loss or 0.0))):
+        raise GraspError(f"{folder} has a loss that is not a finite number: nothing can be compared with it")
+    return row
 
 
 def _has_dev(folder: Path) -> bool:

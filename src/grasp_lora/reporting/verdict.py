@@ -14,10 +14,10 @@ from grasp_lora.control.noise import MARGIN, Z, paired_error
 from grasp_lora.cost import Cost
 from grasp_lora.metrics.clusters import clusters
 from grasp_lora.metrics.significance import paired_bootstrap
-from grasp_lora.reporting.found import MethodResult, refit_of
+from grasp_lora.reporting.found import Found, MethodResult, refit_of
 from grasp_lora.workspace.rows import Row
 
-__all__ = ["Verdict", "doubts", "interval", "verdict"]
+__all__ = ["Verdict", "doubts", "interval", "verdict", "verdict_of"]
 
 
 TELLING = 6  # rows or clusters: of 5 pairs no test finds p < 0.05
@@ -71,8 +71,20 @@ def verdict(results: Sequence[MethodResult]) -> Verdict:
     return Verdict(deployed.method, (text, _pruning(candidates), _cost(deployed, results)))
 
 
-def doubts(results: Sequence[MethodResult]) -> list[str]:
-    """What the methods' dev losses say against what their names promise."""
+def verdict_of(found: Found) -> Verdict:
+    """Of all that a run found; once, since its intervals take a while."""
+    if "verdict" not in found.kept:
+        found.kept["verdict"] = verdict(found.results)
+    said: Verdict = found.kept["verdict"]
+    return said
+
+
+def doubts(results: Sequence[MethodResult], said: Verdict | None = None) -> list[str]:
+    """What the methods' losses say against what their names promise, and against the verdict.
+
+    Args:
+        said: The verdict, where it is known already.
+    """
     candidates, found = _candidates(results), []
     if len(candidates) > 1:
         simplest, best = min(candidates, key=_passes), min(candidates, key=_mean_dev)
@@ -80,7 +92,7 @@ def doubts(results: Sequence[MethodResult]) -> list[str]:
             found.append(
                 f"no method is better on dev than the simplest, {simplest.title}, by more than noise"
             )
-    found += _seen_on_test(candidates, results)
+    found += _seen_on_test(candidates, results, said or verdict(results))
     by_name = {one.method: one for one in results}
     for control in results:
         asked = by_name.get(control.rows[0].control_of)
@@ -96,10 +108,11 @@ def doubts(results: Sequence[MethodResult]) -> list[str]:
     return found
 
 
-def _seen_on_test(candidates: Sequence[MethodResult], results: Sequence[MethodResult]) -> list[str]:
+def _seen_on_test(
+    candidates: Sequence[MethodResult], results: Sequence[MethodResult], said: Verdict
+) -> list[str]:
     """Whether test can tell that another is better than what dev chose: it must not choose, but can warn."""
-    said = verdict(results).method
-    deployed = next(one for one in results if one.method == said)
+    deployed = next(one for one in results if one.method == said.method)
     rivals = (
         [refit_of(one, results) or one for one in candidates] if deployed.rows[0].refit_of else candidates
     )
@@ -107,8 +120,8 @@ def _seen_on_test(candidates: Sequence[MethodResult], results: Sequence[MethodRe
         one
         for one in rivals
         if one is not deployed
-        and interval(one, deployed)[1] < 0.0
         and one.spread("test_loss").mean < deployed.spread("test_loss").mean - MARGIN
+        and interval(one, deployed)[1] < 0.0
     ]
     if not better or not _tells(deployed):
         return []

@@ -1,7 +1,6 @@
 """An evaluation: what an adapter scored, what was answered, what it cost."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -145,8 +144,6 @@ class Row:
             read = {"scores": found.pop("metrics", {}), "costs": costs["stages"]}
             answers = list(read_lines(folder / Answer.FILE))
             row: Self = TypeAdapter(cls).validate_python({**named, **found, **read, "answers": answers})
-            if not all(map(math.isfinite, (*row.test_losses, *row.dev_losses, row.dev_loss or 0.0))):
-                raise ValueError("a loss is not a finite number")
             return row
         except FileNotFoundError as error:
             raise GraspError(f"{error.filename} is missing: run that stage first, or `grasp run`") from None

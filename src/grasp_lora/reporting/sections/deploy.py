@@ -7,11 +7,11 @@ from typing import Any
 from grasp_lora.reporting.blocks import Block, Figure, Text
 from grasp_lora.reporting.drawing import BLUE, GREY, INK
 from grasp_lora.reporting.found import Found, MethodResult
-from grasp_lora.reporting.verdict import interval, verdict
+from grasp_lora.reporting.verdict import interval, verdict_of
 
 
 def blocks(found: Found) -> Iterator[Block]:
-    said = verdict(found.results)
+    said = verdict_of(found)
     yield Text("\n\n".join(said.lines))
     if found.missing:
         yield Text(f"Unfinished: not there yet are {', '.join(found.missing)}.")

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from grasp_lora.reporting.blocks import Block, Text
 from grasp_lora.reporting.found import Found
-from grasp_lora.reporting.verdict import doubts
+from grasp_lora.reporting.verdict import doubts, verdict_of
 
 
 def blocks(found: Found) -> Iterator[Block]:
@@ -15,5 +15,5 @@ def blocks(found: Found) -> Iterator[Block]:
         for draw, one in enumerate(draws)
         for warning in one.warnings
     ]
-    if lines := [*doubts(found.results), *learned]:
+    if lines := [*doubts(found.results, verdict_of(found)), *learned]:
         yield Text("\n".join(["Warnings:", "", *(f"- {line}" for line in lines)]))
