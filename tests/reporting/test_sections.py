@@ -9,6 +9,7 @@ from tests.helpers.rows import made_up_run
 
 from grasp_lora import GraspError
 from grasp_lora.control.noise import paired_error
+from grasp_lora.reporting import drawing
 from grasp_lora.reporting.across import across, over_runs
 from grasp_lora.reporting.blocks import Bold, Figure, Table
 from grasp_lora.reporting.drawing import save
@@ -164,3 +165,27 @@ def test_a_loss_that_is_no_number_is_named(tmp_path):
     path.write_text(re.sub(r'"test_losses": \[\s*[\d.]+', '"test_losses": [NaN', path.read_text()))
     with pytest.raises(GraspError, match="eval/merge/seed42 has a loss that is not a finite number"):
         report([run], tmp_path / "report")
+
+
+SCRIPTS = "العربية 中文 日本語 हिन्दी ภาษาไทย"
+
+
+def drawn(tmp_path, caplog, families, monkeypatch):
+    drawing._say_once.cache_clear()
+    monkeypatch.setattr(drawing, "_families", lambda: families)
+    save(Figure("scripts", lambda canvas: canvas.subplots().set_title(SCRIPTS), ""), tmp_path)
+    return [record.getMessage() for record in caplog.records]
+
+
+def test_scripts_without_a_font_are_said(tmp_path, caplog, monkeypatch):
+    (said,) = drawn(tmp_path, caplog, ("DejaVu Sans",), monkeypatch)
+    assert "no installed font has" in said
+    assert "fonts-noto-core, fonts-noto-cjk" in said
+    assert SCRIPTS in (tmp_path / "scripts.svg").read_text(encoding="utf-8")  # the viewer's fonts have them
+
+
+def test_scripts_with_fonts_are_drawn(tmp_path, caplog, monkeypatch):
+    families = drawing._families()
+    if not set(drawing._FAMILIES) <= set(families):
+        pytest.skip("needs Noto Sans for Arabic, Chinese, Japanese, Devanagari and Thai")
+    assert drawn(tmp_path, caplog, families, monkeypatch) == []
