@@ -6,6 +6,7 @@ import pty
 import re
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -96,6 +97,8 @@ class Terminal:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "grasp_lora.cli.main", *map(str, arguments)],
             stdin=slave, stdout=slave, stderr=slave, env=environment,
+            # A shell starts what runs in its background with Ctrl-C ignored, and so would be this.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         os.close(slave)
         self.raw = self.text = ""  # as it came; without escapes and runs of blanks

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def staged(tmp_path):
 
 
 def build(folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [shutil.which("zensical") or "zensical", "build", "--strict", "--clean"]
+    command = [str(Path(sys.executable).with_name("zensical")), "build", "--strict", "--clean"]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=os.environ)
 
 

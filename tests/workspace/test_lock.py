@@ -2,16 +2,17 @@
 
 import pytest
 
-from grasp_lora.workspace.lock import hold, is_held, try_to_hold
+from grasp_lora.workspace.lock import hold, is_held
 
 
 def test_a_folder_is_held_until_its_holder_ends(tmp_path):
     assert is_held(tmp_path) is False
-    with hold(tmp_path):
+    with hold(tmp_path) as held:
+        assert held is True
         assert is_held(tmp_path) is True
-        with try_to_hold(tmp_path) as held:
-            assert held is False
-    with try_to_hold(tmp_path) as held:
+        with hold(tmp_path) as again:
+            assert again is False
+    with hold(tmp_path) as held:
         assert held is True
     assert is_held(tmp_path / "gone") is False
 
@@ -22,6 +23,5 @@ def test_a_link_is_not_followed(tmp_path):
     link.symlink_to(folder)
     with hold(folder):
         assert is_held(link) is False
-    for holding in (hold, try_to_hold):
-        with pytest.raises(OSError, match="link"), holding(link):
-            pass
+    with pytest.raises(OSError, match="link"), hold(link):
+        pass
