@@ -138,9 +138,8 @@ def _start(arguments: argparse.Namespace) -> "Start":
 
 def _run(arguments: argparse.Namespace) -> None:
     from grasp_lora.experiment import read_config, run
-    from grasp_lora.reporting.compare import REPORT
     from grasp_lora.reporting.page import PAGE_FILE
-    from grasp_lora.workspace.records import SUMMARY_FILE
+    from grasp_lora.workspace.records import REPORT, SUMMARY_FILE
 
     files = _more_configs(arguments)
     x = _start(arguments)

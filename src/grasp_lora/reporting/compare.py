@@ -10,13 +10,10 @@ from grasp_lora.reporting.blocks import SIGNIFICANT, show_p_value, show_spread, 
 from grasp_lora.reporting.found import LOSSES, MethodResult, compare_methods, together
 from grasp_lora.reporting.logs import config_of, mapping_of
 from grasp_lora.reporting.write import markdown
-from grasp_lora.workspace.records import DRAWS_FOLDER, Done
+from grasp_lora.workspace.records import DRAWS_FOLDER, EVALUATIONS, REPORT, Done
 from grasp_lora.workspace.rows import Row
 
-__all__ = ["EVALUATIONS", "REPORT", "comparison", "overview", "read_results", "reference_of"]
-
-EVALUATIONS = "eval"
-REPORT = "report"
+__all__ = ["comparison", "overview", "read_results", "reference_of"]
 
 
 def read_results(

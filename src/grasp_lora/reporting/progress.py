@@ -16,12 +16,11 @@ from grasp_lora.reporting.making import Making, making_in
 from grasp_lora.reporting.scored import Scored, scored_in
 from grasp_lora.workspace.directory import PARTIAL, REPLACED
 from grasp_lora.workspace.files import changed_at
-from grasp_lora.workspace.records import CONFIG_FILE, DRAWS_FOLDER, Done, LearnedRatio, RunPlan
+from grasp_lora.workspace.records import CONFIG_FILE, DRAWS_FOLDER, REPORT, Done, LearnedRatio, RunPlan
 
-__all__ = ["BETWEEN", "REPORT", "Learning", "Progress", "is_run", "progress_of"]
+__all__ = ["BETWEEN", "Learning", "Progress", "is_run", "progress_of"]
 
 BETWEEN = 10.0  # seconds that one stage may take to follow another
-REPORT = "report"
 
 
 @dataclass(frozen=True, slots=True)

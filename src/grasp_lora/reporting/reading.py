@@ -8,11 +8,20 @@ from typing import Any
 
 from grasp_lora.control.rounds import ROUNDS_FILE
 from grasp_lora.errors import GraspError
-from grasp_lora.reporting.compare import EVALUATIONS, REPORT, read_results, reference_of
+from grasp_lora.reporting.compare import read_results, reference_of
 from grasp_lora.reporting.found import Found, together
 from grasp_lora.reporting.logs import config_of, mapping_of, names_of
 from grasp_lora.reporting.trained import Learned, Trained
-from grasp_lora.workspace.records import DevLosses, Done, LearnedRatio, MeasuredDeployment, Pruned, RankCheck
+from grasp_lora.workspace.records import (
+    EVALUATIONS,
+    REPORT,
+    DevLosses,
+    Done,
+    LearnedRatio,
+    MeasuredDeployment,
+    Pruned,
+    RankCheck,
+)
 from grasp_lora.workspace.rows import Row
 
 __all__ = ["read_found", "read_run"]

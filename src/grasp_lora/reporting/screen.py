@@ -11,8 +11,9 @@ from rich.text import Text
 from grasp_lora.control.rounds import Round
 from grasp_lora.reporting.making import Making
 from grasp_lora.reporting.plain import ago, harmless, ratio, span, sparkline
-from grasp_lora.reporting.progress import BETWEEN, REPORT, Learning, Progress
+from grasp_lora.reporting.progress import BETWEEN, Learning, Progress
 from grasp_lora.reporting.scored import Scored
+from grasp_lora.workspace.records import REPORT
 
 __all__ = ["fitted", "frame"]
 

@@ -22,8 +22,10 @@ __all__ = [
     "CONFIG_FILE",
     "DRAWS_FOLDER",
     "ENVIRONMENT_FILE",
+    "EVALUATIONS",
     "LOGS",
     "MASK_FILE",
+    "REPORT",
     "SUMMARY_FILE",
     "DevLosses",
     "Done",
@@ -41,6 +43,8 @@ CONFIG_FILE = "config.yaml"  # the resolved config
 ENVIRONMENT_FILE = "env.json"  # versions and hardware
 MASK_FILE = "mask.safetensors"  # True = keep, by parameter name
 SUMMARY_FILE = "summary.md"
+EVALUATIONS = "eval"  # with a folder METHOD/seedN for each evaluated adapter
+REPORT = "report"
 DRAWS_FOLDER = "draws"  # with a folder for each further draw, which is as the run's own
 LOGS = (TIMINGS_FILE, TRAIN_LOG_FILE, TENSORBOARD_FOLDER)
 """Differ between equal runs, since they say when something was."""
