@@ -51,7 +51,8 @@ class Result:
         folder: The run directory; the report is in `report/`.
         verdict: Three lines: what to deploy, whether pruning helped, what it cost.
         adapter: The folder of the adapter to use, with the first seed: of the method that took the fewest
-            example passes of those within noise of the best on dev; None where that is the bare backbone.
+            example passes of those within noise of the best on dev, or of one that is better than it and took
+            fewer; None where that is the bare backbone.
         ratio: p*, the ratio that the reference method found (GRASP, where it is among them); None where its
             adapter was not pruned.
         rows: The evaluated adapters, one per method and seed: losses, scores, cost.
