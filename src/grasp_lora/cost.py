@@ -4,15 +4,15 @@ import gc
 import resource
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from grasp_lora.energy import Meter
 
-__all__ = ["JOULES", "PEAKS", "SUMMED", "Cost", "count_passes", "measure"]
+__all__ = ["JOULES", "PEAKS", "SUMMED", "Cost", "count_passes", "go_on_from", "measure", "so_far"]
 
 
 @dataclass(slots=True)
@@ -57,15 +57,67 @@ class Cost:
 SUMMED = ("seconds", "forward_examples", "backward_examples", "steps")  # add up over pieces of work
 JOULES = ("cpu_joules", "gpu_joules")
 PEAKS = ("peak_memory_bytes", "peak_gpu_memory_bytes")  # do not
-_open: list[Cost] = []
+
+
+@dataclass(slots=True)
+class _Block:
+    """A `measure` that is open."""
+
+    cost: Cost
+    start: float = field(default_factory=time.perf_counter)
+    meter: Meter = field(default_factory=Meter)
+    before: Cost | None = None
+    """What `go_on_from` brought: energy that was used by then."""
+
+    def see(self, used: Mapping[str, float]) -> None:
+        """Note seconds, peaks and energy up to now."""
+        _see_peaks(self.cost)
+        self.cost.seconds = time.perf_counter() - self.start
+        for name, device in zip(JOULES, ("cpu", "gpu"), strict=True):
+            earlier = 0.0 if self.before is None else getattr(self.before, name)
+            now = used.get(device)
+            setattr(self.cost, name, None if now is None or earlier is None else earlier + now)
+
+
+_open: list[_Block] = []
 
 
 def count_passes(forward: int = 0, backward: int = 0, steps: int = 0) -> None:
     """Add example passes, and optimizer steps, to every `measure` block that is open."""
-    for cost in _open:
-        cost.forward_examples += forward
-        cost.backward_examples += backward
-        cost.steps += steps
+    for block in _open:
+        block.cost.forward_examples += forward
+        block.cost.backward_examples += backward
+        block.cost.steps += steps
+
+
+def so_far() -> Cost | None:
+    """What the innermost `measure` block that is open took up to now; None where none is."""
+    if not _open:
+        return None
+    block = _open[-1]
+    block.see(block.meter.read())
+    return replace(block.cost)
+
+
+def go_on_from(spent: Cost) -> None:
+    """The innermost block counts on from what `so_far` said in a process that was ended.
+
+    What this process did in it until now, such as loading a model, is done again and does not count.
+    """
+    if _open:
+        block = _open[-1]
+        block.start = time.perf_counter() - spent.seconds
+        block.meter.stop()
+        block.cost, block.before, block.meter = _into(block.cost, spent), spent, Meter()
+
+
+def _into(cost: Cost, spent: Cost) -> Cost:
+    """The same object, which who measures has in hand."""
+    for name in SUMMED:
+        setattr(cost, name, getattr(spent, name))
+    for name in PEAKS:
+        setattr(cost, name, max(getattr(cost, name), getattr(spent, name)))
+    return cost
 
 
 @contextmanager
@@ -77,22 +129,18 @@ def measure() -> Iterator[Cost]:
     reference cycles, as a Trainer leaves its model, is freed first.
     """
     gc.collect()
-    cost = Cost()
     for outer in _open:
-        _see_peaks(outer)  # what it reached so far: the marks are reset now
+        _see_peaks(outer.cost)  # what it reached so far: the marks are reset now
     _reset_peaks()
-    meter = Meter()
-    start = time.perf_counter()
-    _open.append(cost)
+    block = _Block(Cost())
+    _open.append(block)
     try:
-        yield cost
+        yield block.cost
     finally:
         _open.pop()
-        for outer in (cost, *_open):
-            _see_peaks(outer)
-        cost.seconds = time.perf_counter() - start
-        used = meter.stop()
-        cost.cpu_joules, cost.gpu_joules = used.get("cpu"), used.get("gpu")
+        for outer in _open:
+            _see_peaks(outer.cost)
+        block.see(block.meter.stop())
 
 
 def _see_peaks(cost: Cost) -> None:

@@ -36,6 +36,10 @@ class Meter:
     def stop(self) -> dict[str, float]:
         """What was used, and the end of the measurement."""
         self._ended.set()
+        return self.read()
+
+    def read(self) -> dict[str, float]:
+        """What was used up to now."""
         found: dict[str, float] = {}
         if self._cpu:
             self._sample()

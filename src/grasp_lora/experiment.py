@@ -258,7 +258,8 @@ def _plans(starts: Sequence[Start], force: bool) -> list[tuple[RunDirectory, lis
 
 
 def _directory(x: Start, resources: Resources, force: bool, only: set[str] | None = None) -> RunDirectory:
-    return RunDirectory(x.config.folder, resources, config=x.config.dump(), force=force, only=only)
+    own = replace(resources, checkpoint_every=x.config.checkpoint_every)  # all else is shared
+    return RunDirectory(x.config.folder, own, config=x.config.dump(), force=force, only=only)
 
 
 def _result(directory: RunDirectory, stages: Sequence[Stage]) -> Result:

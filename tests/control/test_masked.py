@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from grasp_lora.control.masked import MaskedAdapter, reset_optimizer_state
+from grasp_lora.control.masked import MaskedAdapter
+from grasp_lora.control.moments import reset_optimizer_state
 from grasp_lora.control.units import Pruning
 
 A = "base_model.model.layer.lora_A.default.weight"

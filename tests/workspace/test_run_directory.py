@@ -11,7 +11,8 @@ import pytest
 
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.training import Training
-from grasp_lora.workspace.directory import RunDirectory, digest
+from grasp_lora.workspace.changes import digest
+from grasp_lora.workspace.directory import RunDirectory
 from grasp_lora.workspace.lock import hold, is_held
 from grasp_lora.workspace.records import RunPlan
 from grasp_lora.workspace.resources import Resources
@@ -142,7 +143,7 @@ def test_the_order_of_a_mapping_counts(tmp_path):
 
 def test_a_file_where_a_folder_should_be_is_said(tmp_path):
     (tmp_path / "run").write_text("")
-    with pytest.raises(GraspError, match=r"cannot write .*run/a\.partial: Not a directory"):
+    with pytest.raises(GraspError, match=r"cannot write .*run: File exists"):
         directory(tmp_path / "run").make(Stage("a", WRITE, {}))
 
 

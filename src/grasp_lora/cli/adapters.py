@@ -77,9 +77,9 @@ def add_adapter_verbs(verbs: Any, common: argparse.ArgumentParser) -> None:
 def _adapter(given: str) -> str:
     """What was given, unless it is a run."""
     from grasp_lora.merging.hub import CONFIG_FILE
-    from grasp_lora.workspace.directory import PARTIAL, REPLACED
     from grasp_lora.workspace.records import CONFIG_FILE as RUN_FILE
     from grasp_lora.workspace.records import Done
+    from grasp_lora.workspace.unfinished import PARTIAL, REPLACED
 
     folder = Path(given).expanduser()
     if not (folder / RUN_FILE).is_file() or (folder / CONFIG_FILE).is_file():

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:  # with a text where a verb raised it
         what = str(interrupt) or "the same command continues with what is not done"
         print(f"grasp: interrupted; {what}", file=sys.stderr)
-        return 130
+        return 128 + getattr(interrupt, "signal", signal.SIGINT)
     return 0
 
 

@@ -130,6 +130,8 @@ class Config(Settings):
     """Most tokens of an answer, end-of-text included; null: the task's own."""
     token_budget: Count = _LIMITS.token_budget
     """Most tokens of one evaluation batch, padding included; less needs less memory."""
+    checkpoint_every: Count | None = 50
+    """Optimizer steps after which a training can be resumed, beside each epoch and round; null: never."""
     seed: Seed = 42
     """Of the adapters, the learning run and the policy."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (42,)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer
 
 from grasp_lora.control.controller import EVERY, GraspController
 from grasp_lora.control.fixed_mask import FixedMaskCallback
@@ -21,6 +21,7 @@ from grasp_lora.control.selection import GraspResult, SelectionRule
 from grasp_lora.control.units import ImportanceRefresh, UnitKind
 from grasp_lora.control.warnings import warnings_of
 from grasp_lora.errors import GraspError
+from grasp_lora.lm.checkpoints import CarriesState
 from grasp_lora.lm.encoding import Limits
 from grasp_lora.lm.loss import TargetLoss
 from grasp_lora.merging.parts import PartsOrFolder, find_parts
@@ -31,12 +32,15 @@ __all__ = ["GraspCallback"]
 logger = logging.getLogger(__name__)
 
 
-class GraspCallback(TrainerCallback):
+class GraspCallback(CarriesState):
     """Learns the prune ratio of the adapter that a Trainer trains.
 
     Works with any `transformers.Trainer` subclass, TRL's `SFTTrainer` included, and with gradient
     accumulation. p_curr, mu, sigma and the rewards go through the Trainer's own logging, so that
     TensorBoard and the other integrations show them.
+
+    Its state goes into the Trainer's checkpoints, and `trainer.train(resume_from_checkpoint=True)` goes on
+    with the same rounds; see `CarriesState` for a checkpoint from elsewhere.
 
     Args:
         trainer: The one it is added to.
@@ -60,7 +64,8 @@ class GraspCallback(TrainerCallback):
 
     Raises:
         GraspError: Neither micro-dev nor reward, or both; an unusable row; parts that are not there. And
-            as training begins: another callback that prunes, or no trainable LoRA adapter.
+            as training begins: another callback that prunes, no trainable LoRA adapter, or a checkpoint
+            without its state.
 
     Examples:
         >>> grasp = GraspCallback(trainer, micro_dev)  # doctest: +SKIP
@@ -134,9 +139,15 @@ class GraspCallback(TrainerCallback):
                 f"the Trainer has a {type(others[0]).__name__} beside its GraspCallback, and both would "
                 "prune the adapter: remove one. A final run at the learned ratio is a training of its own"
             )
+        carried = self.carried(args, state)
+        self.look, self.warnings = None, []
         self.controller = GraspController(
-            model, optimizer, self._reward, on_round=self._log_round, **self._options
+            model, optimizer, self._reward, on_round=self._log_round, state=carried, **self._options
         )
+
+    def state_dict(self) -> dict[str, Any]:
+        assert self.controller is not None
+        return self.controller.state_dict()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         assert self.controller is not None

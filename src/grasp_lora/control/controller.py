@@ -4,9 +4,11 @@ GRASP LoRA, Sec. 3.3. Works from a plain PyTorch loop; `GraspCallback` does the 
 """
 
 import json
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,6 +26,7 @@ from grasp_lora.errors import GraspError, check_choice
 __all__ = ["EVERY", "GraspController"]
 
 EVERY = 10  # K, optimizer steps per round (Table 7)
+_LOGS = (ROUNDS_FILE, PROBES_FILE, TIMINGS_FILE)
 
 
 class GraspController:
@@ -51,6 +54,11 @@ class GraspController:
         folder: Where `rounds.jsonl` and `timings.jsonl` are written, one line a round, and the examples'
             rewards as `probes.jsonl`; None writes nothing.
         on_round: Called after each round with it and its seconds.
+        state: What `state_dict` gave, to go on there: the model's weights and the optimizer's state must be
+            those of that moment. What the logs in `folder` have beyond it is cut off.
+
+    Raises:
+        GraspError: The state is not that of such an adapter, or of these weights.
 
     Examples:
         >>> controller = GraspController(model, optimizer, reward)  # doctest: +SKIP
@@ -79,6 +87,7 @@ class GraspController:
         reset_moments: bool = True,
         folder: Path | None = None,
         on_round: Callable[[Round, float], None] | None = None,
+        state: Mapping[str, Any] | None = None,
     ) -> None:
         if every < 1:
             raise GraspError(f"every must be at least 1, got {every}")
@@ -93,7 +102,10 @@ class GraspController:
         self.step = 0
         self.rounds: list[Round] = []
         self._moments = optimizer if reset_moments else None
-        self.masked.commit(self.policy.p_curr, self._moments)
+        if state is None:
+            self.masked.commit(self.policy.p_curr, self._moments)
+        else:
+            self._go_on_from(state)
 
     @property
     def result(self) -> GraspResult:
@@ -121,6 +133,31 @@ class GraspController:
             found = zip(ratios, asked.at(ratios), strict=True)
             seen.append({ratio: one.by_example or (one.mean,) for ratio, one in found})
         return Look(p, seen[0], seen[1], self.margin, tuple(groups))
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that later rounds depend on but the optimizer's state: tensors, and values for JSON."""
+        return {
+            "step": self.step,
+            "rounds": [made.to_json() for made in self.rounds],
+            "policy": self.policy.state_dict(),
+            "logs": {name: self._size(name) for name in _LOGS},
+            **self.masked.state_dict(),
+        }
+
+    def _go_on_from(self, state: Mapping[str, Any]) -> None:
+        try:
+            self.step = int(state["step"])
+            self.rounds = [Round.from_json(line) for line in state["rounds"]]
+            self.policy.load_state_dict(state["policy"])
+            self.masked.go_on_from(state)
+            logs = {name: int(state["logs"][name]) for name in _LOGS}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise GraspError(
+                f"the controller's state does not fit this training ({error!r}): go on with the adapter and "
+                "the settings that it was saved with, or train from the start"
+            ) from None
+        for name, size in logs.items():
+            self._cut(name, size)
 
     def close(self) -> None:
         """Training ends: leave gradients alone from now on. The adapter stays pruned at `policy.p_curr`."""
@@ -172,6 +209,16 @@ class GraspController:
         if self.on_round is not None:
             self.on_round(made, seconds)
         return made
+
+    def _size(self, name: str) -> int:
+        path = None if self.folder is None else self.folder / name
+        return path.stat().st_size if path is not None and path.exists() else 0
+
+    def _cut(self, name: str, size: int) -> None:
+        """Leave of a log what was there at the checkpoint."""
+        if _is_main_process() and self._size(name) > size:
+            assert self.folder is not None
+            os.truncate(self.folder / name, size)
 
     def _write(self, name: str, line: str) -> None:
         if self.folder is not None and _is_main_process():

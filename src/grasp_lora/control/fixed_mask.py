@@ -4,18 +4,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
-from transformers import TrainerCallback
 
 from grasp_lora.control.masked import MaskedAdapter
 from grasp_lora.control.pruning import entries_to_prune
 from grasp_lora.control.units import Pruning, UnitKind, adapter_parameters
 from grasp_lora.errors import GraspError
+from grasp_lora.lm.checkpoints import CarriesState, misfit
 from grasp_lora.merging.parts import PartsOrFolder, find_parts
 
 __all__ = ["FixedMaskCallback"]
 
 
-class FixedMaskCallback(TrainerCallback):
+class FixedMaskCallback(CarriesState):
     """Keeps one mask through a training run: the final run of Sec. 3.4.
 
     The mask is built once at `p`, from the adapter's own magnitudes before the first step.
@@ -28,7 +28,8 @@ class FixedMaskCallback(TrainerCallback):
 
     Raises:
         GraspError: The ratio is out of its range. And as training begins: the adapter was not trained yet, or
-            training ends before the mask would be built.
+            training ends before the mask would be built, or training resumes from a checkpoint without its
+            state.
     """
 
     def __init__(
@@ -54,8 +55,24 @@ class FixedMaskCallback(TrainerCallback):
                 f"{state.max_steps}: lower after_steps"
             )
         self._built = False
-        if state.global_step >= self.after_steps:  # at once, or a run that goes on after them
+        if (carried := self.carried(args, state)) is not None:
+            self._go_on_from(carried)
+        elif not self.after_steps:
             self._build()
+
+    def state_dict(self) -> dict[str, Any]:
+        assert self.masked is not None
+        said = {"built": self._built, "importance": dict(self.importance), "norms": dict(self.norms)}
+        return {**said, **self.masked.state_dict()}
+
+    def _go_on_from(self, state: Mapping[str, Any]) -> None:
+        assert self.masked is not None
+        try:
+            self._built = bool(state["built"])
+            self.importance, self.norms = dict(state["importance"]), dict(state["norms"])
+            self.masked.go_on_from(state)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise misfit(self, error) from None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         assert self.masked is not None

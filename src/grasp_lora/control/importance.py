@@ -3,7 +3,7 @@
 GRASP's I_j = |W_j| * s has one global constant s > 0, which cannot change a ranking, so it is not computed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,20 @@ class GradientImportance:
         self.parameters, self.beta1, self.beta2 = list(parameters), beta1, beta2
         self._average = [torch.zeros_like(w) for w in self.parameters]
         self._uncertainty = [torch.zeros_like(w) for w in self.parameters]
+
+    def state(self) -> dict[str, Tensor]:
+        """What the next call depends on."""
+        kinds = {"average": self._average, "uncertainty": self._uncertainty}
+        return {f"{kind}.{i}": t for kind, tensors in kinds.items() for i, t in enumerate(tensors)}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` gave.
+
+        Raises:
+            KeyError, RuntimeError: It is that of other parameters.
+        """
+        for name, tensor in self.state().items():
+            tensor.copy_(state[name])
 
     @torch.no_grad()
     def __call__(self) -> list[Tensor]:

@@ -73,6 +73,18 @@ class InputImportance:
         if self._training is not None:
             self._training.close()
 
+    def state(self) -> dict[str, Tensor]:
+        """What the next call depends on: the training passes since the last one."""
+        seen = {} if self._training is None else self._training.squares
+        return {f"squares.{name}": total for name, total in seen.items()}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` gave."""
+        if self._training is not None:
+            device = self.parameters[0].device
+            found = {n.removeprefix("squares."): t for n, t in state.items() if n.startswith("squares.")}
+            self._training.squares = {name: total.to(device) for name, total in found.items()}
+
     @torch.no_grad()
     def __call__(self) -> list[Tensor]:
         """One score tensor per factor, of its shape."""

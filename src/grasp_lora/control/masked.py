@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from grasp_lora.control.moments import reset_optimizer_state
 from grasp_lora.control.pruning import entries_to_prune, masks_at, thresholds
 from grasp_lora.control.units import PruneUnit, Pruning, prune_units
-from grasp_lora.errors import GraspError
 
-__all__ = ["MaskedAdapter", "reset_optimizer_state"]
+__all__ = ["MaskedAdapter"]
 
 logger = logging.getLogger(__name__)
 
@@ -172,9 +172,15 @@ class MaskedAdapter:
 
     @torch.no_grad()
     def state_dict(self) -> dict[str, Tensor]:
-        """The ratio, and masks, dense and scored values by `KIND.NAME`; live values follow from them."""
-        self._update_dense()
-        kinds = {"mask": self._masks, "dense": self._dense}
+        """The ratio, and masks, dense and scored values by `KIND.NAME`; live values follow from them.
+
+        Taking it changes nothing: a run that is saved more often is the same run.
+        """
+        dense = [
+            torch.where(mask, live, value)
+            for mask, live, value in zip(self._masks, self._live(), self._dense, strict=True)
+        ]
+        kinds = {"mask": self._masks, "dense": dense}
         if self._scored is not self._dense:
             kinds["scored"] = self._scored
         if self._moved:
@@ -184,21 +190,38 @@ class MaskedAdapter:
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore `state_dict`, and the live weights that follow from it.
+        """Restore `state_dict`, and the live weights that follow from it where they are others.
 
         Raises:
             KeyError: The state is that of other parameters.
+            ValueError: It is that of factors of other shapes.
         """
         self.p = float(state["p"])
         kinds = {"mask": self._masks, "dense": self._dense, "scored": self._scored}
         for kind, tensors in kinds.items():
             if kind != "scored" or self._scored is not self._dense:
                 for name, tensor in zip(self.names, tensors, strict=True):
-                    tensor.copy_(state[f"{kind}.{name}"])
+                    if (saved := state[f"{kind}.{name}"]).shape != tensor.shape:
+                        raise ValueError(f"{name} is {tuple(tensor.shape)}, not {tuple(saved.shape)}")
+                    tensor.copy_(saved)
         moved = [state[key] for key in (f"moved.{name}" for name in self.names) if key in state]
         self._moved = [tensor.to(w.device, copy=True) for tensor, w in zip(moved, self._dense, strict=False)]
         self._unscored = [] if self._scored is self._dense else self._zeros(self._scored)
-        self._write_live(self._masks)
+        self.pending = self._pending(self.pruned_shares())
+        for live, dense, mask in zip(self._live(), self._dense, self._masks, strict=True):
+            if not torch.equal(live, dense * mask):  # else -0.0 stays what it is
+                live.copy_(dense * mask)
+
+    def go_on_from(self, state: Mapping[str, Tensor]) -> None:
+        """`load_state_dict` where the weights are those of that moment already: they stay, bit for bit.
+
+        Raises:
+            KeyError, ValueError: They are not, or the state is that of other parameters.
+        """
+        weights = [w.clone() for w in self._live()]
+        self.load_state_dict(state)
+        if not all(torch.equal(a, b) for a, b in zip(self._live(), weights, strict=True)):
+            raise ValueError("it is not that of the adapter's weights as they were loaded")
 
     def _live(self) -> list[Tensor]:
         return [p.detach() for p in self.parameters]
@@ -226,11 +249,14 @@ class MaskedAdapter:
     def _report(self) -> None:
         """Say once which units lose more than p, to ties, and which lose nothing, being all zeros."""
         shares = self.pruned_shares()
-        sizes = {unit.name: unit.of(self._masks).numel() for unit in self.units}
         excess = [n for n, share in shares.items() if share > self.p + 0.01]
-        self.pending = [n for n, share in shares.items() if share == 0 and entries_to_prune(self.p, sizes[n])]
+        self.pending = self._pending(shares)
         self._say("tied scores prune more than p = %.3f in %s", excess)
         self._say("not pruned to p = %.3f yet, being all zeros until they are trained: %s", self.pending)
+
+    def _pending(self, shares: Mapping[str, float]) -> list[str]:
+        sizes = {unit.name: unit.of(self._masks).numel() for unit in self.units}
+        return [n for n, share in shares.items() if share == 0 and entries_to_prune(self.p, sizes[n])]
 
     def _say(self, message: str, names: Sequence[str]) -> None:
         new = [name for name in names if name not in self._reported]
@@ -253,27 +279,3 @@ def _masking(adapter: "weakref.ref[MaskedAdapter]", index: int) -> Callable[[Ten
         return None if masked is None else gradient * masked._masks[index]
 
     return hook
-
-
-def reset_optimizer_state(
-    optimizer: Optimizer, parameters: Sequence[nn.Parameter], changed: Sequence[Tensor]
-) -> None:
-    """Zero the optimizer's per-entry state (Adam's moments, momentum) where `changed` is True.
-
-    State of any other shape than the parameter's, such as the step counter, is kept.
-
-    Raises:
-        GraspError: A state tensor of the parameter's shape is not floating point (an 8-bit optimizer),
-            so that zero bits need not mean a zero moment.
-    """
-    states, keep = [], []
-    for parameter, entries in zip(parameters, changed, strict=True):
-        for name, value in optimizer.state.get(parameter, {}).items():
-            if not isinstance(value, Tensor) or value.shape != parameter.shape:
-                continue
-            if not value.is_floating_point():
-                raise GraspError(f"cannot clear '{name}' of type {value.dtype}; use a 32-bit optimizer")
-            states.append(value)
-            keep.append(~entries)
-    if states:
-        torch._foreach_mul_(states, keep)

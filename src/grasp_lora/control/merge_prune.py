@@ -5,13 +5,13 @@ next step they are trained again. Three independent choices: importance from `in
 `parameter` or `module`, reset value `zero` or `init`. Nothing stays masked, so there are no dense values.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import TrainerCallback
 
 from grasp_lora.control.importance import GradientImportance
 from grasp_lora.control.input_importance import InputImportance, Rescore
@@ -28,6 +28,7 @@ from grasp_lora.control.units import (
     prune_units,
 )
 from grasp_lora.errors import GraspError, check_choice
+from grasp_lora.lm.checkpoints import CarriesState, misfit
 from grasp_lora.lm.loss import TargetLoss
 from grasp_lora.merging.parts import PartsOrFolder, find_parts
 
@@ -66,9 +67,7 @@ class StepPruner:
         self.parameters = list(parameters.values())
         self.units = prune_units(parameters, parts)
         self.p, self.unit, self.threshold, self.pool = p, unit, threshold, pool
-        self._reset = [
-            w.detach().clone() if value == "init" else torch.zeros_like(w) for w in self.parameters
-        ]
+        self.reset = [w.detach().clone() if value == "init" else torch.zeros_like(w) for w in self.parameters]
 
     @torch.no_grad()
     def prune(self, importance: Sequence[Tensor]) -> list[Tensor]:
@@ -81,7 +80,7 @@ class StepPruner:
             for name, score in self.scores(importance).items():
                 for unit in self._modules()[name]:
                     unit.of(keep).copy_(score >= self.threshold)
-        for weight, mask, value in zip(self.parameters, keep, self._reset, strict=True):
+        for weight, mask, value in zip(self.parameters, keep, self.reset, strict=True):
             weight.copy_(torch.where(mask, weight, value))
         return keep
 
@@ -111,7 +110,7 @@ class PrunedEpoch(NamedTuple):
     importance: dict[str, float]
 
 
-class MergePruneCallback(TrainerCallback):
+class MergePruneCallback(CarriesState):
     """Adaptive LoRA merge with pruning (Miyano & Arase, 2025): resets entries after every optimizer step.
 
     Args:
@@ -181,6 +180,30 @@ class MergePruneCallback(TrainerCallback):
             )
         else:
             self._score = GradientImportance(list(parameters.values()))
+        self.scores, self._keep = [], []
+        if (carried := self.carried(args, state)) is not None:
+            self._go_on_from(carried, math.floor(state.epoch))
+
+    def state_dict(self) -> dict[str, Any]:
+        assert self._score is not None
+        assert self._pruner is not None
+        kinds = {"score": self.scores, "keep": self._keep, "reset": self._pruner.reset}
+        tensors = {f"{kind}.{i}": t for kind, several in kinds.items() for i, t in enumerate(several)}
+        return {"epochs": [epoch._asdict() for epoch in self.epochs], **tensors, **self._score.state()}
+
+    def _go_on_from(self, state: Mapping[str, Any], epochs: int) -> None:
+        assert self._score is not None
+        assert self._pruner is not None
+        count, device = len(self._pruner.parameters), self._pruner.parameters[0].device
+        try:
+            kinds = ([state[f"{kind}.{i}"] for i in range(count)] for kind in ("score", "keep", "reset"))
+            self.scores, self._keep, self._pruner.reset = ([t.to(device) for t in one] for one in kinds)
+            self._score.load(state)
+            self.epochs = [PrunedEpoch(**epoch) for epoch in state["epochs"]]
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise misfit(self, error) from None
+        if len(self.epochs) < epochs:  # the checkpoint is of an epoch's last step, before its end
+            self._end_epoch()
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         # The gradients are still there. `global_step` counts the steps before this one.
@@ -191,6 +214,9 @@ class MergePruneCallback(TrainerCallback):
         self._keep = self._pruner.prune(self.scores)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._end_epoch()
+
+    def _end_epoch(self) -> None:
         assert self._pruner is not None
         scores = {name: score.item() for name, score in self._pruner.scores(self.scores).items()}
         self.epochs.append(PrunedEpoch(pruned_share(self._keep), scores))

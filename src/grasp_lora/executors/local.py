@@ -1,6 +1,7 @@
 """Run stages here, one after the other."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from grasp_lora.workspace.directory import RunDirectory
@@ -12,14 +13,26 @@ __all__ = ["execute"]
 def execute(plans: Sequence[tuple[RunDirectory, Sequence[Stage]]]) -> None:
     """Make every stage of every run, in the order given; stages that would be equal are made once.
 
+    A signal to end is obeyed after the running step of a training, with a checkpoint; the second one at once.
+
     Raises:
+        GraspError: Another process makes one of the runs.
         ValueError: A stage needs one that does not come before it.
     """
     twins: dict[str, Path] = {}
-    for run, stages in plans:
-        made: set[str] = set()
-        for stage in stages:
-            if missing := {need.name for need in stage.needs} - made:
-                raise ValueError(f"{stage.name} needs {sorted(missing)}, which do not come before it")
-            run.make(stage, twins)
-            made.add(stage.name)
+    with ExitStack() as held:
+        for run, _ in plans:
+            held.enter_context(run.held())
+        for run, stages in plans:
+            with run.resources.stopping.on_signals():
+                _make(run, stages, twins)
+
+
+def _make(run: RunDirectory, stages: Sequence[Stage], twins: dict[str, Path]) -> None:
+    made: set[str] = set()
+    for stage in stages:
+        if missing := {need.name for need in stage.needs} - made:
+            raise ValueError(f"{stage.name} needs {sorted(missing)}, which do not come before it")
+        run.make(stage, twins)
+        made.add(stage.name)
+        run.resources.stopping.end("the same command continues with what is not done")

@@ -2,19 +2,20 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
 from torch import nn
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer
 
 from grasp_lora.errors import GraspError
+from grasp_lora.lm.checkpoints import CarriesState, misfit
 
 __all__ = ["AverageOfEpochs", "BestEpoch"]
 
 
-class BestEpoch(TrainerCallback):
+class BestEpoch(CarriesState):
     """Evaluates before the first step and after each epoch, stops early, and ends with the best weights.
 
     The start counts as epoch 0: where no epoch beats it, it is kept. Add it after a callback that masks, so
@@ -24,7 +25,8 @@ class BestEpoch(TrainerCallback):
         trainer: The one it is added to.
         loss: The dev loss of a model; lower is better.
         patience: Epochs without a better loss before training stops.
-        on_epoch: Called with each epoch and its loss; what it raises ends the run.
+        on_epoch: Called with each epoch and its loss; what it raises ends the run. A run that resumes calls
+            it again with what went before.
         keep_start: Whether epoch 0 may be the best. No where training itself prunes, since the start is not
             pruned yet.
     """
@@ -52,12 +54,38 @@ class BestEpoch(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.losses = []
-        self._evaluate()
+        if (carried := self.carried(args, state)) is None:
+            self._evaluate()
+            return
+        self._go_on_from(carried)
+        if len(self.losses) - 1 < math.floor(state.epoch):  # saved at an epoch's last step, before its end
+            self._evaluate()
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._evaluate()
-        if len(self.losses) - 1 - self.epoch >= self.patience:
+        # A run that resumes where patience had ended it takes one more step, which does not count.
+        if not self._out_of_patience():
+            self._evaluate()
+        if self._out_of_patience():
             control.should_training_stop = True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"losses": self.losses, **{f"best.{name}": w for name, w in self._best.items()}}
+
+    def _go_on_from(self, state: Mapping[str, Any]) -> None:
+        try:
+            self.losses = [float(loss) for loss in state["losses"]]
+            self._best = {
+                name: state[f"best.{name}"].to(parameter.device).view_as(parameter)
+                for name, parameter in _trainable(self.trainer.model).items()
+            }
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise misfit(self, error) from None
+        for epoch, loss in enumerate(self.losses):
+            if self.on_epoch is not None:
+                self.on_epoch(epoch, loss)
+
+    def _out_of_patience(self) -> bool:
+        return len(self.losses) - 1 - self.epoch >= self.patience
 
     @torch.no_grad()
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -72,13 +100,13 @@ class BestEpoch(TrainerCallback):
             )
         self.losses.append(value)
         if self.epoch == len(self.losses) - 1:
-            self._best = {n: p.detach().clone() for n, p in _trainable(self.trainer.model).items()}
+            self._best = _copies(self.trainer.model)
         self.trainer.log({"dev_loss": value})
         if self.on_epoch is not None:
             self.on_epoch(len(self.losses) - 1, value)
 
 
-class AverageOfEpochs(TrainerCallback):
+class AverageOfEpochs(CarriesState):
     """Ends with the mean of the weights after each epoch, the start excluded (Schmidt et al., 2023).
 
     It looks at no dev row. A mask must stay the same throughout: the mean of the factors is then under it.
@@ -95,14 +123,32 @@ class AverageOfEpochs(TrainerCallback):
         self.of, self.epochs = of, 0
         self._seen: dict[str, list[torch.Tensor]] = {}
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: nn.Module, **_: Any) -> None:
         self.epochs, self._seen = 0, {}
+        if (carried := self.carried(args, state)) is None:
+            return
+        try:
+            for _epoch in range(int(carried["epochs"])):
+                self._add(
+                    {n: carried[f"{self.epochs}.{n}"].to(w.device) for n, w in _trainable(model).items()}
+                )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise misfit(self, error) from None
+        if self.epochs < math.floor(state.epoch):  # saved at an epoch's last step, before its end
+            self._add(_copies(model))
+
+    def state_dict(self) -> dict[str, Any]:
+        seen = {f"{i}.{name}": w for name, several in self._seen.items() for i, w in enumerate(several)}
+        return {"epochs": self.epochs, **seen}
 
     @torch.no_grad()
     def on_epoch_end(self, args: Any, state: Any, control: Any, model: nn.Module, **_: Any) -> None:
+        self._add(_copies(model))
+
+    def _add(self, weights: Mapping[str, torch.Tensor]) -> None:
         self.epochs += 1
-        for name, parameter in _trainable(model).items():
-            self._seen.setdefault(name, []).append(parameter.detach().clone())
+        for name, weight in weights.items():
+            self._seen.setdefault(name, []).append(weight)
 
     @torch.no_grad()
     def on_train_end(self, args: Any, state: Any, control: Any, model: nn.Module, **_: Any) -> None:
@@ -127,6 +173,10 @@ def _nearest(a: list[torch.Tensor], b: list[torch.Tensor]) -> tuple[torch.Tensor
     root = values[:rank].sqrt()
     ratio = (b[-1].double().norm() / a[-1].double().norm()).sqrt() if b[-1].any() and a[-1].any() else 1.0
     return (q_right @ v[:rank].T * root / ratio).T, q_left @ u[:, :rank] * root * ratio
+
+
+def _copies(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in _trainable(model).items()}
 
 
 def _trainable(model: nn.Module) -> dict[str, nn.Parameter]:

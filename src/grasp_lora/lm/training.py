@@ -2,10 +2,12 @@
 
 import json
 import math
+import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -14,14 +16,16 @@ from pydantic import Field
 from torch import nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from grasp_lora.cost import count_passes
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.batches import TargetCollator
+from grasp_lora.lm.checkpoints import CarriesState
 from grasp_lora.lm.encoding import Encoded
-from grasp_lora.lm.logs import TENSORBOARD_FOLDER, TRAIN_LOG_FILE
+from grasp_lora.lm.logs import CHECKPOINTS_FOLDER, TENSORBOARD_FOLDER, TRAIN_LOG_FILE
+from grasp_lora.lm.saving import CarriesCost, SavingTrainer
 from grasp_lora.settings import Count, NotNegative, Settings
 
 __all__ = ["Training", "build_trainer"]
@@ -69,10 +73,12 @@ def build_trainer(
     folder: Path,
     title: str,
     beside: Sequence[Encoded] = (),
-) -> Trainer:
+    from_step: int = 0,
+) -> SavingTrainer:
     """A Trainer with a progress bar, a log and TensorBoard events in `folder`.
 
-    It neither evaluates nor saves: add `BestEpoch` to keep the best epoch, and save the adapter after.
+    It neither evaluates nor saves: add `BestEpoch` to keep the best epoch, `SaveOften` for checkpoints in
+    `checkpoints/`, and save the adapter after.
 
     Args:
         model: A PEFT model with a trainable adapter.
@@ -81,6 +87,7 @@ def build_trainer(
         title: What the progress bar calls the run.
         beside: Where given, each batch is trained on together with as many of these, and the loss is the mean
             of the two batches' losses. They come in a random order, all before one comes again.
+        from_step: Of the checkpoint that it will resume from: what TensorBoard has beyond it is hidden.
     """
     arguments = _arguments(training, seed, folder, next(model.parameters()).device)
     optimizer = torch.optim.AdamW(
@@ -91,16 +98,19 @@ def build_trainer(
     epoch = training.steps_per_epoch(len(examples), arguments.world_size)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, epoch, gamma=training.lr_decay_per_epoch)
     collator = TargetCollator(tokenizer, model)
-    kind: type[Trainer] = _TrainerOfPairs if beside else Trainer
+    kind: type[SavingTrainer] = _TrainerOfPairs if beside else SavingTrainer
+    pairs = _Pairs(examples, beside, seed) if beside else None
     trainer = kind(
         model=model,
         args=arguments,
         data_collator=partial(_collate_pairs, collator) if beside else collator,
-        train_dataset=_Pairs(examples, beside, seed) if beside else list(examples),
+        train_dataset=list(examples) if pairs is None else pairs,
         processing_class=tokenizer,
         optimizers=(optimizer, scheduler),
-        callbacks=[_Log(folder / TRAIN_LOG_FILE), _Progress(title)],
+        callbacks=[CarriesCost(), _Log(folder / TRAIN_LOG_FILE), _Progress(title)],
     )
+    if pairs is not None:
+        trainer.add_callback(_FindsPlace(pairs))
     model.register_forward_pre_hook(_count_training_passes, with_kwargs=True)
     for default in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(default)
@@ -108,13 +118,16 @@ def build_trainer(
         from torch.utils.tensorboard import SummaryWriter
         from transformers.integrations import TensorBoardCallback
 
-        trainer.add_callback(TensorBoardCallback(SummaryWriter(str(folder / TENSORBOARD_FOLDER))))
+        writer = SummaryWriter(
+            str(folder / TENSORBOARD_FOLDER), purge_step=from_step + 1 if from_step else None
+        )
+        trainer.add_callback(TensorBoardCallback(writer))
     return trainer
 
 
 def _arguments(training: Training, seed: int, folder: Path, device: torch.device) -> TrainingArguments:
     arguments = TrainingArguments(
-        output_dir=str(folder),
+        output_dir=str(folder / CHECKPOINTS_FOLDER),
         num_train_epochs=training.epochs,
         max_steps=training.max_steps or -1,
         per_device_train_batch_size=training.batch_size,
@@ -142,7 +155,12 @@ class _Pairs(Dataset[tuple[Encoded, Encoded]]):
 
     def __init__(self, examples: Sequence[Encoded], beside: Sequence[Encoded], seed: int) -> None:
         self.examples = examples
-        self._next = _round_and_round(beside, random.Random(seed))
+        self.beside, self.seed = beside, seed
+        self.go_to(0)
+
+    def go_to(self, taken: int) -> None:
+        """Go on where so many pairs were taken."""
+        self._next = islice(_round_and_round(self.beside, random.Random(self.seed)), taken, None)
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -160,7 +178,19 @@ def _collate_pairs(collate: TargetCollator, pairs: Sequence[tuple[Encoded, Encod
     return {"first": collate([one for one, _ in pairs]), "second": collate([other for _, other in pairs])}
 
 
-class _TrainerOfPairs(Trainer):
+class _FindsPlace(TrainerCallback):
+    """A run that resumes goes on in the others where it was: the Trainer only finds its place in the rows."""
+
+    def __init__(self, pairs: _Pairs) -> None:
+        self.pairs = pairs
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        batch = args.train_batch_size * args.gradient_accumulation_steps
+        epochs, steps = divmod(state.global_step, math.ceil(len(self.pairs) / batch))
+        self.pairs.go_to(epochs * len(self.pairs) + steps * batch)
+
+
+class _TrainerOfPairs(SavingTrainer):
     """The loss is the mean of two batches' losses, however many tokens each has."""
 
     def compute_loss(self, model: Any, inputs: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -173,12 +203,19 @@ def _count_training_passes(model: nn.Module, _: Any, batch: Mapping[str, Any]) -
         count_passes(forward=len(batch["input_ids"]), backward=len(batch["input_ids"]))
 
 
-class _Log(TrainerCallback):
+class _Log(CarriesState):
     """One JSON line per log call. A loss that is not finite ends the run before anything is saved."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"bytes": self.path.stat().st_size if self.path.exists() else 0}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if (carried := self.carried(args, state)) is not None and self.path.exists():
+            os.truncate(self.path, min(int(carried["bytes"]), self.path.stat().st_size))
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any

@@ -78,16 +78,21 @@ def other_loaders(folder: Path) -> str:
 def new_folder(out: Path) -> Iterator[Path]:
     """A temporary sibling of `out` that takes its name when the block ends, and vanishes if it raises.
 
-    Raises GraspError if `out` already holds something.
+    Where `out` is an empty folder, it stays the same folder, and the files go into it. Raises GraspError if
+    `out` already holds something; hidden files are in nobody's way.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(not one.name.startswith(".") for one in out.iterdir())):
         raise GraspError(f"{out} already exists; choose another folder or remove it first")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as temporary:
         folder = Path(temporary) / out.name
         folder.mkdir()
         yield folder
-        os.replace(folder, out)
+        if not out.exists():
+            os.replace(folder, out)
+            return
+        for path in folder.iterdir():
+            os.replace(path, out / path.name)
 
 
 def _common_others(adapters: Sequence[Adapter]) -> dict[str, Tensor]:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from grasp_lora.control.rounds import Round
 from grasp_lora.reporting.logs import latest_log, numbers, read_so_far, rounds_so_far
-from grasp_lora.workspace.directory import PARTIAL
 from grasp_lora.workspace.files import changed_at
 from grasp_lora.workspace.lock import QUIET, is_held
 from grasp_lora.workspace.records import Trial
+from grasp_lora.workspace.unfinished import PARTIAL
 
 __all__ = ["Making", "making_in"]
 

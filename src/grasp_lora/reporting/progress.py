@@ -14,9 +14,9 @@ from grasp_lora.reporting.logs import config_of, mapping_of, names_of, rounds_so
 from grasp_lora.reporting.made import Made, made_in, seconds_left
 from grasp_lora.reporting.making import Making, making_in
 from grasp_lora.reporting.scored import Scored, scored_in
-from grasp_lora.workspace.directory import PARTIAL, REPLACED
 from grasp_lora.workspace.files import changed_at
 from grasp_lora.workspace.records import CONFIG_FILE, DRAWS_FOLDER, REPORT, Done, LearnedRatio, RunPlan
+from grasp_lora.workspace.unfinished import PARTIAL, REPLACED
 
 __all__ = ["BETWEEN", "Learning", "Progress", "is_run", "progress_of"]
 

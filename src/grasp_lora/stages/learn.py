@@ -17,4 +17,4 @@ def run(resources: Resources, folder: Path, **given: Any) -> None:
     learn(resources, folder, **given)
 
 
-LEARN = Work(run, ready=enough_steps, passes=passes_of_learning, about=about_learning)
+LEARN = Work(run, ready=enough_steps, passes=passes_of_learning, about=about_learning, resumes=True)

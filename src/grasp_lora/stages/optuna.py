@@ -1,6 +1,7 @@
 """What a user would take instead of a grid today: Optuna's TPE over the ratio, with a pruner."""
 
 import importlib
+import json
 import math
 import shutil
 from collections.abc import Sequence
@@ -10,15 +11,18 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
+from grasp_lora.cost import Cost, go_on_from, so_far
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.training import Training
 from grasp_lora.settings import Count, Ratio, Settings
-from grasp_lora.workspace.files import append_line
+from grasp_lora.workspace.files import append_line, read_lines, write_json, write_lines
 from grasp_lora.workspace.passes import passes_of_training
 from grasp_lora.workspace.records import LearnedRatio, Trial
 from grasp_lora.workspace.resources import Resources
 from grasp_lora.workspace.stage import Work
 from grasp_lora.workspace.training import Fixed, fine_tune
+
+_COST_FILE = "cost-so-far.json"
 
 __all__ = ["SEARCH", "Optuna", "new_study", "random_trials"]
 
@@ -57,7 +61,8 @@ def search(
     """Search the ratio with the lowest dev loss after fine-tuning.
 
     A trial is a training run at one ratio; the pruner sees dev after each epoch and may stop it. Leaves
-    `Trial` lines and `LearnedRatio`; like a learned ratio's, the final run is another.
+    `Trial` lines and `LearnedRatio`; like a learned ratio's, the final run is another. What trials an ended
+    process left are told to the study again, which then asks for the same ratios.
 
     Args:
         random_trials: How many of them are drawn evenly.
@@ -65,6 +70,7 @@ def search(
     """
     optuna = _optuna()
     study = new_study(how, random_trials, seed)
+    known = _trials_so_far(folder)
     last = math.ceil(training.steps(len(train)) / training.steps_per_epoch(len(train)))  # epoch
 
     def objective(trial: Any) -> float:
@@ -78,7 +84,11 @@ def search(
                 if trial.should_prune():
                     raise optuna.TrialPruned
 
-        scratch = folder / "trial"
+        if trial.number < len(known):
+            for epoch, loss in enumerate(known[trial.number].dev_loss):
+                report(epoch, loss)
+            return min(losses)
+        scratch = folder / f"trial-{trial.number}"
         try:
             fine_tune(
                 resources,
@@ -90,12 +100,14 @@ def search(
                 on_epoch=report,
                 **given,
             )
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-            append_line(folder / Trial.FILE, asdict(Trial(p, losses)))
+        except optuna.TrialPruned:
+            _finish(folder, scratch, Trial(p, losses))
+            raise
+        _finish(folder, scratch, Trial(p, losses))
         return min(losses)
 
     study.optimize(objective, n_trials=how.trials)
+    (folder / _COST_FILE).unlink()
     best = study.best_trial
     LearnedRatio(
         best.params["p"],
@@ -104,6 +116,28 @@ def search(
         pruned=sum(trial.state.name == "PRUNED" for trial in study.trials),
         optuna=optuna.__version__,
     ).write(folder)
+
+
+def _trials_so_far(folder: Path) -> list[Trial]:
+    """Those that an ended process finished; what they took is counted."""
+    spent = folder / _COST_FILE
+    if not spent.exists():  # of none
+        (folder / Trial.FILE).unlink(missing_ok=True)
+        return []
+    known = json.loads(spent.read_text())
+    go_on_from(Cost(**known["cost"]))
+    lines = list(read_lines(folder / Trial.FILE))[: known["trials"]]
+    write_lines(folder / Trial.FILE, lines)
+    return [Trial(**line) for line in lines]
+
+
+def _finish(folder: Path, scratch: Path, trial: Trial) -> None:
+    """Note a trial, and what all took; in this order: a trial of unknown cost is made again."""
+    append_line(folder / Trial.FILE, asdict(trial))
+    trials = sum(1 for _ in read_lines(folder / Trial.FILE))
+    cost = so_far() or Cost()
+    write_json(folder / _COST_FILE, {"trials": trials, "cost": asdict(cost)})
+    shutil.rmtree(scratch, ignore_errors=True)
 
 
 def random_trials(trials: int) -> int:
@@ -148,4 +182,4 @@ def _about(folder: Path, **_: Any) -> str:
     return f"Optuna found the ratio: {found.trials} trials, {found.pruned} of them stopped early."
 
 
-SEARCH = Work(search, ready=_installed, passes=_passes, about=_about)
+SEARCH = Work(search, ready=_installed, passes=_passes, about=_about, resumes=True)

@@ -12,6 +12,7 @@ from scipy.stats import spearmanr
 from transformers import TrainerCallback
 
 from grasp_lora.control.callback import GraspCallback
+from grasp_lora.lm.checkpoints import CarriesState
 from grasp_lora.workspace.passes import passes_of_learning
 from grasp_lora.workspace.records import DevLosses, RankCheck
 from grasp_lora.workspace.resources import Resources
@@ -51,7 +52,7 @@ def _passes(*, points: Mapping[float, Path], **given: Any) -> int:
     return passes_of_learning(**given) + probes
 
 
-class _GridRewards(TrainerCallback):
+class _GridRewards(CarriesState):
     """The reward of fixed ratios whenever the controller has made a round; it changes nothing."""
 
     def __init__(self, grasp: GraspCallback, ratios: list[float]) -> None:
@@ -59,7 +60,15 @@ class _GridRewards(TrainerCallback):
         self.rewards: dict[int, dict[float, float]] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._probe(0)
+        if (carried := self.carried(args, state)) is None:
+            self._probe(0)
+        else:
+            self.rewards = {
+                step: dict(zip(self.ratios, seen, strict=True)) for step, seen in carried["rewards"]
+            }
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rewards": [[step, list(seen.values())] for step, seen in self.rewards.items()]}
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         controller = self.grasp.controller
@@ -81,4 +90,4 @@ def _rho(rewards: Mapping[float, float], losses: Mapping[float, float]) -> float
     return rho if math.isfinite(rho) else None
 
 
-RANK_CHECK = Work(rank_check, ready=enough_steps, passes=_passes)
+RANK_CHECK = Work(rank_check, ready=enough_steps, passes=_passes, resumes=True)

@@ -7,4 +7,4 @@ from grasp_lora.workspace.training import fine_tune, mask_stays
 
 __all__ = ["TRAIN"]
 
-TRAIN = Work(fine_tune, ready=mask_stays, passes=passes_of_training, about=about_training)
+TRAIN = Work(fine_tune, ready=mask_stays, passes=passes_of_training, about=about_training, resumes=True)

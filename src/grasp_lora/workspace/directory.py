@@ -1,39 +1,60 @@
 """The run directory: stages that are written whole or not at all, and skipped when they are done.
 
 A stage works in `NAME.partial` beside its folder; that is synced and renamed, and only then gets its
-`done.json`: what it was given, what came out, what it cost.
+`done.json`: what it was given, what came out, what it cost. What a killed process left goes on from its
+checkpoint where it is the same stage.
 """
 
+import errno
 import hashlib
 import json
 import logging
 import os
-import re
 import shutil
+import socket
+import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grasp_lora.cost import measure
 from grasp_lora.errors import GraspError
+from grasp_lora.lm.logs import CHECKPOINTS_FOLDER
+from grasp_lora.paths import sync
+from grasp_lora.workspace.changes import FORMAT, digest, wrong_with
 from grasp_lora.workspace.environment import environment
-from grasp_lora.workspace.files import write_json
+from grasp_lora.workspace.files import empty, write_json
 from grasp_lora.workspace.lock import hold
-from grasp_lora.workspace.records import CONFIG_FILE, ENVIRONMENT_FILE, LOGS, Done, LearnedRatio, RunPlan
+from grasp_lora.workspace.records import (
+    CONFIG_FILE,
+    ENVIRONMENT_FILE,
+    LOGS,
+    Begun,
+    Done,
+    LearnedRatio,
+    Maker,
+    RunPlan,
+)
 from grasp_lora.workspace.stage import Stage, fingerprint, flat, resolve
+from grasp_lora.workspace.unfinished import (
+    PARTIAL,
+    begun_in,
+    forget_unfinished,
+    is_result,
+    move_aside,
+    take,
+)
 
 if TYPE_CHECKING:
     from grasp_lora.workspace.resources import Resources
 
-__all__ = ["PARTIAL", "REPLACED", "RunDirectory", "digest"]
+__all__ = ["RunDirectory"]
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2
-PARTIAL = ".partial"
-REPLACED = ".replaced-"  # and a number
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 
 
 class RunDirectory:
@@ -63,6 +84,37 @@ class RunDirectory:
         self.root, self.resources = root, resources
         self.config, self.force, self.only = config, force, only
         self.plan: RunPlan | None = None
+        self._held = False
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Within, no other process makes stages of the run.
+
+        Raises:
+            GraspError: Another one does; the message says which.
+        """
+        if self._held:
+            yield
+            return
+        with ExitStack() as stack:
+            try:
+                self.root.mkdir(parents=True, exist_ok=True)
+                if stack.enter_context(hold(self.root)) is False:
+                    raise GraspError(
+                        f"{self.root} is being made by {_maker(self.root)}: wait until it has ended"
+                    )
+            except OSError as error:
+                raise GraspError(f"cannot write {self.root}: {error.strerror}") from None
+            with suppress(OSError):  # where nothing can be written, nothing will be made
+                since = time.strftime("%Y-%m-%d %H:%M:%S")
+                Maker(os.getpid(), socket.gethostname(), since).write(self.root)
+            self._held = True
+            try:
+                yield
+            finally:
+                self._held = False
+                with suppress(OSError):
+                    (self.root / Maker.FILE).unlink()
 
     def path(self, name: str) -> Path:
         """The folder of a stage."""
@@ -83,13 +135,14 @@ class RunDirectory:
         twin = hashlib.sha256(json.dumps([stage.work.name, inputs]).encode()).hexdigest()
         twins = {} if twins is None else twins
         if not self._is_done(stage, inputs):
-            with self._start(folder) as partial:
+            with self.held(), self._start(stage, inputs) as partial, _writing(stage.name):
                 new = twin not in twins
                 done = self._work(stage, partial, inputs) if new else _copy(stage, twins[twin], partial)
-                _sync(partial)
-                _move_aside(folder)
+                sync(partial)
+                move_aside(folder)
                 partial.rename(folder)
                 done.write(folder)
+        forget_unfinished(folder)
         twins.setdefault(twin, folder)
         return folder
 
@@ -139,7 +192,7 @@ class RunDirectory:
             if not allowed:
                 self.done(stage.name)
             return False
-        if not (wrong := _wrong(folder, inputs)):
+        if not (wrong := wrong_with(folder, inputs)):
             logger.info("%s: done, skipped", stage.name)
             return True
         if allowed and (self.force or stage.derived):
@@ -158,20 +211,26 @@ class RunDirectory:
         with measure() as cost:
             stage.work.run(self.resources, partial, **resolve(stage.given, self))
         write_card(partial, stage, self)
-        files = sorted(path for path in partial.rglob("*") if path.is_file())
-        outputs = {str(path.relative_to(partial)): digest(path) for path in files}
+        files = [path.relative_to(partial) for path in sorted(partial.rglob("*")) if path.is_file()]
+        outputs = {str(path): digest(partial / path) for path in files if is_result(path)}
         return Done(**asdict(cost), work=stage.work.name, format=FORMAT, inputs=inputs, outputs=outputs)
 
     @contextmanager
-    def _start(self, folder: Path) -> Iterator[Path]:
-        """An empty folder beside it to work in, which nobody else has."""
+    def _start(self, stage: Stage, inputs: Mapping[str, Any]) -> Iterator[Path]:
+        """A folder beside it to work in, which nobody else has: empty, or with what the same stage left."""
+        folder, begun = self.path(stage.name), Begun(stage.work.name, FORMAT, inputs)
         partial = folder.with_name(folder.name + PARTIAL)
         with ExitStack() as held:
             try:
-                if not _take(partial, held):
+                if begun_in(folder) == begun and not partial.exists():  # it was ended between name and record
+                    folder.rename(partial)
+                if not take(partial, held):
                     raise GraspError(
                         f"another process is making {folder}: wait until it has ended, or end it"
                     )
+                if not (stage.work.resumes and begun_in(partial) == begun):
+                    empty(partial)
+                begun.write(partial)
                 self._describe()
             except OSError as error:
                 raise GraspError(f"cannot write {partial}: {error.strerror}") from None
@@ -185,82 +244,29 @@ class RunDirectory:
             self.plan.write(self.root)
 
 
-def _take(partial: Path, held: ExitStack) -> bool:
-    """Make the folder, empty, and hold it as long as `held` does; False where another process has it.
-
-    What a killed run left there is removed only while it is held: so nobody removes what another has begun.
-    """
-    try:
-        with hold(partial) as ours:
-            if ours is False:
-                return False
-            shutil.rmtree(partial)
-    except FileNotFoundError:
-        pass
-    try:
-        partial.mkdir(parents=True)
-        return held.enter_context(hold(partial)) is not False
-    except (FileExistsError, FileNotFoundError):
-        return False
-
-
 def _copy(stage: Stage, twin: Path, partial: Path) -> Done:
     logger.info("%s: as %s, copied", stage.name, twin)
-    shutil.copytree(twin, partial, dirs_exist_ok=True, ignore=lambda folder, _: [Done.FILE])
+    left_out = [Done.FILE, Begun.FILE, CHECKPOINTS_FOLDER]
+    shutil.copytree(twin, partial, dirs_exist_ok=True, ignore=lambda folder, _: left_out)
     return Done.read(twin)
 
 
-def _wrong(folder: Path, inputs: Mapping[str, Any]) -> str:
-    """Why a finished stage is not what these inputs would make; empty where it is."""
+@contextmanager
+def _writing(stage: str) -> Iterator[None]:
+    """A disk that is full or cannot be written is the user's to mend."""
     try:
-        done = Done.read(folder)
+        yield
     except GraspError:
-        return f"has a damaged {Done.FILE}. "
-    if done.format != FORMAT:
-        return "was made by an earlier version, which kept other notes of what it was given. "
-    if changed := _changes(done.inputs, inputs):
-        return "was made with other settings:\n  " + "\n  ".join(changed) + "\n"
-    for file, sha256 in done.outputs.items():
-        if Path(file).parts[0] not in LOGS and not _is(folder / file, sha256):
-            return f"is damaged: {file} is missing or was changed. "
-    return ""
+        raise
+    except Exception as error:  # safetensors and torch have their own
+        on_disk = isinstance(error, OSError) and error.errno in _DISK
+        if not on_disk and not any(os.strerror(number) in str(error) for number in _DISK):
+            raise
+        raise GraspError(f"{stage}: {error}: mend that, and run the same command, which goes on") from None
 
 
-def _is(path: Path, sha256: str) -> bool:
-    return path.is_file() and digest(path) == sha256
-
-
-def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    missing = object()
-    keys = sorted(k for k in {*old, *new} if old.get(k, missing) != new.get(k, missing))
-    return [_change(key, old.get(key, "absent"), new.get(key, "absent")) for key in keys]
-
-
-def _change(key: str, old: Any, new: Any) -> str:
-    if all(isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) for value in (old, new)):
-        return f"{key}: was another; its contents changed"
-    return f"{key}: was {old}, now {new}"
-
-
-def _move_aside(folder: Path) -> None:
-    if folder.exists():
-        number = 1
-        while (aside := folder.with_name(f"{folder.name}{REPLACED}{number}")).exists():
-            number += 1
-        folder.rename(aside)
-        logger.warning("what was in %s is now in %s", folder, aside.name)
-
-
-def _sync(folder: Path) -> None:
-    for path in [*folder.rglob("*"), folder]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _maker(root: Path) -> str:
+    try:
+        return str(Maker.read(root))
+    except GraspError:
+        return "another process"

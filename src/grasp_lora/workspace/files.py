@@ -2,11 +2,12 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import shutil
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["append_line", "changed_at", "read_lines", "write_json", "write_lines"]
+__all__ = ["append_line", "changed_at", "empty", "read_lines", "write_json", "write_lines"]
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -18,6 +19,17 @@ def write_json(path: Path, value: Any) -> None:
         file.flush()
         os.fsync(file.fileno())
     sibling.replace(path)
+
+
+def empty(folder: Path, keep: Collection[str] = ()) -> None:
+    """Remove what is in the folder, but for these names; links are removed, not followed."""
+    for path in folder.iterdir():
+        if path.name in keep:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

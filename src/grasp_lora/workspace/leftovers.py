@@ -14,13 +14,13 @@ from pathlib import Path
 from grasp_lora.control.rounds import PROBES_FILE, ROUNDS_FILE, TIMINGS_FILE
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.logs import TENSORBOARD_FOLDER, TRAIN_LOG_FILE
-from grasp_lora.workspace.directory import PARTIAL, REPLACED
 from grasp_lora.workspace.files import changed_at
 from grasp_lora.workspace.lock import QUIET, hold
 from grasp_lora.workspace.records import (
     CONFIG_FILE,
     MASK_FILE,
     SUMMARY_FILE,
+    Begun,
     DevLosses,
     Done,
     Importance,
@@ -32,6 +32,7 @@ from grasp_lora.workspace.records import (
     Weights,
 )
 from grasp_lora.workspace.rows import Answer, Row
+from grasp_lora.workspace.unfinished import PARTIAL, REPLACED
 
 __all__ = ["Leftover", "leftovers", "remove"]
 
@@ -41,8 +42,8 @@ CHECKPOINT = re.compile(r"checkpoint-\d+")
 OURS = {
     MASK_FILE, SUMMARY_FILE, TRAINER_STATE, TRAIN_LOG_FILE, TENSORBOARD_FOLDER,
     ROUNDS_FILE, PROBES_FILE, TIMINGS_FILE, Weights.SEARCH_FILE, Row.SCORES_FILE, Row.COST_FILE,
-    *(one.FILE for one in (Answer, DevLosses, Importance, LearnedRatio, MeasuredDeployment, Pruned, RankCheck,
-                           Trial, Weights)),
+    *(one.FILE for one in (Answer, Begun, DevLosses, Importance, LearnedRatio, MeasuredDeployment, Pruned,
+                           RankCheck, Trial, Weights)),
 }  # fmt: skip
 """What stages write, beside adapters."""
 ASIDE = re.compile(rf".+{re.escape(REPLACED)}\d+")

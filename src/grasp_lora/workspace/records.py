@@ -27,10 +27,12 @@ __all__ = [
     "MASK_FILE",
     "REPORT",
     "SUMMARY_FILE",
+    "Begun",
     "DevLosses",
     "Done",
     "Importance",
     "LearnedRatio",
+    "Maker",
     "MeasuredDeployment",
     "Pruned",
     "RankCheck",
@@ -94,6 +96,33 @@ class Done(Cost, Record):
     def cost(self) -> dict[str, Any]:
         """By the names of `Cost`."""
         return {f.name: getattr(self, f.name) for f in fields(Cost)}
+
+
+@dataclass(frozen=True, slots=True)
+class Begun(Record):
+    """Of a stage that is not finished: what it is, so that only the same one goes on from its checkpoint."""
+
+    FILE: ClassVar[str] = ".begun.json"  # hidden: the folder is empty to who writes an adapter
+
+    work: str
+    format: int
+    inputs: Mapping[str, Any]
+    """As those of `Done`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Maker(Record):
+    """The process that makes the run; the file is there as long as it does, or was killed."""
+
+    FILE: ClassVar[str] = "process.json"
+
+    pid: int
+    host: str
+    since: str
+    """Local time."""
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}, since {self.since}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,10 @@ from grasp_lora.lm.encoding import Encoded, Limits, encode, lost_targets
 from grasp_lora.lm.loss import TargetLoss
 from grasp_lora.merging.hub import ADAPTER_FILES
 from grasp_lora.merging.parts import PARTS_FILE
+from grasp_lora.stopping import Stopping
 from grasp_lora.tasks.example import Example, examples_digest
 from grasp_lora.tasks.task import Task
-from grasp_lora.workspace.directory import digest
+from grasp_lora.workspace.changes import digest
 from grasp_lora.workspace.inputs import Model, Rows
 from grasp_lora.workspace.records import Pruned
 
@@ -36,6 +37,10 @@ class Resources:
     _said: set[str] = field(default_factory=set)
     checked: set[str] = field(default_factory=set)
     """What was tried before a run, so that it is tried once."""
+    checkpoint_every: int | None = None
+    """Optimizer steps; None: trainings leave no checkpoints. It changes no result."""
+    stopping: Stopping = field(default_factory=Stopping)
+    """Whether somebody asked to end."""
 
     def examples(self, rows: Rows) -> list[Example]:
         """What the rows stand for.

@@ -48,6 +48,7 @@ class Work:
         ready: `ready(resources, **given)` raises, before anything is trained, what would stop `run` later.
             Stages arrive as folders that need not be there yet.
         passes: `passes(**given)`, the most example passes that `run` makes, forward and backward.
+        resumes: Whether it goes on from what it left in the folder when it was ended; else that is empty.
         about: `about(folder, **given)`, what an adapter's card says of it once `folder` has its files; given
             as the stage has it, not resolved.
     """
@@ -56,6 +57,7 @@ class Work:
     ready: Callable[..., None] = _nothing
     passes: Callable[..., int] = _no_passes
     about: Callable[..., str] = _untold
+    resumes: bool = False
 
     @property
     def name(self) -> str:

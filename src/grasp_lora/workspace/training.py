@@ -1,19 +1,17 @@
 """The one training of an adapter, whatever it starts from, its rows, its mask, and when it stops."""
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from transformers import Trainer, TrainerCallback, set_seed
 
 from grasp_lora.control.callback import GraspCallback
 from grasp_lora.control.fixed_mask import FixedMaskCallback
-from grasp_lora.control.masked import MaskedAdapter
 from grasp_lora.control.merge_prune import MergePruneCallback
 from grasp_lora.control.policy import RatioPolicy, UniformPolicy
-from grasp_lora.control.pruning import pruned_share
 from grasp_lora.control.settings import Control, MergePrune
 from grasp_lora.control.units import UnitKind
 from grasp_lora.errors import GraspError
@@ -21,11 +19,15 @@ from grasp_lora.lm.adapters import Lora, load_adapter, new_adapter, save_adapter
 from grasp_lora.lm.backbone import Backbone
 from grasp_lora.lm.encoding import Limits
 from grasp_lora.lm.epochs import AverageOfEpochs, BestEpoch
+from grasp_lora.lm.logs import CHECKPOINTS_FOLDER
+from grasp_lora.lm.saving import SaveOften, Saving, newest_checkpoint, step_of
 from grasp_lora.lm.training import Training, build_trainer
 from grasp_lora.merging.parts import read_parts
 from grasp_lora.tasks.example import Example
+from grasp_lora.workspace.files import empty
 from grasp_lora.workspace.inputs import Model
-from grasp_lora.workspace.records import MASK_FILE, DevLosses, Importance, LearnedRatio, Pruned
+from grasp_lora.workspace.pruned import say_what_mask_pruned, say_what_steps_pruned
+from grasp_lora.workspace.records import Begun, DevLosses, LearnedRatio
 from grasp_lora.workspace.resources import Resources
 from grasp_lora.workspace.stage import Stage
 
@@ -37,8 +39,9 @@ __all__ = [
     "fine_tune",
     "learn",
     "mask_stays",
-    "say_what_mask_pruned",
 ]
+
+logger = logging.getLogger(__name__)
 
 POLICIES = {"gaussian": RatioPolicy, "uniform": UniformPolicy}
 
@@ -118,7 +121,7 @@ def fine_tune(
         return [*found, *kept]
 
     trainer, backbone, added = _train(
-        resources, folder, model, start, train, training, limits, seed, callbacks, beside
+        resources, folder, model, start, train, training, limits, seed, callbacks, beside=beside
     )
     save_adapter(trainer.model, folder, start if isinstance(start, Path) else None)
     epoch: int | None = None
@@ -130,7 +133,7 @@ def fine_tune(
         DevLosses((loss,), 0, added[-1].epochs).write(folder)
     for callback in found:
         if isinstance(callback, MergePruneCallback):
-            _say_what_steps_pruned(callback, epoch, folder)
+            say_what_steps_pruned(callback, epoch, folder)
         elif callback.masked is not None:
             say_what_mask_pruned(callback.masked, callback.importance, callback.norms, folder)
 
@@ -180,7 +183,9 @@ def learn(
         )
         return [grasp, *([] if watcher is None else [watcher(grasp)])]
 
-    _, _, added = _train(resources, folder, model, start, train, training, limits, seed, callbacks)
+    _, _, added = _train(
+        resources, folder, model, start, train, training, limits, seed, callbacks, rounds_every=control.every
+    )
     grasp: GraspCallback = added[0]
     result = grasp.result
     if grasp.look is not None:
@@ -234,32 +239,6 @@ def found_by(at: float | Stage | Path) -> float:
     return LearnedRatio.read(at).found if isinstance(at, Path) else at
 
 
-def say_what_mask_pruned(
-    masked: MaskedAdapter, importance: Mapping[str, float], norms: Mapping[str, float], folder: Path
-) -> None:
-    """Leave the mask in force, `Pruned` and `Importance`.
-
-    Args:
-        importance, norms: Of each unit, as the mask was built; training changes them.
-    """
-    masks = masked.masks()
-    save_file(masks, folder / MASK_FILE)
-    share = pruned_share(masks.values())
-    Pruned(masked.p, masked.pruned_shares(), norms, share=share).write(folder)
-    Importance(importance).write(folder)
-
-
-def _say_what_steps_pruned(callback: MergePruneCallback, epoch: int | None, folder: Path) -> None:
-    seen = callback.epochs[-1 if epoch is None else max(epoch, 1) - 1]
-    by_ratio = callback.unit == "parameter"
-    Pruned(
-        p=callback.p if by_ratio else None,
-        threshold=None if by_ratio else callback.threshold,
-        share=seen.pruned_share,
-    ).write(folder)
-    Importance(seen.importance).write(folder)
-
-
 def _train(
     resources: Resources,
     folder: Path,
@@ -270,9 +249,18 @@ def _train(
     limits: Limits,
     seed: int,
     callbacks: Callable[[Trainer, Backbone], list[TrainerCallback]],
+    *,
     beside: Sequence[Example] = (),
+    rounds_every: int | None = None,
 ) -> tuple[Trainer, Backbone, list[Any]]:
-    """Load, train to the end, and return the trainer and the callbacks that were added, in their order."""
+    """Load, train to the end, and return the trainer and the callbacks that were added, in their order.
+
+    Where the folder holds a checkpoint, training goes on from it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = newest_checkpoint(folder / CHECKPOINTS_FOLDER)
+    if checkpoint is None:
+        empty(folder, keep=[Begun.FILE])  # logs of a training that was ended before its first checkpoint
     backbone = resources.backbone(model)
     if isinstance(start, Lora):
         set_seed(seed)  # A is drawn from the global generator
@@ -282,11 +270,16 @@ def _train(
     encoded = resources.encode(train, backbone, limits)
     title = f"{folder.parent.name}/{folder.name.removesuffix('.partial')}"
     others = resources.encode(beside, backbone, limits)
-    trainer = build_trainer(adapted, backbone.tokenizer, encoded, training, seed, folder, title, others)
+    step = 0 if checkpoint is None else step_of(checkpoint)
+    if step:
+        logger.info("%s: goes on after step %d", title, step)
+    trainer = build_trainer(adapted, backbone.tokenizer, encoded, training, seed, folder, title, others, step)
     added = callbacks(trainer, backbone)
-    for callback in added:
+    saving = Saving(resources.checkpoint_every, rounds_every, resources.stopping)
+    for callback in (*added, SaveOften(saving)):
         trainer.add_callback(callback)
-    trainer.train()
+    with resources.stopping.looked_at():
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     return trainer, backbone, added
 
 

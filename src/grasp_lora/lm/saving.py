@@ -1,0 +1,185 @@
+"""Checkpoints of our own training: whole or absent, with the state of every callback, often enough."""
+
+import hashlib
+import json
+import logging
+import math
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import Trainer, TrainerCallback
+
+from grasp_lora.cost import Cost, go_on_from, so_far
+from grasp_lora.errors import GraspError
+from grasp_lora.lm.checkpoints import CHECKPOINT, CarriesState, write_state
+from grasp_lora.paths import sync
+from grasp_lora.stopping import Stopping
+
+__all__ = [
+    "CarriesCost",
+    "SaveOften",
+    "Saving",
+    "SavingTrainer",
+    "newest_checkpoint",
+    "step_of",
+]
+
+WHOLE_FILE = "whole.json"  # the hash of each file of a checkpoint, written last
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Saving:
+    """When a training leaves checkpoints: after each epoch, and every so many steps.
+
+    Attributes:
+        every: Optimizer steps; None: no checkpoint at all.
+        rounds_every: Optimizer steps of a controller's round, where there is one.
+        stopping: Who asks to end it.
+    """
+
+    every: int | None = None
+    rounds_every: int | None = None
+    stopping: Stopping = field(default_factory=Stopping)
+
+    def is_due(self, step: int) -> bool:
+        """Whether there is one after this many steps."""
+        often = [every for every in (self.every, self.rounds_every) if every is not None]
+        return self.every is not None and any(step % every == 0 for every in often)
+
+
+class SavingTrainer(Trainer):
+    """A Trainer whose newest checkpoint is whole, whenever the process ends.
+
+    It is written beside the previous one, synced, renamed, and only then is the previous one removed. It
+    holds the adapter, the optimizer, the scheduler, all random states and what callbacks carry; neither the
+    tokenizer nor a pickle of the arguments, which nobody reads.
+    """
+
+    _being_written: Path | None = None
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._being_written or super()._get_output_dir(trial))
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        folder, step = Path(self.args.output_dir), self.state.global_step
+        self._check_finite(step)
+        name = f"{CHECKPOINT}{step}"
+        self._being_written = partial = folder / "being-written"  # no name that is taken for a checkpoint's
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            super()._save_checkpoint(model, trial)
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, CarriesState):
+                    callback.saved_by_trainer = True
+                    write_state(callback, partial / name, step)
+            written = {str(p.relative_to(partial / name)): _hash(p) for p in _files(partial / name)}
+            (partial / name / WHOLE_FILE).write_text(json.dumps(written), encoding="utf-8")
+            sync(partial / name)
+            shutil.rmtree(folder / name, ignore_errors=True)
+            (partial / name).rename(folder / name)
+            sync(folder, deep=False)
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch says a full disk as a RuntimeError
+            before = [one.name for one in _checkpoints(folder)]
+            there = f"it goes on from {before[0]}" if before else "it begins this training again"
+            raise GraspError(
+                f"the checkpoint at step {step} cannot be written to {folder} ({error}): mend that, and run "
+                f"the same command: {there}"
+            ) from None
+        finally:
+            self._being_written = None
+            shutil.rmtree(partial, ignore_errors=True)
+        for old in _checkpoints(folder):
+            if old.name != name:
+                shutil.rmtree(old, ignore_errors=True)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        self.model.save_pretrained(output_dir, state_dict=state_dict, save_embedding_layers=False)
+
+    def _check_finite(self, step: int) -> None:
+        """A checkpoint of weights that are not finite would replace the last good one."""
+        trained = [p.detach() for p in self.model.parameters() if p.requires_grad]
+        total = torch.stack([p.double().sum() for p in trained]).sum().item()
+        if not math.isfinite(total):
+            raise GraspError(f"the weights at step {step} are not finite; lower the learning rate")
+
+
+class SaveOften(TrainerCallback):
+    """Asks for checkpoints, and ends training after one where somebody asked. Add it last."""
+
+    def __init__(self, saving: Saving) -> None:
+        self.saving = saving
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        # What follows the last step of an epoch, such as its evaluation, belongs to the checkpoint.
+        if not float(state.epoch).is_integer():
+            self._ask(state, control, self.saving.is_due(state.global_step))
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._ask(state, control, self.saving.every is not None)
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.saving.stopping.end(f"it ended after step {state.global_step}; the same command goes on there")
+
+    def _ask(self, state: Any, control: Any, due: bool) -> None:
+        if control.should_training_stop:  # and what was trained is saved for good in a moment
+            return
+        if self.saving.every is None:
+            self.saving.stopping.end("no checkpoints are kept; the same command begins this training again")
+        elif due or self.saving.stopping.requested:
+            control.should_save = True
+
+
+class CarriesCost(CarriesState):
+    """What was spent before the checkpoint counts in what the whole took."""
+
+    def state_dict(self) -> dict[str, Any]:
+        cost = so_far()
+        return {} if cost is None else asdict(cost)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if spent := self.carried(args, state):
+            go_on_from(Cost(**spent))
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint in the folder whose files are all as they were written; None: there is none."""
+    for checkpoint in _checkpoints(folder):
+        if _is_whole(checkpoint):
+            return checkpoint
+        logger.warning("%s is damaged and is not used", checkpoint)
+    return None
+
+
+def step_of(checkpoint: Path) -> int:
+    """The optimizer steps before it."""
+    return int(checkpoint.name.removeprefix(CHECKPOINT))
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """The newest first."""
+    found = [path for path in folder.glob(f"{CHECKPOINT}*") if path.name.removeprefix(CHECKPOINT).isdecimal()]
+    return sorted(found, key=step_of, reverse=True)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        written = json.loads((checkpoint / WHOLE_FILE).read_bytes())
+        files = {str(p.relative_to(checkpoint)): _hash(p) for p in _files(checkpoint) if p.name != WHOLE_FILE}
+    except (OSError, ValueError, RecursionError):
+        return False
+    return bool(written == files)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,79 @@
+"""Ctrl-C and SIGTERM: training ends after the running step, with a checkpoint; the second time at once."""
+
+import logging
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+__all__ = ["Interrupted", "Stopping"]
+
+logger = logging.getLogger(__name__)
+
+
+class Interrupted(KeyboardInterrupt):
+    """The user, or a scheduler, ended it.
+
+    Attributes:
+        signal: Its number.
+    """
+
+    def __init__(self, number: int, said: str) -> None:
+        super().__init__(said)
+        self.signal = number
+
+
+class Stopping:
+    """Whether somebody asked to end, and whether anybody will look.
+
+    Attributes:
+        requested: The number of the signal; 0 while nobody asked.
+    """
+
+    def __init__(self) -> None:
+        self.requested = 0
+        self._looked_at = False
+
+    def end(self, said: str) -> None:
+        """Raise if somebody asked.
+
+        Raises:
+            Interrupted: Somebody did.
+        """
+        if self.requested:
+            raise Interrupted(self.requested, said)
+
+    @contextmanager
+    def looked_at(self) -> Iterator[None]:
+        """Within, somebody looks at `requested` often: a signal raises nothing the first time."""
+        self._looked_at = True
+        try:
+            yield
+        finally:
+            self._looked_at = False
+
+    @contextmanager
+    def on_signals(self) -> Iterator[None]:
+        """Within, SIGINT and SIGTERM ask before they end anything; in another thread nothing changes."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        self.requested = 0
+        before = {
+            number: signal.signal(number, self._ask)
+            for number in (signal.SIGINT, signal.SIGTERM)
+            if signal.getsignal(number) is not signal.SIG_IGN  # as background jobs of shells have it
+        }
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: Any) -> None:
+        again = "the same command continues with what is not done"
+        if self.requested or not self._looked_at:
+            raise Interrupted(number, again)
+        self.requested = number
+        logger.warning("ending after this step, with a checkpoint; once more ends at once")
