@@ -7,13 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import nn
 from torch.utils.data import Dataset
-from tqdm.auto import tqdm
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
@@ -22,6 +21,7 @@ from grasp_lora.errors import GraspError
 from grasp_lora.lm.batches import TargetCollator
 from grasp_lora.lm.encoding import Encoded
 from grasp_lora.lm.logs import TENSORBOARD_FOLDER, TRAIN_LOG_FILE
+from grasp_lora.lm.progress import Progress
 from grasp_lora.settings import Count, NotNegative, Settings
 
 __all__ = ["Training", "build_trainer"]
@@ -99,7 +99,7 @@ def build_trainer(
         train_dataset=_Pairs(examples, beside, seed) if beside else list(examples),
         processing_class=tokenizer,
         optimizers=(optimizer, scheduler),
-        callbacks=[_Log(folder / TRAIN_LOG_FILE), _Progress(title)],
+        callbacks=[_Log(folder / TRAIN_LOG_FILE), Progress(title)],
     )
     model.register_forward_pre_hook(_count_training_passes, with_kwargs=True)
     for default in (PrinterCallback, ProgressCallback):
@@ -195,41 +195,3 @@ class _Log(TrainerCallback):
             with self.path.open("a", encoding="utf-8") as file:
                 line = {"step": state.global_step, "max_steps": state.max_steps, **logs}
                 file.write(json.dumps(line) + "\n")
-
-
-class _Progress(TrainerCallback):
-    """Counts the steps, and shows a bar with the latest losses and, while learning, p_curr, mu and sigma."""
-
-    shown: ClassVar = {
-        "loss": "loss",
-        "dev_loss": "dev",
-        "grasp/p_curr": "p",
-        "grasp/mu": "mu",
-        "grasp/sigma": "sigma",
-    }
-
-    def __init__(self, title: str) -> None:
-        self.title = title
-        self.values: dict[str, str] = {}
-        self.bar: Any = None
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.bar = tqdm(
-            total=state.max_steps, desc=self.title, unit="step", disable=not state.is_world_process_zero
-        )
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        count_passes(steps=1)
-        self.bar.update()
-
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any
-    ) -> None:
-        self.values |= {
-            short: f"{logs[key]:.3f}" for key, short in self.shown.items() if logs and key in logs
-        }
-        if self.bar is not None:
-            self.bar.set_postfix(self.values)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.bar.close()
