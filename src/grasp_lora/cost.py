@@ -12,7 +12,9 @@ from typing import Any
 
 from grasp_lora.energy import Meter
 
-__all__ = ["JOULES", "PEAKS", "SUMMED", "Cost", "count_passes", "measure"]
+__all__ = ["JOULES", "PEAKS", "SUMMED", "Cost", "count_passes", "measure", "span"]
+
+FOREVER = 1e10  # seconds: three centuries
 
 
 @dataclass(slots=True)
@@ -93,6 +95,18 @@ def measure() -> Iterator[Cost]:
         cost.seconds = time.perf_counter() - start
         used = meter.stop()
         cost.cpu_joules, cost.gpu_joules = used.get("cpu"), used.get("gpu")
+
+
+def span(seconds: float) -> str:
+    """A length of time, as roughly as one wants to know it; "?" where it cannot be one."""
+    if not abs(seconds) < FOREVER:  # of a damaged file; NaN, too
+        return "?"
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
 
 
 def _see_peaks(cost: Cost) -> None:

@@ -22,6 +22,7 @@ from grasp_lora.lm.batches import TargetCollator
 from grasp_lora.lm.encoding import Encoded
 from grasp_lora.lm.logs import TENSORBOARD_FOLDER, TRAIN_LOG_FILE
 from grasp_lora.lm.progress import Progress
+from grasp_lora.lm.shown import Shown
 from grasp_lora.settings import Count, NotNegative, Settings
 
 __all__ = ["Training", "build_trainer"]
@@ -69,6 +70,7 @@ def build_trainer(
     folder: Path,
     title: str,
     beside: Sequence[Encoded] = (),
+    shown: Shown | None = None,
 ) -> Trainer:
     """A Trainer with a progress bar, a log and TensorBoard events in `folder`.
 
@@ -78,9 +80,10 @@ def build_trainer(
         model: A PEFT model with a trainable adapter.
         examples: The encoded training set.
         seed: Of the examples' order and of dropout.
-        title: What the progress bar calls the run.
+        title: What the progress bar calls the run; where `shown` is given, which part of its work it is.
         beside: Where given, each batch is trained on together with as many of these, and the loss is the mean
             of the two batches' losses. They come in a random order, all before one comes again.
+        shown: Who shows how far it is.
     """
     arguments = _arguments(training, seed, folder, next(model.parameters()).device)
     optimizer = torch.optim.AdamW(
@@ -99,7 +102,7 @@ def build_trainer(
         train_dataset=_Pairs(examples, beside, seed) if beside else list(examples),
         processing_class=tokenizer,
         optimizers=(optimizer, scheduler),
-        callbacks=[_Log(folder / TRAIN_LOG_FILE), Progress(title)],
+        callbacks=[_Log(folder / TRAIN_LOG_FILE), Progress(shown or Shown(), title)],
     )
     model.register_forward_pre_hook(_count_training_passes, with_kwargs=True)
     for default in (PrinterCallback, ProgressCallback):

@@ -82,10 +82,11 @@ class RunDirectory:
         inputs, folder = self._inputs(stage), self.path(stage.name)
         twin = hashlib.sha256(json.dumps([stage.work.name, inputs]).encode()).hexdigest()
         twins = {} if twins is None else twins
+        self.resources.shown.begin(stage.name)
         if not self._is_done(stage, inputs):
             with self._start(folder) as partial:
                 new = twin not in twins
-                done = self._work(stage, partial, inputs) if new else _copy(stage, twins[twin], partial)
+                done = self._work(stage, partial, inputs) if new else self._copy(twins[twin], partial)
                 _sync(partial)
                 _move_aside(folder)
                 partial.rename(folder)
@@ -140,7 +141,7 @@ class RunDirectory:
                 self.done(stage.name)
             return False
         if not (wrong := _wrong(folder, inputs)):
-            logger.info("%s: done, skipped", stage.name)
+            logger.info("%s: done, skipped", self.resources.shown.title)
             return True
         if allowed and (self.force or stage.derived):
             return False
@@ -154,13 +155,20 @@ class RunDirectory:
     def _work(self, stage: Stage, partial: Path, inputs: Mapping[str, Any]) -> Done:
         from grasp_lora.workspace.card import write_card  # whose inputs know what a run directory is
 
-        logger.info("%s: started", stage.name)
-        with measure() as cost:
+        shown = self.resources.shown
+        shown.say("started")
+        with measure() as cost, shown.watched():
             stage.work.run(self.resources, partial, **resolve(stage.given, self))
         write_card(partial, stage, self)
         files = sorted(path for path in partial.rglob("*") if path.is_file())
         outputs = {str(path.relative_to(partial)): digest(path) for path in files}
+        shown.end(cost.seconds)
         return Done(**asdict(cost), work=stage.work.name, format=FORMAT, inputs=inputs, outputs=outputs)
+
+    def _copy(self, twin: Path, partial: Path) -> Done:
+        logger.info("%s: as %s, copied", self.resources.shown.title, twin)
+        shutil.copytree(twin, partial, dirs_exist_ok=True, ignore=lambda folder, _: [Done.FILE])
+        return Done.read(twin)
 
     @contextmanager
     def _start(self, folder: Path) -> Iterator[Path]:
@@ -202,12 +210,6 @@ def _take(partial: Path, held: ExitStack) -> bool:
         return held.enter_context(hold(partial)) is not False
     except (FileExistsError, FileNotFoundError):
         return False
-
-
-def _copy(stage: Stage, twin: Path, partial: Path) -> Done:
-    logger.info("%s: as %s, copied", stage.name, twin)
-    shutil.copytree(twin, partial, dirs_exist_ok=True, ignore=lambda folder, _: [Done.FILE])
-    return Done.read(twin)
 
 
 def _wrong(folder: Path, inputs: Mapping[str, Any]) -> str:

@@ -24,6 +24,7 @@ from grasp_lora.lm.epochs import AverageOfEpochs, BestEpoch
 from grasp_lora.lm.training import Training, build_trainer
 from grasp_lora.merging.parts import read_parts
 from grasp_lora.tasks.example import Example
+from grasp_lora.workspace.directory import PARTIAL
 from grasp_lora.workspace.inputs import Model
 from grasp_lora.workspace.records import MASK_FILE, DevLosses, Importance, LearnedRatio, Pruned
 from grasp_lora.workspace.resources import Resources
@@ -280,9 +281,11 @@ def _train(
     else:
         adapted = load_adapter(backbone.model, start, trainable=True)
     encoded = resources.encode(train, backbone, limits)
-    title = f"{folder.parent.name}/{folder.name.removesuffix('.partial')}"
+    part = "" if folder.suffix == PARTIAL else folder.name  # a search trains in folders of its stage's
     others = resources.encode(beside, backbone, limits)
-    trainer = build_trainer(adapted, backbone.tokenizer, encoded, training, seed, folder, title, others)
+    trainer = build_trainer(
+        adapted, backbone.tokenizer, encoded, training, seed, folder, part, others, resources.shown
+    )
     added = callbacks(trainer, backbone)
     for callback in added:
         trainer.add_callback(callback)
