@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["show"]
 
+SHOWN = 2  # runs, of those that told something
 STATES = ("done", "shared", "changed", "unfinished", "new")
 
 
@@ -85,4 +86,5 @@ def _disk(found: "Forecast") -> str:
 
 
 def _runs(folders: Sequence[Path]) -> str:
-    return ", ".join(map(str, folders))
+    named = ", ".join(str(folder) for folder in folders[:SHOWN])
+    return named + (f" and {len(folders) - SHOWN} others" if len(folders) > SHOWN else "")

@@ -39,11 +39,13 @@ class Shapes:
     Attributes:
         parameters: Of the backbone.
         each: Bytes of one of them, as it is loaded.
+        stored: And in the file.
         per_rank: Parameters of an adapter for each rank.
     """
 
     parameters: int
     each: int
+    stored: int
     vocabulary: int
     hidden: int
     inner: int
@@ -54,6 +56,11 @@ class Shapes:
     def weights(self) -> int:
         """Bytes of the backbone in memory."""
         return self.parameters * self.each
+
+    @property
+    def loading(self) -> int:
+        """Bytes that reading the file takes beside the weights: none where these are the file, mapped."""
+        return 0 if self.stored == self.each else self.parameters * self.stored
 
     def training(self, adapter: int, batch: Batch) -> int:
         """Bytes that a training needs beside the backbone.
@@ -92,6 +99,7 @@ def shapes_of(name: str, lora: Lora, *, dtype: DType, device: str, revision: str
     return Shapes(
         parameters=parameters,
         each=chosen.itemsize,
+        stored=getattr(config.dtype, "itemsize", chosen.itemsize),  # of a packaged one it is not said
         vocabulary=_size(config, "vocab_size"),
         hidden=_size(config, "hidden_size"),
         inner=_size(config, "intermediate_size") or 4 * _size(config, "hidden_size"),

@@ -47,9 +47,9 @@ def finished_in(run: Path, model: Model) -> list[Finished]:
     on_gpu = pick_device(model.device).type == "cuda"
     if not _same_device(run, on_gpu):
         return []
-    return [
-        one for one in _read(run) if "model.name" not in one.done.inputs or _same_model(one, model, on_gpu)
-    ]
+    found = list(_read(run))
+    worked = [one for one in found if _same_model(one, model, on_gpu)]
+    return worked and [one for one in found if one in worked or "model.name" not in one.done.inputs]
 
 
 def _same_device(run: Path, on_gpu: bool) -> bool:

@@ -58,10 +58,10 @@ class Sizes:
             return self._process, 0
         if shapes is None or model is None:
             return None, 0
-        most = shapes.weights + max(map(self._working, working))
+        most = max(map(self._working, working))
         if pick_device(model.device).type == "cuda":
-            return self._process + shapes.weights, most
-        return self._process + shapes.weights + most, 0  # the file is mapped while the weights are read
+            return self._process + shapes.parameters * shapes.stored, shapes.weights + most
+        return self._process + shapes.weights + max(shapes.loading, most), 0
 
     def _working(self, stage: Stage) -> int:
         """Bytes of a stage's largest batch, and of what is trained."""
@@ -75,7 +75,8 @@ class Sizes:
                     several = training.batch_size * (2 if stage.given.get("beside") else 1)
                     needs.append(self._shapes.training(adapter, Batch.of(longest, several)))
                 else:
-                    several = max(1, limits.token_budget // max(map(len, longest), default=1))
+                    fitting = max(1, limits.token_budget // max(map(len, longest), default=1))
+                    several = min(fitting, len(rows.resolve(self._run)))
                     needs.append(self._shapes.looking(adapter, Batch.of(longest, several)))
         return max(needs)
 
