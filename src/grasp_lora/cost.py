@@ -12,7 +12,19 @@ from typing import Any
 
 from grasp_lora.energy import Meter
 
-__all__ = ["JOULES", "PEAKS", "SUMMED", "Cost", "count_passes", "go_on_from", "measure", "so_far"]
+__all__ = [
+    "JOULES",
+    "PEAKS",
+    "SUMMED",
+    "Cost",
+    "count_passes",
+    "go_on_from",
+    "measure",
+    "so_far",
+    "span",
+]
+
+FOREVER = 1e10  # seconds: three centuries
 
 
 @dataclass(slots=True)
@@ -141,6 +153,18 @@ def measure() -> Iterator[Cost]:
         for outer in _open:
             _see_peaks(outer.cost)
         block.see(block.meter.stop())
+
+
+def span(seconds: float) -> str:
+    """A length of time, as roughly as one wants to know it; "?" where it cannot be one."""
+    if not abs(seconds) < FOREVER:  # of a damaged file; NaN, too
+        return "?"
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
 
 
 def _see_peaks(cost: Cost) -> None:

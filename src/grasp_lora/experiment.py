@@ -22,6 +22,8 @@ from grasp_lora.reporting.found import MethodResult, together
 from grasp_lora.reporting.verdict import verdict
 from grasp_lora.tasks.task import Task
 from grasp_lora.workspace.directory import RunDirectory
+from grasp_lora.workspace.forecast import Forecast
+from grasp_lora.workspace.forecast import forecast as forecast_of
 from grasp_lora.workspace.preview import Planned, plan_of
 from grasp_lora.workspace.preview import preview as preview_of
 from grasp_lora.workspace.resources import Resources
@@ -33,6 +35,7 @@ __all__ = [
     "compare",
     "dev_losses",
     "evaluate",
+    "forecast",
     "make",
     "preview",
     "read_config",
@@ -111,6 +114,15 @@ def preview(configs: Sequence[Named], overrides: Iterable[str] | Mapping[str, An
         GraspError: As `run`.
     """
     return preview_of(_plans([start(one, overrides) for one in configs], force=False))
+
+
+def forecast(configs: Sequence[Named], overrides: Iterable[str] | Mapping[str, Any] = ()) -> Forecast:
+    """What `run` would do with the configs, and what it would take; see `workspace.forecast`.
+
+    Raises:
+        GraspError: As `run`.
+    """
+    return forecast_of(_plans([start(one, overrides) for one in configs], force=False))
 
 
 def make(x: Start, stages: Sequence[Stage], *, force: bool = False) -> list[Path]:

@@ -10,9 +10,10 @@ from rich.console import Console
 
 from grasp_lora.cli.main import main
 from grasp_lora.control.rounds import ROUNDS_FILE, Probe, Round
+from grasp_lora.cost import span
 from grasp_lora.lm.logs import TRAIN_LOG_FILE
 from grasp_lora.reporting.compare import read_results
-from grasp_lora.reporting.plain import span, sparkline
+from grasp_lora.reporting.plain import sparkline
 from grasp_lora.reporting.progress import progress_of
 from grasp_lora.reporting.reading import read_run
 from grasp_lora.reporting.screen import frame

@@ -13,13 +13,14 @@ from tests.helpers.run import CONFIG, write_setting
 
 import grasp_lora
 from grasp_lora.control.rounds import ROUNDS_FILE, read_rounds
+from grasp_lora.cost import span
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.logs import TRAIN_LOG_FILE
 from grasp_lora.reporting.logs import read_so_far
 from grasp_lora.reporting.made import Made, seconds_left
 from grasp_lora.reporting.making import making_in
 from grasp_lora.reporting.overview import overviews
-from grasp_lora.reporting.plain import ago, harmless, size, span, sparkline
+from grasp_lora.reporting.plain import ago, harmless, size, sparkline
 from grasp_lora.reporting.progress import progress_of
 from grasp_lora.reporting.screen import fitted, frame
 from grasp_lora.workspace.lock import QUIET, hold

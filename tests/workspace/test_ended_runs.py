@@ -15,14 +15,23 @@ from tests.soak import CONFIG, differing, files, soak
 
 from grasp_lora.cli.main import main
 from grasp_lora.errors import GraspError
-from grasp_lora.experiment import run
+from grasp_lora.executors.local import execute
+from grasp_lora.experiment import start
 from grasp_lora.lm.saving import SaveOften, SavingTrainer
+from grasp_lora.methods.plan import plan
+from grasp_lora.stages.train import TRAIN
 from grasp_lora.stopping import Interrupted
 from grasp_lora.workspace.directory import RunDirectory
 from grasp_lora.workspace.resources import Resources
-from grasp_lora.workspace.stage import Stage, Work
+from grasp_lora.workspace.stage import Stage, Work, behind
 
-OVERRIDES = {"methods": ["sequential", "grasp"]}
+
+def train(name, **overrides):
+    """The trainings of a run, and what they need: neither evaluation nor report, which take the most time."""
+    x = start("run.yaml", {"name": name, "methods": ["grasp"], **overrides})
+    stages = behind(*(stage for stage in plan(x) if stage.work is TRAIN))
+    resources = Resources(checkpoint_every=x.config.checkpoint_every)
+    execute([(RunDirectory(x.config.folder, resources), stages)])
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +39,7 @@ def whole(tmp_path_factory):
     folder = write_setting(tmp_path_factory.mktemp("whole"), CONFIG.replace("NAME", "whole"))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        run("run.yaml", **OVERRIDES)
+        train("whole")
     return folder
 
 
@@ -61,7 +70,7 @@ def at_step(monkeypatch):
 
 
 def go_on_and_compare(setting):
-    run("run.yaml", name="other", **OVERRIDES)
+    train("other")
     assert list(differing(files(setting / "runs/whole"), files(setting / "runs/other"))) == []
     left = [p for p in (setting / "runs/other").rglob("*") if "partial" in p.name or "checkpoint" in p.name]
     assert left == []
@@ -74,14 +83,13 @@ def passes(run_folder, stage):
 
 
 @pytest.mark.parametrize(("stage", "step"), [("adapters", 5), ("learn", 7), ("final", 8)])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_after_the_step_and_the_same_command_goes_on(setting, at_step, stage, step, number):
-    at_step(stage, step, lambda: signal.raise_signal(number))
+def test_a_signal_ends_after_the_step_and_the_same_command_goes_on(setting, at_step, stage, step):
+    at_step(stage, step, lambda: signal.raise_signal(signal.SIGINT))
     with pytest.raises(
         Interrupted, match=rf"ended after step {step}; the same command goes on there"
     ) as raised:
-        run("run.yaml", name="other", **OVERRIDES)
-    assert raised.value.signal == number
+        train("other")
+    assert raised.value.signal == signal.SIGINT
     (checkpoint,) = (setting / "runs/other" / stage).rglob("checkpoint-*")
     assert checkpoint.name == f"checkpoint-{step}"
     assert not (setting / "runs/other/process.json").exists()
@@ -95,7 +103,7 @@ def test_the_second_signal_ends_at_once(setting, at_step):
 
     at_step("learn", 7, twice)
     with pytest.raises(Interrupted, match="continues with what is not done"):
-        run("run.yaml", name="other", **OVERRIDES)
+        train("other")
     (checkpoint,) = (setting / "runs/other/learn").rglob("checkpoint-*")
     assert checkpoint.name == "checkpoint-6"
     go_on_and_compare(setting)
@@ -104,7 +112,7 @@ def test_the_second_signal_ends_at_once(setting, at_step):
 def test_a_signal_at_the_last_step_lets_the_stage_finish(setting, at_step):
     at_step("learn", 24, lambda: signal.raise_signal(signal.SIGINT))
     with pytest.raises(Interrupted):
-        run("run.yaml", name="other", **OVERRIDES)
+        train("other")
     assert (setting / "runs/other/learn/seed42/done.json").exists()
     go_on_and_compare(setting)
 
@@ -122,16 +130,16 @@ def test_the_exit_code_says_the_signal(setting, at_step, capsys, number, code):
 def test_without_checkpoints_it_ends_at_once_and_begins_again(setting, at_step):
     at_step("learn", 7, lambda: signal.raise_signal(signal.SIGINT))
     with pytest.raises(Interrupted, match="begins this training again"):
-        run("run.yaml", name="other", checkpoint_every=None, **OVERRIDES)
+        train("other", checkpoint_every=None)
     assert not list((setting / "runs/other").rglob("checkpoint-*"))
-    run("run.yaml", name="other", checkpoint_every=None, **OVERRIDES)
+    train("other", checkpoint_every=None)
     assert list(differing(files(setting / "runs/whole"), files(setting / "runs/other"))) == []
 
 
 def test_a_damaged_checkpoint_is_not_used(setting, at_step, caplog):
     at_step("learn", 7, lambda: signal.raise_signal(signal.SIGINT))
     with pytest.raises(Interrupted):
-        run("run.yaml", name="other", **OVERRIDES)
+        train("other")
     (optimizer,) = (setting / "runs/other/learn").rglob("optimizer.pt")
     content = bytearray(optimizer.read_bytes())
     content[len(content) // 2] ^= 1
@@ -143,18 +151,18 @@ def test_a_damaged_checkpoint_is_not_used(setting, at_step, caplog):
 def test_other_settings_begin_anew(setting, at_step):
     at_step("learn", 7, lambda: signal.raise_signal(signal.SIGINT))
     with pytest.raises(Interrupted):
-        run("run.yaml", name="other", control={"every": 2}, **OVERRIDES)
-    run("run.yaml", name="other", **OVERRIDES)
+        train("other", **{"control.every": 2})
+    train("other")
     assert list(differing(files(setting / "runs/whole"), files(setting / "runs/other"))) == []
 
 
 def test_what_was_spent_before_the_end_counts(setting, at_step):
     at_step("final", 8, lambda: signal.raise_signal(signal.SIGINT))
     with pytest.raises(Interrupted):
-        run("run.yaml", name="other", **OVERRIDES)
+        train("other")
     (state,) = (setting / "runs/other/final").rglob("CarriesCost.json")
     seconds = json.loads(state.read_text())["values"]["seconds"]
-    run("run.yaml", name="other", **OVERRIDES)
+    train("other")
     done = json.loads((setting / "runs/other/final/seed42/done.json").read_text())
     assert done["seconds"] > seconds > 0
     assert passes(setting / "runs/other", "final/seed42") == passes(setting / "runs/whole", "final/seed42")
@@ -170,7 +178,7 @@ def test_an_explosion_says_the_step_and_keeps_the_last_good_checkpoint(setting, 
 
     monkeypatch.setattr(SavingTrainer, "_save_checkpoint", explode)
     with pytest.raises(GraspError, match="the weights at step 6 are not finite; lower the learning rate"):
-        run("run.yaml", name="other", **OVERRIDES)
+        train("other")
     (checkpoint,) = (setting / "runs/other/learn").rglob("checkpoint-*")
     assert checkpoint.name == "checkpoint-4"
     monkeypatch.undo()
@@ -254,9 +262,8 @@ def test_a_full_disk_is_said_and_the_run_goes_on_when_there_is_room(setting, sma
     for stage in (small_disk / "other").rglob("done.json"):
         assert json.loads(stage.read_text())["outputs"]
     filler.unlink()
-    assert main([*command, "evaluation.metrics=[]"]) in (0, 2)  # a megabyte may be too small for the report
-    done = [p.parent.name for p in (small_disk / "other").rglob("done.json")]
-    assert "en" in done
+    main(command)  # a megabyte may be too small for the report
+    assert list((small_disk / "other/adapters").glob("*/done.json"))
 
 
 def test_a_disk_that_cannot_be_written_is_said(setting, small_disk, capsys):
@@ -266,13 +273,15 @@ def test_a_disk_that_cannot_be_written_is_said(setting, small_disk, capsys):
 
 
 def test_a_finished_run_on_a_disk_that_cannot_be_written_is_read(setting, tmp_path, capsys):
+    command = ["run", "run.yaml", "name=other", "methods=[zero_shot]"]
+    assert main(command) == 0
     target = tmp_path / "view"
     target.mkdir()
     if subprocess.run(["mount", "--bind", setting / "runs", target], capture_output=True).returncode:
         pytest.skip("mounting is not allowed here")
     try:
         subprocess.run(["mount", "-o", "remount,ro,bind", target], check=True)
-        code = main(["run", "run.yaml", f"runs={target}", "methods=[sequential,grasp]"])
+        code = main([*command, f"runs={target}"])
     finally:
         subprocess.run(["umount", target], check=True)
     assert code == 0, capsys.readouterr().err

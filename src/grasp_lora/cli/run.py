@@ -30,20 +30,24 @@ def add_run_verbs(verbs: Any, common: argparse.ArgumentParser) -> None:
         parser.add_argument("config", type=Path, help="YAML file")
         return _overridable(parser)
 
-    configured(
+    run = configured(
         "run",
         _run,
         "Run experiments, from adapters to the report.",
         "grasp run titles.yaml",
         "grasp run titles.yaml control.every=5 name=titles-k5",
         "grasp run titles.yaml questions.yaml",
+        "grasp run titles.yaml --dry-run",
+    )
+    run.add_argument(
+        "--dry-run", action="store_true", help="show stages, time, memory and disk; write nothing"
     )
     plan = add_verb(
         verbs,
         common,
         "plan",
         _plan,
-        "Show what a run would make, and its passes.",
+        "Show what runs would make, and what that takes.",
         "grasp plan titles.yaml",
         "grasp plan titles.yaml methods=all --stages",
     )
@@ -141,6 +145,10 @@ def _run(arguments: argparse.Namespace) -> None:
     from grasp_lora.reporting.page import PAGE_FILE
     from grasp_lora.workspace.records import REPORT, SUMMARY_FILE
 
+    if arguments.dry_run:
+        arguments.stages = True
+        _plan(arguments)
+        return
     files = _more_configs(arguments)
     x = _start(arguments)
     configs = [x.config, *(read_config(file, arguments.overrides) for file in files)]
@@ -162,25 +170,11 @@ def _more_configs(arguments: argparse.Namespace) -> list[str]:
 
 
 def _plan(arguments: argparse.Namespace) -> None:
-    from grasp_lora.experiment import preview
-    from grasp_lora.reporting.write import markdown
+    from grasp_lora.cli.plan import show
+    from grasp_lora.experiment import forecast
 
     files = _more_configs(arguments)
-    planned = preview([arguments.config, *files], arguments.overrides)
-    if arguments.stages:
-        print(*(f"{one.state:<6} {one.passes:>12,} {one.run / one.name}" for one in planned), sep="\n")
-        print()
-    folders = dict.fromkeys(one.run for one in planned)
-    runs = {str(run): [one for one in planned if one.run == run] for run in folders}
-    rows = []
-    for name, stages in (runs | {"all": planned} if len(runs) > 1 else runs).items():
-        new = [one for one in stages if one.state in ("new", "changed")]
-        counts = [sum(one.state == state for one in stages) for state in ("done", "shared", "changed", "new")]
-        rows.append([name, *map(str, (len(stages), *counts)), f"{sum(p.passes for p in new):,}"])
-    headers = ["run", "stages", "done", "shared", "changed", "new", "example passes at most"]
-    print(markdown(headers, rows))
-    if any(one.state == "changed" for one in planned):
-        print("\nChanged stages were made with other settings: run --force makes them again.")
+    show(forecast([arguments.config, *files], arguments.overrides), stages=arguments.stages)
 
 
 def _show_adapter(x: "Start", result: "Result") -> None:
@@ -272,6 +266,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _demo(arguments: argparse.Namespace) -> None:
+    arguments.dry_run = False
     with as_file(files("grasp_lora") / "configs") as folder:
         arguments.config = folder / DEMOS[arguments.language]
         _run(arguments)

@@ -5,7 +5,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from grasp_lora.workspace.directory import RunDirectory
+from grasp_lora.workspace.preview import preview
 from grasp_lora.workspace.stage import Stage
+from grasp_lora.workspace.whole import Whole
 
 __all__ = ["execute"]
 
@@ -19,20 +21,23 @@ def execute(plans: Sequence[tuple[RunDirectory, Sequence[Stage]]]) -> None:
         GraspError: Another process makes one of the runs.
         ValueError: A stage needs one that does not come before it.
     """
-    twins: dict[str, Path] = {}
+    for _, stages in plans:
+        _check_order(stages)
+    whole, twins = Whole(preview(plans)), dict[str, Path]()
     with ExitStack() as held:
         for run, _ in plans:
             held.enter_context(run.held())
         for run, stages in plans:
+            run.resources.shown = whole
             with run.resources.stopping.on_signals():
-                _make(run, stages, twins)
+                for stage in stages:
+                    run.make(stage, twins)
+                    run.resources.stopping.end("the same command continues with what is not done")
 
 
-def _make(run: RunDirectory, stages: Sequence[Stage], twins: dict[str, Path]) -> None:
+def _check_order(stages: Sequence[Stage]) -> None:
     made: set[str] = set()
     for stage in stages:
         if missing := {need.name for need in stage.needs} - made:
             raise ValueError(f"{stage.name} needs {sorted(missing)}, which do not come before it")
-        run.make(stage, twins)
         made.add(stage.name)
-        run.resources.stopping.end("the same command continues with what is not done")

@@ -1,7 +1,7 @@
 """Greedy generation in batches."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -22,12 +22,16 @@ def generate(
     tokenizer: Any,
     examples: Sequence[Example],
     limits: Limits,
+    seen: Callable[[int], None] | None = None,
 ) -> list[str]:
     """Greedy answers to the examples' prompts, in their order; never the prompt, stripped of outer space.
 
     Prompts are padded on the left and batched longest first; a KV cache is used. An answer ends before the
     first stop token (end-of-text, or what else the model's generation config names), or after
     `limits.max_new_tokens`. The token budget counts prompt padding and new tokens.
+
+    Args:
+        seen: Told how many answers each batch had, once it is done.
     """
     new = limits.answer
     prompts = [encode_prompt(example, tokenizer, limits.max_length - new) for example in examples]
@@ -41,6 +45,8 @@ def generate(
             texts = tokenizer.batch_decode(kept, skip_special_tokens=True)
             for i, text in zip(rows, texts, strict=True):
                 answers[i] = text.strip()
+            if seen is not None:
+                seen(len(rows))
     return answers
 
 

@@ -1,7 +1,7 @@
 """The loss on target tokens: in training, on the dev sets, and as the controller's reward."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -119,8 +119,12 @@ class TargetLoss:
             return self.per_example(model).double().mean().item()
 
     @torch.no_grad()
-    def per_example(self, model: nn.Module) -> Tensor:
-        """The loss of every example, in the order given: (examples,), float32."""
+    def per_example(self, model: nn.Module, seen: Callable[[int], None] | None = None) -> Tensor:
+        """The loss of every example, in the order given: (examples,), float32.
+
+        Args:
+            seen: Told how many examples each batch had, once it is done.
+        """
         device = next(model.parameters()).device
         distributed = torch.distributed.is_initialized()
         rank = torch.distributed.get_rank() if distributed else 0
@@ -130,6 +134,8 @@ class TargetLoss:
             inputs = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
             losses[torch.tensor(rows, device=device)] = target_nll(model, inputs)
             count_passes(forward=len(rows))
+            if seen is not None:
+                seen(len(rows))
         if distributed:
             torch.distributed.all_reduce(losses)
         return losses

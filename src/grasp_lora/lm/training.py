@@ -9,13 +9,12 @@ from functools import partial
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import nn
 from torch.utils.data import Dataset
-from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
@@ -25,7 +24,9 @@ from grasp_lora.lm.batches import TargetCollator
 from grasp_lora.lm.checkpoints import CarriesState
 from grasp_lora.lm.encoding import Encoded
 from grasp_lora.lm.logs import CHECKPOINTS_FOLDER, TENSORBOARD_FOLDER, TRAIN_LOG_FILE
+from grasp_lora.lm.progress import Progress
 from grasp_lora.lm.saving import CarriesCost, SavingTrainer
+from grasp_lora.lm.shown import Shown
 from grasp_lora.settings import Count, NotNegative, Settings
 
 __all__ = ["Training", "build_trainer"]
@@ -73,6 +74,7 @@ def build_trainer(
     folder: Path,
     title: str,
     beside: Sequence[Encoded] = (),
+    shown: Shown | None = None,
     from_step: int = 0,
 ) -> SavingTrainer:
     """A Trainer with a progress bar, a log and TensorBoard events in `folder`.
@@ -84,9 +86,10 @@ def build_trainer(
         model: A PEFT model with a trainable adapter.
         examples: The encoded training set.
         seed: Of the examples' order and of dropout.
-        title: What the progress bar calls the run.
+        title: What the progress bar calls the run; where `shown` is given, which part of its work it is.
         beside: Where given, each batch is trained on together with as many of these, and the loss is the mean
             of the two batches' losses. They come in a random order, all before one comes again.
+        shown: Who shows how far it is.
         from_step: Of the checkpoint that it will resume from: what TensorBoard has beyond it is hidden.
     """
     arguments = _arguments(training, seed, folder, next(model.parameters()).device)
@@ -107,7 +110,7 @@ def build_trainer(
         train_dataset=list(examples) if pairs is None else pairs,
         processing_class=tokenizer,
         optimizers=(optimizer, scheduler),
-        callbacks=[CarriesCost(), _Log(folder / TRAIN_LOG_FILE), _Progress(title)],
+        callbacks=[CarriesCost(), _Log(folder / TRAIN_LOG_FILE), Progress(shown or Shown(), title)],
     )
     if pairs is not None:
         trainer.add_callback(_FindsPlace(pairs))
@@ -232,41 +235,3 @@ class _Log(CarriesState):
             with self.path.open("a", encoding="utf-8") as file:
                 line = {"step": state.global_step, "max_steps": state.max_steps, **logs}
                 file.write(json.dumps(line) + "\n")
-
-
-class _Progress(TrainerCallback):
-    """Counts the steps, and shows a bar with the latest losses and, while learning, p_curr, mu and sigma."""
-
-    shown: ClassVar = {
-        "loss": "loss",
-        "dev_loss": "dev",
-        "grasp/p_curr": "p",
-        "grasp/mu": "mu",
-        "grasp/sigma": "sigma",
-    }
-
-    def __init__(self, title: str) -> None:
-        self.title = title
-        self.values: dict[str, str] = {}
-        self.bar: Any = None
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.bar = tqdm(
-            total=state.max_steps, desc=self.title, unit="step", disable=not state.is_world_process_zero
-        )
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        count_passes(steps=1)
-        self.bar.update()
-
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any
-    ) -> None:
-        self.values |= {
-            short: f"{logs[key]:.3f}" for key, short in self.shown.items() if logs and key in logs
-        }
-        if self.bar is not None:
-            self.bar.set_postfix(self.values)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.bar.close()

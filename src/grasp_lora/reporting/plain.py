@@ -3,27 +3,16 @@
 import math
 from collections.abc import Sequence
 
-__all__ = ["ago", "harmless", "ratio", "size", "span", "sparkline"]
+from grasp_lora.cost import span
+
+__all__ = ["ago", "harmless", "ratio", "size", "sparkline"]
 
 BARS = "▁▂▃▄▅▆▇█"
-FOREVER = 1e10  # seconds: three centuries
 
 
 def harmless(text: str) -> str:
     """The text with everything escaped that a terminal might obey, or that would turn what is around it."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def span(seconds: float) -> str:
-    """A length of time, as roughly as one wants to know it; "?" where it cannot be one."""
-    if not abs(seconds) < FOREVER:  # of a damaged file; NaN, too
-        return "?"
-    if seconds < 99.5:
-        return f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
 
 
 def ago(seconds: float) -> str:

@@ -9,8 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from grasp_lora.control.rounds import Round
+from grasp_lora.cost import span
 from grasp_lora.reporting.making import Making
-from grasp_lora.reporting.plain import ago, harmless, ratio, span, sparkline
+from grasp_lora.reporting.plain import ago, harmless, ratio, sparkline
 from grasp_lora.reporting.progress import BETWEEN, Learning, Progress
 from grasp_lora.reporting.scored import Scored
 from grasp_lora.workspace.records import REPORT

@@ -112,8 +112,9 @@ def evaluate(
     given |= {f"of {name}": one for name, one in sources.items()}
     losses = {name: resources.loss(rows, backbone, own) for name, (rows, own) in given.items()}
     adapted = backbone.model if adapter is None else load_adapter(backbone.model, adapter, trainable=False)
-    with evaluation_mode(adapted):
-        found = {name: loss.per_example(adapted).double() for name, loss in losses.items()}
+    rows = sum(loss.count for loss in losses.values())
+    with evaluation_mode(adapted), resources.shown.counting(rows, "row") as counter:
+        found = {name: loss.per_example(adapted, counter.update).double() for name, loss in losses.items()}
     by_example, on_dev = found["test"], found.get("dev")
     if not (finite := by_example.isfinite()).all():
         raise GraspError(
@@ -122,7 +123,8 @@ def evaluate(
         )
     shown = test[:answers]
     pruned = Pruned.of(adapter)
-    texts = generate(adapted, backbone.tokenizer, shown, limits)
+    with resources.shown.counting(len(shown), "answer") as counter:
+        texts = generate(adapted, backbone.tokenizer, shown, limits, counter.update)
     references = [example.references or (example.target,) for example in shown]
     Row(
         **about,

@@ -134,10 +134,11 @@ class RunDirectory:
         inputs, folder = self._inputs(stage), self.path(stage.name)
         twin = hashlib.sha256(json.dumps([stage.work.name, inputs]).encode()).hexdigest()
         twins = {} if twins is None else twins
+        self.resources.shown.begin(stage.name)
         if not self._is_done(stage, inputs):
             with self.held(), self._start(stage, inputs) as partial, _writing(stage.name):
                 new = twin not in twins
-                done = self._work(stage, partial, inputs) if new else _copy(stage, twins[twin], partial)
+                done = self._work(stage, partial, inputs) if new else self._copy(twins[twin], partial)
                 sync(partial)
                 move_aside(folder)
                 partial.rename(folder)
@@ -193,7 +194,7 @@ class RunDirectory:
                 self.done(stage.name)
             return False
         if not (wrong := wrong_with(folder, inputs)):
-            logger.info("%s: done, skipped", stage.name)
+            logger.info("%s: done, skipped", self.resources.shown.title)
             return True
         if allowed and (self.force or stage.derived):
             return False
@@ -207,13 +208,21 @@ class RunDirectory:
     def _work(self, stage: Stage, partial: Path, inputs: Mapping[str, Any]) -> Done:
         from grasp_lora.workspace.card import write_card  # whose inputs know what a run directory is
 
-        logger.info("%s: started", stage.name)
-        with measure() as cost:
+        shown = self.resources.shown
+        shown.say("started")
+        with measure() as cost, shown.watched():
             stage.work.run(self.resources, partial, **resolve(stage.given, self))
         write_card(partial, stage, self)
         files = [path.relative_to(partial) for path in sorted(partial.rglob("*")) if path.is_file()]
         outputs = {str(path): digest(partial / path) for path in files if is_result(path)}
+        shown.end(cost.seconds)
         return Done(**asdict(cost), work=stage.work.name, format=FORMAT, inputs=inputs, outputs=outputs)
+
+    def _copy(self, twin: Path, partial: Path) -> Done:
+        logger.info("%s: as %s, copied", self.resources.shown.title, twin)
+        left_out = [Done.FILE, Begun.FILE, CHECKPOINTS_FOLDER]
+        shutil.copytree(twin, partial, dirs_exist_ok=True, ignore=lambda folder, _: left_out)
+        return Done.read(twin)
 
     @contextmanager
     def _start(self, stage: Stage, inputs: Mapping[str, Any]) -> Iterator[Path]:
@@ -242,13 +251,6 @@ class RunDirectory:
             write_json(self.root / ENVIRONMENT_FILE, environment())
         if self.plan is not None:
             self.plan.write(self.root)
-
-
-def _copy(stage: Stage, twin: Path, partial: Path) -> Done:
-    logger.info("%s: as %s, copied", stage.name, twin)
-    left_out = [Done.FILE, Begun.FILE, CHECKPOINTS_FOLDER]
-    shutil.copytree(twin, partial, dirs_exist_ok=True, ignore=lambda folder, _: left_out)
-    return Done.read(twin)
 
 
 @contextmanager

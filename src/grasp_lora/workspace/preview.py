@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from grasp_lora.errors import GraspError
 from grasp_lora.workspace.directory import RunDirectory
 from grasp_lora.workspace.records import Done, RunPlan
 from grasp_lora.workspace.stage import Stage, fingerprint, flat, resolve
+from grasp_lora.workspace.unfinished import PARTIAL
 
 __all__ = ["Planned", "plan_of", "preview"]
 
@@ -21,15 +23,22 @@ class Planned:
     Attributes:
         run: The run's folder.
         name: The stage's.
+        work: The name of its work.
         state: "done"; "changed", where it was done with other inputs, so that only `force` makes it again;
-            "shared" with one that comes before it; or "new".
+            "shared" with one that comes before it; "unfinished", where it was begun; or "new".
         passes: Example passes at most, forward and backward; 0 where no model works.
     """
 
     run: Path
     name: str
+    work: str
     state: str
     passes: int
+
+    @property
+    def to_make(self) -> bool:
+        """Whether it takes time, once it may be made."""
+        return self.state in ("changed", "unfinished", "new")
 
 
 def preview(plans: Sequence[tuple[RunDirectory, Sequence[Stage]]]) -> list[Planned]:
@@ -45,20 +54,30 @@ def preview(plans: Sequence[tuple[RunDirectory, Sequence[Stage]]]) -> list[Plann
             if run.is_done(stage.name):
                 whole = all(states[need.name] == "done" for need in stage.needs)
                 again = "new" if stage.derived else "changed"  # a report is made again without being asked
-                state = "done" if whole and run.same_inputs(stage) else again
+                state = "done" if whole and _is_same(run, stage) else again
+            elif key in seen:
+                state = "shared"
             else:
-                state = "shared" if key in seen else "new"
+                state = "unfinished" if run.path(stage.name + PARTIAL).is_dir() else "new"
             seen.add(key)
             states[stage.name] = state
             passes = _passes(stage, before)
-            planned.append(Planned(run.root, stage.name, state, passes))
+            planned.append(Planned(run.root, stage.name, stage.work.name, state, passes))
     return planned
 
 
 def plan_of(run: RunDirectory, stages: Sequence[Stage], methods: Sequence[str]) -> RunPlan:
     """What a run will make, for who watches it; rows are read, nothing else is."""
     before = _Before(run)
-    return RunPlan({stage.name: _passes(stage, before) for stage in stages}, tuple(methods))
+    passes = {stage.name: _passes(stage, before) for stage in stages}
+    return RunPlan(passes, tuple(methods), {stage.name: stage.work.name for stage in stages})
+
+
+def _is_same(run: RunDirectory, stage: Stage) -> bool:
+    try:
+        return run.same_inputs(stage)
+    except GraspError:  # its notes are damaged
+        return False
 
 
 def _passes(stage: Stage, before: "_Before") -> int:

@@ -135,6 +135,8 @@ class RunPlan(Record):
     """Stage -> example passes at most, in the order in which they are made."""
     methods: Sequence[str] = ()
     """That are evaluated."""
+    works: Mapping[str, str] = field(default_factory=dict)
+    """Stage -> the name of its work."""
 
 
 @dataclass(frozen=True, slots=True)

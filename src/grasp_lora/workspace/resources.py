@@ -13,6 +13,7 @@ from grasp_lora.lm.backbone import Backbone, load_backbone
 from grasp_lora.lm.batches import TargetCollator
 from grasp_lora.lm.encoding import Encoded, Limits, encode, lost_targets
 from grasp_lora.lm.loss import TargetLoss
+from grasp_lora.lm.shown import Shown
 from grasp_lora.merging.hub import ADAPTER_FILES
 from grasp_lora.merging.parts import PARTS_FILE
 from grasp_lora.stopping import Stopping
@@ -41,6 +42,8 @@ class Resources:
     """Optimizer steps; None: trainings leave no checkpoints. It changes no result."""
     stopping: Stopping = field(default_factory=Stopping)
     """Whether somebody asked to end."""
+    shown: Shown = field(default_factory=Shown)
+    """Who shows how far the stages are."""
 
     def examples(self, rows: Rows) -> list[Example]:
         """What the rows stand for.

@@ -30,6 +30,7 @@ from grasp_lora.workspace.pruned import say_what_mask_pruned, say_what_steps_pru
 from grasp_lora.workspace.records import Begun, DevLosses, LearnedRatio
 from grasp_lora.workspace.resources import Resources
 from grasp_lora.workspace.stage import Stage
+from grasp_lora.workspace.unfinished import PARTIAL
 
 __all__ = [
     "POLICIES",
@@ -268,12 +269,23 @@ def _train(
     else:
         adapted = load_adapter(backbone.model, start, trainable=True)
     encoded = resources.encode(train, backbone, limits)
-    title = f"{folder.parent.name}/{folder.name.removesuffix('.partial')}"
+    part = "" if folder.suffix == PARTIAL else folder.name  # a search trains in folders of its stage's
     others = resources.encode(beside, backbone, limits)
     step = 0 if checkpoint is None else step_of(checkpoint)
     if step:
-        logger.info("%s: goes on after step %d", title, step)
-    trainer = build_trainer(adapted, backbone.tokenizer, encoded, training, seed, folder, title, others, step)
+        resources.shown.say(f"goes on after step {step}")
+    trainer = build_trainer(
+        adapted,
+        backbone.tokenizer,
+        encoded,
+        training,
+        seed,
+        folder,
+        part,
+        beside=others,
+        shown=resources.shown,
+        from_step=step,
+    )
     added = callbacks(trainer, backbone)
     saving = Saving(resources.checkpoint_every, rounds_every, resources.stopping)
     for callback in (*added, SaveOften(saving)):

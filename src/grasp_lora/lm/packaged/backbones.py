@@ -15,7 +15,7 @@ from typing import Any
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.packaged.convert_once import ConvertOnce, Packaged
 
-__all__ = ["hub_name", "resolve_backbone"]
+__all__ = ["config_of", "converted", "hub_name", "resolve_backbone"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +116,19 @@ def resolve_backbone(name: str) -> str:
         GraspError: for an unknown packaged name, or when the package is missing or carries another file.
     """
     return _BACKBONE_FOLDERS.resolve(name)
+
+
+def converted(name: str) -> str | None:
+    """The folder that `packaged:NAME` was converted into; None where it is not there."""
+    return _BACKBONE_FOLDERS.found(name)
+
+
+def config_of(name: str) -> Any:
+    """The transformers configuration of `packaged:NAME`, for which nothing need be there; None for others."""
+    import transformers
+
+    known = {f"packaged:{short}": one for short, one in _BACKBONES.items()}
+    return transformers.AutoConfig.for_model(**known[name].config) if name in known else None
 
 
 def hub_name(name: str) -> tuple[str, str] | None:

@@ -76,8 +76,7 @@ class ConvertOnce(Generic[P]):
         if short not in self.known:
             there = ", ".join(_PREFIX + known for known in self.known)
             raise GraspError(f"{self.kind} {name!r}: no such packaged {self.kind}. Use one of {there}.")
-        source = self.known[short]
-        folder = cache_dir() / f"{self.kind}s" / f"{short}-{source.version}-float32"
+        source, folder = self.known[short], self._folder(short)
         if not self._is_complete(folder, source):
             parts = self._installed(name, source)
             folder.parent.mkdir(exist_ok=True)
@@ -85,6 +84,15 @@ class ConvertOnce(Generic[P]):
                 if not self._is_complete(folder, source):  # another process may have made it meanwhile
                     self._build(name, source, parts, folder)
         return str(folder)
+
+    def found(self, name: str) -> str | None:
+        """The folder of a known `packaged:NAME`; None where it was not converted yet, and nothing is done."""
+        short = name.removeprefix(_PREFIX)
+        folder = self._folder(short)
+        return str(folder) if self._is_complete(folder, self.known[short]) else None
+
+    def _folder(self, short: str) -> Path:
+        return cache_dir() / f"{self.kind}s" / f"{short}-{self.known[short].version}-float32"
 
     @property
     def _marker(self) -> str:

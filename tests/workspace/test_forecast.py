@@ -1,0 +1,174 @@
+"""What a run would take: beside what a real one recorded, and without a weight being read."""
+
+import json
+import os
+import shutil
+from dataclasses import replace
+
+import pytest
+from tests.helpers.run import CONFIG, write_setting
+from tests.helpers.tokenizer import tiny_tokenizer
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+import grasp_lora
+from grasp_lora.cli.main import main
+from grasp_lora.cli.plan import show
+from grasp_lora.cost import measure
+from grasp_lora.experiment import forecast
+from grasp_lora.lm.adapters import Lora, adapter_weights, new_adapter
+from grasp_lora.lm.encoding import Encoded
+from grasp_lora.lm.footprint import Batch, shapes_of
+from grasp_lora.workspace.records import ENVIRONMENT_FILE, Done
+from grasp_lora.workspace.unfinished import PARTIAL
+
+SMALL = (
+    CONFIG[: CONFIG.index("methods:")]
+    + "methods: [merge, grasp]\nmax_length: 40\nmax_new_tokens: 6\nevaluation: {generate: 2}\n"
+)
+CPU = {"dtype": "float32", "device": "cpu", "revision": None}
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    folder = write_setting(tmp_path_factory.mktemp("setting"), SMALL)
+    grasp_lora.run(folder / "run.yaml", runs=str(folder / "runs"))
+    return folder
+
+
+def of(setting, **overrides):
+    return forecast([setting / "run.yaml"], {"runs": str(setting / "runs"), **overrides})
+
+
+def seconds_of(found):
+    return {one.name: seconds for one, seconds in zip(found.planned, found.seconds, strict=True)}
+
+
+def tree(folder):
+    return {
+        path: (path.stat().st_mtime_ns, path.is_file() and path.read_bytes()) for path in folder.rglob("*")
+    }
+
+
+def test_it_writes_nothing_and_reads_no_weights(tmp_path, capsys, monkeypatch):
+    setting = write_setting(tmp_path, SMALL)
+    (setting / "backbone" / "model.safetensors").write_bytes(b"no weights")
+    monkeypatch.chdir(tmp_path)
+    before = tree(tmp_path)
+    assert main(["run", "run.yaml", "--dry-run"]) == 0
+    assert tree(tmp_path) == before
+    shown = capsys.readouterr().out
+    assert "new                  44        ? runs/tiny/adapters/ar\n" in shown
+    assert "Time: unknown for 7 stages. No finished run in the same folder" in shown
+    assert ", an estimate from shapes." in shown
+
+
+def test_the_seconds_are_those_of_the_runs_own_finished_stages(setting, tmp_path):
+    shutil.copytree(setting / "runs", tmp_path / "runs")
+    run = tmp_path / "runs" / "tiny"
+    spent = {name: Done.read(run / name).seconds for name in ("merge/seed42", "adapters/ar", "adapters/en")}
+    shutil.rmtree(run / "final")
+    (run / "final" / f"seed42{PARTIAL}").mkdir(parents=True)
+    shutil.rmtree(run / "adapters" / "ar")
+    found = of(setting, runs=str(tmp_path / "runs"))
+    states = {one.name: one.state for one in found.planned}
+    assert (states["final/seed42"], states["adapters/ar"], states["adapters/en"]) == (
+        "unfinished",
+        "new",
+        "done",
+    )
+    passes = {one.name: one.passes for one in found.planned}
+    seconds = seconds_of(found)
+    assert seconds["adapters/en"] == 0.0
+    assert seconds["adapters/ar"] == pytest.approx(
+        spent["adapters/en"] / passes["adapters/en"] * passes["adapters/ar"]
+    )
+    # no other final run: as those of the same work that are done
+    done = {name: one for name, one in spent.items() if states[name] == "done"}
+    pace = sum(done.values()) / sum(passes[name] for name in done)
+    assert seconds["final/seed42"] == pytest.approx(pace * passes["final/seed42"])
+    assert found.learned_from == (run,)
+
+
+def test_a_run_beside_it_tells_where_backbone_dtype_and_device_are_the_same(setting, tmp_path, capsys):
+    own = setting / "runs" / "tiny"
+    found = of(setting, name="other")
+    recorded = Done.read(own / "eval/grasp/seed42")
+    assert (found.learned_from, found.unknown, found.recorded) == ((own,), (), True)
+    assert seconds_of(found)["merged"] == pytest.approx(Done.read(own / "merged").seconds)
+    assert found.memory == max(Done.read(path.parent).peak_memory_bytes for path in own.glob("*/*/done.json"))
+    assert found.memory >= recorded.peak_memory_bytes
+    assert seconds_of(of(setting, name="other", **{"evaluation.generate": 1}))["eval/grasp/seed42"] is None
+    assert all(one.name.startswith("eval/") for one in of(setting, name="other", max_new_tokens=5).unknown)
+    assert not of(setting, name="other", token_budget=1000).recorded
+    assert not of(setting, name="other", dtype="bfloat16").learned_from
+    shutil.copytree(own, tmp_path / "runs" / "tiny")
+    there = tmp_path / "runs" / "tiny" / ENVIRONMENT_FILE
+    there.write_text(json.dumps(json.loads(there.read_text()) | {"processor": "another"}))
+    assert not of(setting, name="other", runs=str(tmp_path / "runs")).learned_from
+    assert main(["plan", str(setting / "run.yaml"), f"runs={setting}/runs", "name=other"]) == 0
+    assert f"by what such stages took in {own}.\n" in capsys.readouterr().out
+    assert main(["plan", str(setting / "run.yaml"), f"runs={setting}/runs"]) == 0
+    assert capsys.readouterr().out.endswith("All is done.\n")
+
+
+def test_the_disk_is_about_what_a_run_leaves(setting, tmp_path):
+    left = sum(path.stat().st_size for path in (setting / "runs" / "tiny").rglob("*") if path.is_file())
+    found = of(setting, runs=str(tmp_path / "none"))
+    assert left / 2 < found.disk < left * 2
+    assert found.free == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.1)
+
+
+def test_it_says_what_does_not_fit(setting, capsys):
+    show(replace(of(setting, name="other"), free=10), stages=False)
+    assert "Warning: that does not fit. Free some space, or set runs=FOLDER" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_memory_is_about_what_a_run_takes(tmp_path):
+    setting = write_setting(tmp_path, SMALL.replace("[merge, grasp]", "[lora_target]"))
+    sizes = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4}
+    sizes |= {"vocab_size": 200_000, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    big = LlamaForCausalLM(LlamaConfig(**sizes, tie_word_embeddings=True))  # 0.2 GB
+    big.save_pretrained(setting / "backbone")
+    del big
+    tiny_tokenizer().save_pretrained(setting / "backbone")
+    with measure() as idle:
+        pass
+    found = of(setting)
+    assert not found.recorded
+    run = grasp_lora.run(setting / "run.yaml", runs=str(setting / "runs")).folder
+    peak = max(Done.read(path.parent).peak_memory_bytes for path in run.rglob("done.json"))
+    taken, said = peak - idle.peak_memory_bytes, found.memory - idle.peak_memory_bytes
+    assert taken > 2e8
+    assert taken / 2 < said < taken * 2
+
+
+def test_the_shapes_are_those_of_the_model(setting):
+    lora = Lora(target_modules=("q_proj", "down_proj"), r=3)
+    shapes = shapes_of(str(setting / "backbone"), lora, **CPU)
+    model = AutoModelForCausalLM.from_pretrained(setting / "backbone")
+    assert shapes.parameters == sum(value.numel() for value in model.parameters())
+    assert (shapes.vocabulary, shapes.hidden, shapes.inner, shapes.layers) == (48, 16, 24, 2)
+    adapted = new_adapter(model, lora)
+    assert 3 * shapes.per_rank == sum(value.numel() for value in adapter_weights(adapted).values())
+    assert shapes_of("nobody/nothing", Lora(), **CPU) is None
+
+
+def test_the_shapes_of_a_packaged_backbone_need_no_conversion(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRASP_CACHE", str(tmp_path))
+    shapes = shapes_of("packaged:gemma-3-270m", Lora(), **CPU)
+    assert shapes.parameters == 268_098_176  # of which 170 million are embeddings
+    assert shapes.weights == 4 * shapes.parameters
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_bytes_of_a_batch_worked_by_hand(setting):
+    shapes = shapes_of(str(setting / "backbone"), Lora(), **CPU)
+    rows = [Encoded((1,) * 10, 3), Encoded((1,) * 8, 5)]
+    batch = Batch.of(rows, 2)
+    assert batch == Batch(20, 12)
+    assert Batch.of([], 2) == Batch(0, 2)
+    # six copies and a mask of an adapter of 100 float32; four copies of logits; what two layers keep
+    kept = 20 * 2 * (12 * 16 + 4 * 24) * 4
+    assert shapes.training(400, batch) == 6 * 400 + 100 + 4 * 12 * 48 * 4 + kept
+    assert shapes.looking(400, batch) == 400 + 2 * 12 * 48 * 4 + 20 * (4 * 16 + 3 * 24) * 4
