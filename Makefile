@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INPUTS := pyproject.toml constraints.txt Makefile
 
-.PHONY: help demo test check docs bench mutants
+.PHONY: help demo test check docs bench soak mutants
 .DELETE_ON_ERROR:
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make check        linter, formatter, types"
 	@echo "make docs         the documentation as a site, in build/site; a broken link is an error"
 	@echo "make bench        speed and memory of the method"
+	@echo "make soak         kill runs 60 times at random moments: do they end with the same bits?"
 	@echo "make mutants      do the tests notice changes of control/ and merging/? (half an hour)"
 	@echo "PYTHON=python3.12 make ... chooses the interpreter that $(VENV) is made with"
 
@@ -40,6 +41,9 @@ docs: $(VENV)/installed-dev
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/run.py
+
+soak: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak --kills 60
 
 mutants: $(VENV)/installed-mutants
 	OMP_NUM_THREADS=1 CI=1 $(BIN)/mutmut run --max-children 2
