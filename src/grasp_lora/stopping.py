@@ -63,7 +63,8 @@ class Stopping:
         before = {
             number: signal.signal(number, self._ask)
             for number in (signal.SIGINT, signal.SIGTERM)
-            if signal.getsignal(number) is not signal.SIG_IGN  # as background jobs of shells have it
+            # A shell's background job ignores Ctrl-C, and what was not set from Python cannot be set back.
+            if signal.getsignal(number) not in (signal.SIG_IGN, None)
         }
         try:
             yield

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 
 import pytest
@@ -138,7 +139,7 @@ def test_two_ranks_score_by_the_whole_training_batch(tmp_path):
         torch.testing.assert_close(norms, (halves[0][site] ** 2 + halves[1][site] ** 2).sqrt())
 
 
-def train_together(rank, folder):
+def train_together(rank, folder, resume=None):
     """transformers' own data-parallel training, as a launcher's environment asks for it."""
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
@@ -152,7 +153,8 @@ def train_together(rank, folder):
             learning_rate=1e-2,
             use_cpu=True,
             report_to="none",
-            save_strategy="no",
+            save_strategy="steps",
+            save_steps=3,
             disable_tqdm=True,
             remove_unused_columns=False,
             per_device_train_batch_size=2,
@@ -165,7 +167,7 @@ def train_together(rank, folder):
         trainer, MICRO_DEV, every=2, max_length=40, max_new_tokens=10, folder=folder / "learn"
     )
     trainer.add_callback(grasp)
-    trainer.train()
+    trainer.train(resume_from_checkpoint=resume)
     assert isinstance(trainer.model_wrapped, torch.nn.parallel.DistributedDataParallel)
     weights = {name: p.detach() for name, p in adapter_parameters(model).items()}
     torch.save((weights, [r.to_json() for r in grasp.result.rounds]), folder / f"rank{rank}.pt")
@@ -173,7 +175,7 @@ def train_together(rank, folder):
 
 
 @pytest.mark.slow
-def test_a_data_parallel_trainer_keeps_its_ranks_together(tmp_path):
+def test_a_data_parallel_trainer_keeps_its_ranks_together_and_resumes(tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         (tmp_path / "port").write_text(str(free.getsockname()[1]))
@@ -185,4 +187,12 @@ def test_a_data_parallel_trainer_keeps_its_ranks_together(tmp_path):
     p = json.loads(rounds[-1])["p_next"]
     zeros = sum((w == 0).sum().item() for w in first.values()) / sum(w.numel() for w in first.values())
     assert zeros == pytest.approx(p, abs=0.05)
-    assert len((tmp_path / "learn" / "rounds.jsonl").read_text().splitlines()) == 2
+    lines = (tmp_path / "learn" / "rounds.jsonl").read_text().splitlines()
+    assert len(lines) == 2
+    shutil.rmtree(tmp_path / "checkpoint-4")
+    multiprocessing.spawn(train_together, args=(tmp_path, True), nprocs=2)
+    for rank in (0, 1):
+        weights, again = torch.load(tmp_path / f"rank{rank}.pt")
+        assert again == rounds
+        assert all(torch.equal(weight, first[name]) for name, weight in weights.items())
+    assert (tmp_path / "learn" / "rounds.jsonl").read_text().splitlines() == lines

@@ -16,6 +16,7 @@ from tests.control.test_callback import EXAMPLES, MICRO_DEV, TOKENIZER, adapted,
 from transformers import TrainerCallback
 
 from grasp_lora.control.callback import GraspCallback
+from grasp_lora.control.controller import GraspController
 from grasp_lora.control.fixed_mask import FixedMaskCallback
 from grasp_lora.control.merge_prune import MergePruneCallback
 from grasp_lora.errors import GraspError
@@ -330,3 +331,47 @@ class EndsAt(TrainerCallback):
     def on_step_end(self, args, state, control, **_):
         if state.global_step > self.step:
             raise RuntimeError("ended")
+
+
+def test_a_plain_loop_goes_on(tmp_path):
+    loss = TargetLoss(EXAMPLES[:3], TOKENIZER, adapted())
+
+    def begin(saved=None):
+        model = adapted()
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+        if saved is not None:
+            model.load_state_dict(saved["weights"], strict=False)
+            optimizer.load_state_dict(saved["optimizer"])
+        state = None if saved is None else saved["controller"]
+        return model, optimizer, GraspController(
+            model, optimizer, lambda m: -loss.per_example(m), every=2, folder=tmp_path, state=state
+        )  # fmt: skip
+
+    def go(model, optimizer, controller, steps):
+        for step in steps:
+            torch.manual_seed(step)
+            batch = DEV.batches[step % len(DEV.batches)]
+            model(**batch).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            controller.after_optimizer_step()
+
+    model, optimizer, controller = begin()
+    go(model, optimizer, controller, range(5))
+    torch.save(
+        {
+            "weights": {n: p for n, p in model.named_parameters() if p.requires_grad},
+            "optimizer": optimizer.state_dict(),
+            "controller": controller.state_dict(),
+        },
+        tmp_path / "saved.pt",
+    )
+    go(model, optimizer, controller, range(5, 9))
+    rounds = (tmp_path / "rounds.jsonl").read_bytes()
+    again = begin(torch.load(tmp_path / "saved.pt", weights_only=True))
+    assert len((tmp_path / "rounds.jsonl").read_text().splitlines()) == 2
+    go(*again, range(5, 9))
+    assert (tmp_path / "rounds.jsonl").read_bytes() == rounds
+    assert all(same(bits(a), bits(b)) for a, b in zip(model.parameters(), again[0].parameters(), strict=True))
+    with pytest.raises(GraspError, match="does not fit this training"):
+        begin({**torch.load(tmp_path / "saved.pt", weights_only=True), "controller": {"step": 5}})
