@@ -20,7 +20,7 @@ __all__ = ["entries_to_prune", "masks_at", "pruned_share", "thresholds"]
 
 
 TOGETHER = 1 << 20
-"""Entries that are sorted at once: copies, and the places that a sort returns, take some 24 bytes for each."""
+"""Entries that are sorted at once: copies, and the places that a sort returns, take 24 bytes for each."""
 
 
 def entries_to_prune(p: float, size: int) -> int:
