@@ -134,7 +134,7 @@ def _groups(items: Items) -> dict[str, dict[str, list[str]]]:
         return key
 
     keys = {
-        (language, name): item.record.groups or (f"{language} {name}",)
+        (language, name): item.groups or (f"{language} {name}",)
         for language, records in items.items()
         for name, item in records.items()
     }

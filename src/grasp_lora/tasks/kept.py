@@ -7,7 +7,7 @@ import tempfile
 import weakref
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from typing import IO
 
 from grasp_lora.errors import GraspError
@@ -15,7 +15,7 @@ from grasp_lora.paths import cache_dir
 from grasp_lora.tasks.example import Example
 from grasp_lora.tasks.lazy import Lazy
 
-__all__ = ["keep"]
+__all__ = ["Pile", "keep"]
 
 IN_MEMORY = 8 << 20
 """Characters of prompts and targets that a list of examples may have."""
@@ -43,24 +43,48 @@ def keep(examples: Iterable[Example]) -> Sequence[Example]:
 
 
 def _in_file(examples: Iterable[Example]) -> Lazy[Example]:
-    with ExitStack() as opened:
-        file = tempfile.TemporaryFile(dir=cache_dir(), buffering=1 << 20)  # noqa: SIM115  (closed below)
-        opened.callback(_close, file)
-        ends = array("Q", [0])
-        for example in examples:
-            line = _to_bytes(example)
-            with _room_there():
-                file.write(line)
-            ends.append(ends[-1] + len(line))
+    pile = Pile()
+    for example in examples:
+        pile.add(_to_bytes(example))
+    pile.flush()
+    return Lazy(len(pile), lambda place: _from_bytes(pile[place]))
+
+
+class Pile:
+    """Pieces of bytes in a file without a name, which is gone when nothing uses it any more.
+
+    Raises:
+        GraspError: There is no room for the file; from any call.
+    """
+
+    def __init__(self) -> None:
         with _room_there():
-            file.flush()
+            self._file = tempfile.TemporaryFile(dir=cache_dir(), buffering=1 << 20)  # noqa: SIM115  (below)
+        self._ends = array("Q", [0])
+        self._written = 0  # pieces that are surely in the file, not in its buffer
+        weakref.finalize(self, _close, self._file)
 
-        def read(place: int) -> Example:
-            return _from_bytes(os.pread(file.fileno(), ends[place + 1] - ends[place], ends[place]))
+    def __len__(self) -> int:
+        return len(self._ends) - 1
 
-        found = Lazy(len(ends) - 1, read)
-        weakref.finalize(found, opened.pop_all().close)
-    return found
+    def add(self, piece: bytes) -> int:
+        """Put a piece at the end; its place."""
+        with _room_there():
+            self._file.write(piece)
+        self._ends.append(self._ends[-1] + len(piece))
+        return len(self) - 1
+
+    def flush(self) -> None:
+        """Write what is still in a buffer; reading does so, too."""
+        with _room_there():
+            self._file.flush()
+        self._written = len(self)
+
+    def __getitem__(self, place: int) -> bytes:
+        if place >= self._written:
+            self.flush()
+        start, end = self._ends[place], self._ends[place + 1]
+        return os.pread(self._file.fileno(), end - start, start)
 
 
 def _close(file: IO[bytes]) -> None:
