@@ -108,7 +108,8 @@ def adapter_of_8b(layers: int, steps: int) -> list[dict[str, Any]]:
     size = f"{layers} layers of 4096, q and v, rank 8 + 8: {entries:,} entries"
     return [
         result(
-            "memory that the controller adds to training", size, learned["peak"] - plain["peak"], "MB", max(bound, UNSEEN),
+            "memory that the controller adds to training", size, learned["peak"] - plain["peak"], "MB",
+            max(bound, UNSEEN),
             training_mb=round(plain["peak"] - plain["before"], 1), design_bound_mb=round(bound, 1),
         ),
         result(
