@@ -62,7 +62,7 @@ def _rows(count: int) -> Iterator[dict[str, str]]:
 
 
 def read(path: str) -> dict[str, float]:
-    """One look at all rows of a file, as before a run: memory above the start, and CPU seconds of each part."""
+    """One look at all rows, as before a run: memory above the start, and CPU seconds of each part."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = write_setting(Path(temporary))
         text = (folder / "task.yaml").read_text().replace("en-train.jsonl", path)
