@@ -14,11 +14,12 @@ from grasp_lora.data.card import Sizes
 from grasp_lora.data.corpus import Item
 from grasp_lora.data.prepare import prepare_card
 from grasp_lora.data.sampling import sample_pool
-from grasp_lora.data.sources import Record
 from grasp_lora.errors import GraspError
 from grasp_lora.tasks.example import groups_of
+from grasp_lora.tasks.kept import Pile
 from grasp_lora.tasks.task import load_task
 
+TEXTS = Pile()  # which sampling does not look at
 ENGLISH = {"train": 4, "dev": 3, "micro_dev": 0, "test": 3}
 QA = {"en": {"sizes": ENGLISH}, "ar": {"sizes": SMALL}, "zh": {"sizes": SMALL}}
 
@@ -215,6 +216,10 @@ def test_without_a_source_it_says_what_to_get(tmp_path: Path) -> None:
 # The pool
 
 
+def item(name, groups):
+    return Item(name, groups, None, Path("a.json"), 1, TEXTS, 0)
+
+
 @st.composite
 def pools(draw: st.DrawFn) -> dict[str, dict[str, Item]]:
     """Languages that share paragraphs, each question with its paragraph's group."""
@@ -225,7 +230,7 @@ def pools(draw: st.DrawFn) -> dict[str, dict[str, Item]]:
             for question in range(draw(st.integers(1, 3))):
                 name = f"{paragraph}.{question}"
                 groups = (f"question {name}", f"paragraph {language} {paragraph}")
-                items[language][name] = Item(Record(name, {}, groups), None, "")
+                items[language][name] = item(name, groups)
     return items
 
 
@@ -256,7 +261,7 @@ def test_languages_share_what_they_hold_out() -> None:
     """Parallel languages take the same paragraphs, so that the source keeps the most for training."""
     names = [f"{paragraph}.{question}" for paragraph in range(100) for question in range(2)]
     items = {
-        language: {n: Item(Record(n, {}, (f"q {n}", f"p {n.split('.')[0]}")), None, "") for n in names}
+        language: {n: item(n, (f"q {n}", f"p {n.split('.')[0]}")) for n in names}
         for language in ("en", "ar", "zh", "de")
     }
     sizes = {language: Sizes(train=10, dev=10, micro_dev=6, test=20) for language in ("ar", "zh", "de")}

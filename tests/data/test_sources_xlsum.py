@@ -26,8 +26,9 @@ from grasp_lora.data.card import Sizes
 from grasp_lora.data.corpus import Item
 from grasp_lora.data.prepare import prepare_card
 from grasp_lora.data.sampling import sample_official
-from grasp_lora.data.sources import Record, base
+from grasp_lora.data.sources import base
 from grasp_lora.errors import GraspError
+from grasp_lora.tasks.kept import Pile
 from grasp_lora.tasks.task import load_task
 
 TWO = {"en": {"sizes": {"train": 5, "dev": 4, "micro_dev": 0, "test": 3}}, "ar": {"sizes": SMALL}}
@@ -266,7 +267,8 @@ def test_a_bz2_that_is_no_tar(tmp_path: Path) -> None:
 def test_the_pool_is_of_train_and_of_nothing_else() -> None:
     """Official splits: what train leaves over, in the order that it was drawn in."""
     names = {split: [f"{split}{i}" for i in range(20)] for split in ("train", "dev", "test")}
-    items = {"en": {n: Item(Record(n, {}, ()), s, "") for s, found in names.items() for n in found}}
+    where = Path("a.jsonl"), 1, Pile(), 0
+    items = {"en": {n: Item(n, (), s, *where) for s, found in names.items() for n in found}}
     sizes = {"en": Sizes(train=4, dev=3, micro_dev=2, test=5, pool=7)}
     chosen = sample_official(items, sizes, seed=1)["en"]
     assert len(chosen["pool"]) == 7

@@ -159,6 +159,32 @@ def test_a_long_prompt_is_tokenized_a_few_times(words):
     assert len(calls) <= 10
 
 
+def test_a_body_that_is_far_too_long_is_not_tokenized_whole():
+    seen = []
+
+    def counting(text):
+        seen.append(len(text))
+        return TOKENIZER(text)
+
+    counting.eos_token_id = TOKENIZER.eos_token_id
+    body = "abcdefghij" * 10**5
+    example = Example("x", f"{body}.\n", "t", body=(0, len(body)))
+    ids = encode_prompt(example, counting, 96)
+    assert TOKENIZER.decode(ids, skip_special_tokens=True) == body[:93] + ".\n"  # and the start token
+    assert max(seen) < 10_000
+
+
+def test_a_body_that_only_looks_too_long_is_kept():
+    """Where a token has a hundred characters, as a run of spaces may."""
+
+    def sparing(text):
+        return {"input_ids": [5] * -(-len(text) // 100)}
+
+    sparing.eos_token_id = TOKENIZER.eos_token_id
+    body = " " * 9000
+    assert len(encode_prompt(Example("x", f"{body}\n", "t", body=(0, 9000)), sparing, 96)) == 91
+
+
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=30), st.integers(1, 200))
 def test_batches_hold_every_row_once_within_the_budget(lengths, budget):
     batches = batches_by_tokens(lengths, budget)

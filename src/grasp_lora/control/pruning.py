@@ -19,6 +19,10 @@ from grasp_lora.errors import GraspError
 __all__ = ["entries_to_prune", "masks_at", "pruned_share", "thresholds"]
 
 
+TOGETHER = 1 << 20
+"""Entries that are sorted at once: copies, and the places that a sort returns, take 24 bytes for each."""
+
+
 def entries_to_prune(p: float, size: int) -> int:
     """k = floor(p * d), Sec. 3.1, for a decimal p: 0.29 of 100 is 29, though 0.29 * 100 < 29 in binary."""
     if not 0.0 <= p <= 1.0:
@@ -34,7 +38,7 @@ def thresholds(
 ) -> list[Tensor]:
     """The k-th smallest score of every unit at every ratio: tau(p) of Sec. 3.1, zeros ranked by position.
 
-    One sort serves all ratios, and all units of one size.
+    One sort serves all ratios, and many units of one size.
 
     Args:
         values: What is scored: the factors, pruned entries at their dense values, or importance itself.
@@ -98,9 +102,11 @@ def _ranked(scores: Tensor) -> Tensor:
 
 
 def _same_shape(tensors: Sequence[Tensor], units: Sequence[PruneUnit]) -> Iterable[list[int]]:
-    """Indices of units that can be sorted together."""
+    """Indices of units that can be sorted together, few enough that what the sort needs stays small."""
     groups: dict[tuple[int, torch.dtype, torch.device], list[int]] = defaultdict(list)
     for i, unit in enumerate(units):
         block = unit.of(tensors)
         groups[block.numel(), block.dtype, block.device].append(i)
-    return groups.values()
+    for (size, *_), group in groups.items():
+        most = max(1, TOGETHER // max(1, size))
+        yield from (group[i : i + most] for i in range(0, len(group), most))

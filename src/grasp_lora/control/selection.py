@@ -69,24 +69,27 @@ def _seen(one: Round) -> list[tuple[float, float]]:
 
 
 class _Curve:
-    """Weighted least squares: reward = offset of the round + b p + c p^2."""
+    """Weighted least squares: reward = offset of the round + b p + c p^2.
+
+    A round's points weigh alike, so its offset is what is left of their means: the slopes are those of the
+    differences from the round's mean, and the offsets need not be solved for.
+    """
 
     def __init__(self, rounds: Sequence[Round]) -> None:
-        points = [(index, p, reward) for index, one in enumerate(rounds) for p, reward in _seen(one)]
-        self.ratios = sorted({p for _, p, _ in points})
+        self.ratios = sorted({p for one in rounds for p, _ in _seen(one)})
         self.degree = min(2, len(self.ratios) - 1)  # what so many ratios can tell
-        design = np.zeros((len(points), len(rounds) + self.degree))
-        for row, (index, p, _) in enumerate(points):
-            design[row, index] = 1.0
-            design[row, len(rounds) :] = self._powers(p)
-        root = np.sqrt([_weight(rounds[index], rounds) for index, _, _ in points])
-        rewards = np.array([reward for _, _, reward in points])
-        solved, *_ = np.linalg.lstsq(design * root[:, None], rewards * root, rcond=None)
-        left = (rewards - design @ solved) * root
-        free = max(1, len(points) - design.shape[1])
-        inverse = np.linalg.pinv((design * root[:, None]).T @ (design * root[:, None]))
-        self.slopes = solved[len(rounds) :]
-        self.covariance = (left @ left / free) * inverse[len(rounds) :, len(rounds) :]
+        designs, rewards = [], []
+        for one, weight in zip(rounds, _weights(rounds), strict=True):
+            points = _seen(one)
+            powers = np.stack([self._powers(p) for p, _ in points])  # (points, degree)
+            values = np.array([reward for _, reward in points])
+            designs.append((powers - powers.mean(0)) * math.sqrt(weight))
+            rewards.append((values - values.mean()) * math.sqrt(weight))
+        design, seen = np.concatenate(designs), np.concatenate(rewards)
+        self.slopes, *_ = np.linalg.lstsq(design, seen, rcond=None)
+        left = seen - design @ self.slopes
+        free = max(1, len(seen) - len(rounds) - self.degree)
+        self.covariance = (left @ left / free) * np.linalg.pinv(design.T @ design)
 
     @property
     def best(self) -> float:
@@ -114,15 +117,14 @@ class _Curve:
         return float(self._powers(p) @ self.slopes)
 
 
-def _weight(one: Round, rounds: Sequence[Round]) -> float:
-    """One over the mean variance of the round's relative rewards, at most ten times the usual one: probes
+def _weights(rounds: Sequence[Round]) -> list[float]:
+    """One over the mean variance of each round's relative rewards, at most ten times the usual one: probes
     beside the committed ratio differ by hardly anything, and surely. The same for all where one is unknown.
     """
-    variances = [_variance(other) for other in rounds]
+    variances = [_variance(one) for one in rounds]
     known = [variance for variance in variances if variance is not None]
     usual = statistics.median(known) if len(known) == len(variances) else 0.0
-    own = _variance(one)
-    return 1.0 if own is None or not usual else 1.0 / max(own, usual / 10)
+    return [1.0 / max(one, usual / 10) if one is not None and usual else 1.0 for one in variances]
 
 
 def _variance(one: Round) -> float | None:

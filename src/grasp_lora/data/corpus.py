@@ -1,5 +1,6 @@
 """All records of a card's source: read from files or the hub, checked, and what was left out and why."""
 
+import json
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from grasp_lora.data.sources.base import text, texts
 from grasp_lora.data.sources.patterns import FilePatterns
 from grasp_lora.errors import GraspError
 from grasp_lora.tasks.files import Faults, Row, parquet_rows
+from grasp_lora.tasks.kept import Pile
 from grasp_lora.tasks.task import Split
 
 __all__ = ["Corpus", "Item", "read_corpus"]
@@ -23,11 +25,21 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A record, the split that its source gives it, and where it was found."""
+    """A record, the split that its source gives it, and where it was found. Its texts are kept in a file."""
 
-    record: Record
+    id: str
+    groups: tuple[str, ...]
     split: Split | None
-    where: str
+    path: Path
+    line: int
+    pile: Pile
+    place: int
+
+    @property
+    def values(self) -> dict[str, str | list[str]]:
+        """The record's columns."""
+        values: dict[str, str | list[str]] = json.loads(self.pile[self.place])
+        return values
 
 
 @dataclass(slots=True)
@@ -38,6 +50,8 @@ class Corpus:
     """Language -> key -> item; a key is "SPLIT/ID" where the source has splits that are kept, else the id."""
     dropped: dict[str, Counter[str]] = field(default_factory=dict)
     """Language -> why -> rows."""
+    texts: Pile = field(default_factory=Pile)
+    """The items' columns, as JSON."""
     origins: list[dict[str, str]] = field(default_factory=list)
     """The files with their hashes, or the hub's repository and commit."""
 
@@ -114,14 +128,14 @@ def _collect(card: Card, tables: Iterator[_Table], corpus: Corpus) -> None:
         code = table.language or _only_language(card, table.faults.path)
         dropped = corpus.dropped.setdefault(code, Counter())
         items = corpus.items.setdefault(code, {})
-        bad = _collect_table(card, code, table, items, dropped)
+        bad = _collect_table(card, code, table, items, dropped, corpus.texts)
         if card.bad_rows == "error":
             _check_faults(card, table.faults, bad)
         dropped.update(bad)
 
 
 def _collect_table(
-    card: Card, code: str, table: _Table, items: dict[str, Item], dropped: Counter[str]
+    card: Card, code: str, table: _Table, items: dict[str, Item], dropped: Counter[str], texts: Pile
 ) -> Counter[str]:
     """Put the records of one file into `items`; the result counts what is wrong with the others."""
     bad: Counter[str] = Counter()
@@ -148,10 +162,15 @@ def _collect_table(
             continue
         for record in records:
             try:
-                item = Item(
-                    _needed(record, columns, card.references), table.split, f"{table.faults.path}:{row.line}"
-                )
-                _add(items, prefix + record.id, item, dropped)
+                needed = _needed(record, columns, card.references)
+                known = items.get(prefix + record.id)
+                if known is None:
+                    place = texts.add(json.dumps(needed).encode())
+                    found = table.split, table.faults.path, row.line, texts, place
+                    items[prefix + record.id] = Item(record.id, record.groups, *found)
+                else:
+                    _check_again(known, needed)
+                    dropped["the same row again"] += 1
             except BadRow as error:
                 note(row.line, error)
     bad["unreadable line"] += len(table.faults.found) - len(lines)
@@ -167,21 +186,18 @@ def _check_faults(card: Card, faults: Faults, bad: Counter[str]) -> None:
         raise
 
 
-def _needed(record: Record, columns: Sequence[str], references: str | None) -> Record:
-    """The record with no columns but those that the card uses, which must all be there."""
+def _needed(record: Record, columns: Sequence[str], references: str | None) -> dict[str, str | list[str]]:
+    """The record's columns that the card uses, which must all be there."""
     values: dict[str, str | list[str]] = {name: text(record.values, name) for name in columns}
     if references:
         values[references] = texts(record.values, references)
-    return Record(record.id, values, record.groups)
+    return values
 
 
-def _add(items: dict[str, Item], key: str, item: Item, dropped: Counter[str]) -> None:
-    known = items.setdefault(key, item)
-    if known is item:
-        return
-    if known.record.values != item.record.values:
-        raise BadRow("id used twice", f"{item.record.id!r}, first for another row in {known.where}")
-    dropped["the same row again"] += 1
+def _check_again(known: Item, values: dict[str, str | list[str]]) -> None:
+    if known.values != values:
+        where = f"{known.path}:{known.line}"
+        raise BadRow("id used twice", f"{known.id!r}, first for another row in {where}")
 
 
 def _only_language(card: Card, path: Path) -> str:

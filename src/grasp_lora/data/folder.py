@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -74,13 +74,13 @@ def write_prepared(
     with _new_folder(folder, replace=replace) as new:
         for language, splits in rows.items():
             for split, lines in splits.items():
-                text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-                _write(new / files[language][split], text)
+                texts = (json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+                _write(new / files[language][split], texts)
         text = yaml.dump(values, Dumper=_Readable, allow_unicode=True, sort_keys=False, width=100)
-        _write(new / "task.yaml", text)
+        _write(new / "task.yaml", [text])
         hashes = {path.relative_to(new).as_posix(): sha256(path) for path in sorted(new.rglob("*.*"))}
         full = {**manifest, "counts": counts, "files": hashes}
-        _write(new / "manifest.json", json.dumps(full, ensure_ascii=False, indent=2) + "\n")
+        _write(new / "manifest.json", [json.dumps(full, ensure_ascii=False, indent=2) + "\n"])
 
 
 class _Readable(yaml.SafeDumper):
@@ -118,9 +118,9 @@ def _new_folder(folder: Path, *, replace: bool) -> Iterator[Path]:
             raise GraspError(f"{folder} could not be written: {error}") from None
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, texts: Iterable[str]) -> None:
     path.parent.mkdir(exist_ok=True)
     with path.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
+        file.writelines(texts)
         file.flush()
         os.fsync(file.fileno())

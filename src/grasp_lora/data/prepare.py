@@ -4,6 +4,7 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ from grasp_lora.data.corpus import Corpus, Item, read_corpus
 from grasp_lora.data.folder import Rows, is_prepared, write_prepared
 from grasp_lora.data.handbook.book import prepare_handbook
 from grasp_lora.data.sampling import Chosen, sample_official, sample_pool
-from grasp_lora.data.sources.base import Record
 from grasp_lora.errors import GraspError
 from grasp_lora.paths import cache_dir
 from grasp_lora.tasks.example import Example
-from grasp_lora.tasks.prompt import parse_template
+from grasp_lora.tasks.lazy import Lazy, mapped
+from grasp_lora.tasks.prompt import Template, parse_template
 from grasp_lora.tasks.task import Split, check_disjoint
 from grasp_lora.version import __version__
 
@@ -117,13 +118,13 @@ def _unique(card: Card, items: Mapping[str, Item], dropped: Counter[str]) -> dic
     kept: dict[str, Item] = {}
     seen: set[tuple[str, bytes]] = set()
     for name in sorted(items, key=lambda name: (HELD_OUT_FIRST.index(items[name].split), name)):
-        record = items[name].record
-        values = {**record.values, "id": record.id}
+        item = items[name]
+        values = {**(item.values if set(card.unique) - {"id"} else {}), "id": item.id}
         keys = {(column, _fingerprint(str(values[column]))) for column in card.unique}
         if shared := sorted(column for column, _ in keys & seen):
             dropped[f"{shared[0]} of another row"] += 1
         else:
-            kept[name] = items[name]
+            kept[name] = item
             seen |= keys
     return kept
 
@@ -146,13 +147,17 @@ def _is_official(card: Card, items: Mapping[str, Mapping[str, Item]]) -> bool:
 
 
 def _rows(card: Card, corpus: Corpus, chosen: Chosen) -> Rows:
-    def rows(language: str, keys: Sequence[str]) -> list[dict[str, str | list[str]]]:
+    def rows(language: str, keys: Sequence[str]) -> Sequence[dict[str, str | list[str]]]:
         fields = parse_template(card.template(language), card.body).fields
         columns = dict.fromkeys((*fields, card.target, *filter(None, [card.references])))
-        records = [corpus.items[language][key].record for key in keys]
-        return [
-            {"id": r.id, **_group(r), **{column: r.values[column] for column in columns}} for r in records
-        ]
+        items = corpus.items[language]
+
+        def row(place: int) -> dict[str, str | list[str]]:
+            item = items[keys[place]]
+            values = item.values
+            return {"id": item.id, **_group(item), **{column: values[column] for column in columns}}
+
+        return Lazy(len(keys), row)
 
     return {
         language: {split: rows(language, keys) for split, keys in splits.items()}
@@ -164,20 +169,20 @@ def _all_grouped(rows: Rows) -> bool:
     return all(GROUP in line for splits in rows.values() for lines in splits.values() for line in lines)
 
 
-def _group(record: Record) -> dict[str, str]:
-    return {GROUP: record.groups[-1]} if record.groups else {}
+def _group(item: Item) -> dict[str, str]:
+    return {GROUP: item.groups[-1]} if item.groups else {}
 
 
 def _check_disjoint(card: Card, rows: Rows) -> None:
     for language, splits in rows.items():
         template = parse_template(card.template(language), card.body)
-        examples: dict[str, list[Example]] = {}
-        for split, lines in splits.items():
-            texts = [{name: str(value) for name, value in line.items()} for line in lines]
-            examples[f"{language} {split}"] = [
-                Example(line["id"], template.render(line)[0], line[card.target]) for line in texts
-            ]
-        check_disjoint(examples)
+        as_example = partial(_example, template, card.target)
+        check_disjoint({f"{language} {split}": mapped(lines, as_example) for split, lines in splits.items()})
+
+
+def _example(template: Template, target: str, line: Mapping[str, str | Sequence[str]]) -> Example:
+    texts = {name: str(value) for name, value in line.items()}
+    return Example(texts["id"], template.render(texts)[0], texts[target])
 
 
 def _task(card: Card, rows: Rows) -> dict[str, Any]:

@@ -128,23 +128,21 @@ def _groups(items: Items) -> dict[str, dict[str, list[str]]]:
     parents: dict[str, str] = {}
 
     def root(key: str) -> str:
-        while (parent := parents.setdefault(key, key)) != key:
-            parents[key] = parents[parent]  # halves the way for the next one
+        while (parent := parents.get(key, key)) != key:
+            parents[key] = parents.get(parent, parent)  # halves the way for the next one
             key = parents[key]
         return key
 
-    keys = {
-        (language, name): item.record.groups or (f"{language} {name}",)
-        for language, records in items.items()
-        for name, item in records.items()
-    }
-    for first, *others in keys.values():
-        for other in others:
-            low, high = sorted((root(first), root(other)))
-            parents[high] = low
+    for records in items.values():
+        for item in records.values():
+            for other in item.groups[1:]:
+                low, high = sorted((root(item.groups[0]), root(other)))
+                parents[high] = low
     groups: dict[str, dict[str, list[str]]] = {}
-    for (language, name), (first, *_) in sorted(keys.items()):
-        groups.setdefault(root(first), {}).setdefault(language, []).append(name)
+    for language in sorted(items):
+        for name in sorted(items[language]):
+            first, *_ = items[language][name].groups or (f"{language} {name}",)
+            groups.setdefault(root(first), {}).setdefault(language, []).append(name)
     return groups
 
 

@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -89,7 +89,7 @@ def histogram(values: Sequence[int], bins: int = 8) -> str:
     return "\n".join(lines)
 
 
-def _counts(language: str, rows: dict[Any, list[Example]], dropped: dict[str, int]) -> str:
+def _counts(language: str, rows: Mapping[Any, Sequence[Example]], dropped: dict[str, int]) -> str:
     counts = ", ".join(f"{len(found):,} {split}" for split, found in rows.items())
     reasons = ", ".join(f"{count:,} {why}" for why, count in dropped.items())
     return f"== {language}: {counts}" + (f"\nleft out: {reasons}" if reasons else "")

@@ -1,14 +1,16 @@
 """Examples to token ids, cut to length."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from grasp_lora.errors import GraspError
 from grasp_lora.tasks.example import Example
 
-__all__ = ["Encoded", "Limits", "encode", "encode_prompt", "lost_targets"]
+__all__ = ["Encoded", "Limits", "check_fit", "encode", "encode_prompt", "lost_targets"]
 
+SPECIAL = 16  # start and end tokens, and the space that some tokenizers begin with: more than there are
+LONG = 64  # characters of a body for each token that fits: nearly all texts have fewer, and are taken whole
 MAX_CUTS = 8  # tokenizations that look for the longest body that fits
 
 
@@ -71,7 +73,12 @@ def encode_prompt(example: Example, tokenizer: Any, limit: int) -> list[int]:
             ids.pop()  # some tokenizers end every text; the answer is still to come
         return ids
 
-    whole = with_body(stop - start)
+    # Of a body that is far too long the beginning is enough to see that: a tokenizer takes minutes, and a
+    # hundred bytes a token, for what would be cut anyway.
+    longest = min(stop - start, LONG * max(limit, 1))
+    whole = with_body(longest)
+    if len(whole) <= limit and longest < stop - start:
+        longest, whole = stop - start, with_body(stop - start)
     if len(whole) <= limit:
         return whole
     best = with_body(0)
@@ -81,7 +88,7 @@ def encode_prompt(example: Example, tokenizer: Any, limit: int) -> list[int]:
             f"where {limit} fit; raise max_length or shorten the prompt template"
         )
     # The longest body that fits, by interpolation: characters are nearly proportional to tokens.
-    low, high = (0, len(best)), (stop - start, len(whole))  # (characters, tokens): fits, does not
+    low, high = (0, len(best)), (longest, len(whole))  # (characters, tokens): fits, does not
     for _ in range(MAX_CUTS):
         room = (limit + 0.5 - low[1]) / (high[1] - low[1])
         middle = low[0] + round(room * (high[0] - low[0]))
@@ -106,6 +113,23 @@ def encode(example: Example, tokenizer: Any, limits: Limits) -> Encoded:
     kept = target[: limits.max_new_tokens]
     prompt = encode_prompt(example, tokenizer, limits.max_length - (limits.max_new_tokens or len(target)))
     return Encoded((*prompt, *kept), len(kept), len(target) - len(kept))
+
+
+def check_fit(examples: Iterable[Example], tokenizer: Any, limits: Limits) -> None:
+    """Encode those whose prompt may be too long even without its body, so that training does not end there.
+
+    Tokenizers hardly ever make more tokens of a text than it has bytes, and some special ones; so most texts
+    need not be looked at.
+
+    Raises:
+        GraspError: One does not fit.
+    """
+    for example in examples:
+        start, stop = example.body or (0, 0)
+        around = len(example.prompt.encode()) - len(example.prompt[start:stop].encode()) + SPECIAL
+        answer = limits.max_new_tokens or len(example.target.encode()) + SPECIAL
+        if around + answer > limits.max_length:
+            encode(example, tokenizer, limits)
 
 
 def lost_targets(encoded: Sequence[Encoded]) -> str:

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
@@ -107,7 +108,7 @@ def build_trainer(
         model=model,
         args=arguments,
         data_collator=partial(_collate_pairs, collator) if beside else collator,
-        train_dataset=list(examples) if pairs is None else pairs,
+        train_dataset=examples if pairs is None else pairs,
         processing_class=tokenizer,
         optimizers=(optimizer, scheduler),
         callbacks=[CarriesCost(), _Log(folder / TRAIN_LOG_FILE), Progress(shown or Shown(), title)],
@@ -174,7 +175,8 @@ class _Pairs(Dataset[tuple[Encoded, Encoded]]):
 
 def _round_and_round(examples: Sequence[Encoded], generator: random.Random) -> Iterator[Encoded]:
     while True:
-        yield from generator.sample(examples, len(examples))
+        for place in array("I", generator.sample(range(len(examples)), len(examples))):
+            yield examples[place]  # one at a time: they may be many
 
 
 def _collate_pairs(collate: TargetCollator, pairs: Sequence[tuple[Encoded, Encoded]]) -> dict[str, Any]:

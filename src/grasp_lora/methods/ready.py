@@ -2,11 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from grasp_lora.errors import GraspError
 from grasp_lora.merging.reading import CONFIG_FILE, read_adapters, same_base_model
 from grasp_lora.methods.given import found
 from grasp_lora.methods.start import Start
+from grasp_lora.tasks.example import Example
+from grasp_lora.tasks.lazy import mapped
 from grasp_lora.tasks.task import check_disjoint
 from grasp_lora.workspace.directory import RunDirectory
 from grasp_lora.workspace.inputs import Model, Rows
@@ -80,8 +83,12 @@ def _check_rows(x: Start, stages: Sequence[Stage], run: RunDirectory) -> None:
         name = f"{'target' if own else f'source {rows.language}'} {rows.split}"
         trained_on = run.resources.examples(rows)
         if rows.task != x.task:  # whose ids mean something else: there texts alone are compared
-            trained_on = [replace(row, id=f"{rows.task.name}: {row.id}") for row in trained_on]
+            trained_on = mapped(trained_on, partial(_named_after, rows.task.name))
         check_disjoint({name: trained_on, **held_out})
+
+
+def _named_after(task: str, example: Example) -> Example:
+    return replace(example, id=f"{task}: {example.id}")
 
 
 TRAINED_ON = ("train", "pool")

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 __all__ = ["Example", "examples_digest", "groups_of", "prompt_hash", "shortened"]
 
@@ -43,7 +43,12 @@ def prompt_hash(prompt: str) -> str:
 
 def examples_digest(examples: Iterable[Example]) -> str:
     """A SHA-256 of all that is in the examples, in their order."""
-    return hashlib.sha256(json.dumps([astuple(example) for example in examples]).encode()).hexdigest()
+    found = hashlib.sha256(b"[")  # the JSON list of all, made piece by piece
+    for place, e in enumerate(examples):
+        values = (e.id, e.prompt, e.target, e.references, e.body, e.group)
+        found.update((", " if place else "").encode() + json.dumps(values).encode())
+    found.update(b"]")
+    return found.hexdigest()
 
 
 def shortened(prompt: str, characters: int = 800) -> str:

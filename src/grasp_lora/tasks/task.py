@@ -1,16 +1,19 @@
 """A task: files with named columns, and how a row becomes a prompt and a target."""
 
 import json
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from grasp_lora.errors import GraspError
 from grasp_lora.tasks.example import Example
 from grasp_lora.tasks.files import Faults, read_rows
+from grasp_lora.tasks.kept import keep
 from grasp_lora.tasks.prompt import Template, parse_template
 
 __all__ = ["Split", "Task", "check_disjoint", "load_task"]
@@ -93,36 +96,47 @@ class Task(BaseModel):
         there = ", ".join(splits) or "none"
         raise GraspError(f"task {self.name!r} has no {split!r} split for {language!r}; it has {there}")
 
-    def examples(self, language: str, split: str, limit: int | None = None) -> list[Example]:
+    def examples(self, language: str, split: str, limit: int | None = None) -> Sequence[Example]:
         """The first `limit` examples of a split, or all; bad rows are one error that lists up to five.
 
         A row is bad when a column that is needed is missing or is not text, when the target or the prompt's
         body is empty, or when its id was already used in the file.
+
+        Returns:
+            A list, or where the rows are many a sequence that reads them as they are asked for.
         """
         path = self.path(language, split)
-        template = self.template(language)
         faults = Faults(path)
-        examples: list[Example] = []
-        lines: dict[str, int] = {}
-        for row in read_rows(path, faults):
-            if limit is not None and len(examples) >= limit:
+        ids = None if self.id is None else _Ids()
+        found = keep(self._read(language, split, limit, faults, ids))
+        if ids is not None:
+            ids.check(found, faults)
+        faults.check()
+        if not found and limit != 0:
+            raise GraspError(f"{path} has no rows")
+        return found
+
+    def _read(
+        self, language: str, split: str, limit: int | None, faults: Faults, ids: "_Ids | None"
+    ) -> Iterator[Example]:
+        """The sound rows; the bad ones go to `faults`."""
+        template = self.template(language)
+        count = 0
+        for row in read_rows(faults.path, faults):
+            if limit is not None and count >= limit:
                 break
             faults.rows += 1
-            if not examples and not faults.found:
-                self._check_columns(row.values, template, path)
+            if not count and not faults.found:
+                self._check_columns(row.values, template, faults.path)
             try:
                 example = self._example(row.values, template, f"{language}/{split}:{row.line}")
-                if example.id in lines:
-                    raise _BadRow(f"the id {example.id!r} was already used in line {lines[example.id]}")
             except _BadRow as error:
                 faults.add(row.line, str(error))
                 continue
-            lines[example.id] = row.line
-            examples.append(example)
-        faults.check()
-        if not examples and limit != 0:
-            raise GraspError(f"{path} has no rows")
-        return examples
+            if ids is not None:
+                ids.add(example.id, row.line)
+            count += 1
+            yield example
 
     def _check_language(self, language: str) -> None:
         if language not in self.languages:
@@ -183,10 +197,16 @@ def check_disjoint(splits: Mapping[str, Sequence[Example]]) -> None:
     same in every language, as in the handbook, a section that is trained on in one and tested in another is
     found.
     """
+    # Only what is in another split, too, can be shared: of the largest one nothing else is remembered.
+    largest = max(splits, key=lambda name: len(splits[name]), default="")
+    others = (example for name, examples in splits.items() if name != largest for example in examples)
+    elsewhere = {hash(key) for example in others for key in _keys(example)}
     owners: dict[tuple[str, ...], tuple[str, str]] = {}
     for name, examples in splits.items():
         for example in examples:
-            for key in (("id", example.id), ("text", example.prompt, example.target)):
+            for key in _keys(example):
+                if name == largest and hash(key) not in elsewhere:
+                    continue
                 owner, other = owners.setdefault(key, (name, example.id))
                 if owner != name:
                     same = "same id" if key[0] == "id" else f"same text as {other!r}"
@@ -194,6 +214,31 @@ def check_disjoint(splits: Mapping[str, Sequence[Example]]) -> None:
                         f"the splits {owner!r} and {name!r} share the example {example.id!r} "
                         f"({same}): remove it from one of them"
                     )
+
+
+def _keys(example: Example) -> tuple[tuple[str, ...], ...]:
+    return ("id", example.id), ("text", example.prompt, example.target)
+
+
+class _Ids:
+    """Finds ids that were used twice; it keeps 16 bytes for each row, not the ids."""
+
+    def __init__(self) -> None:
+        self.hashes, self.lines = array("q"), array("Q")
+
+    def add(self, name: str, line: int) -> None:
+        self.hashes.append(hash(name))
+        self.lines.append(line)
+
+    def check(self, examples: Sequence[Example], faults: Faults) -> None:
+        """Note in `faults` the examples whose id an earlier one has; they are those that were added."""
+        ordered = np.sort(self.hashes)
+        twice = ordered[1:][ordered[1:] == ordered[:-1]]
+        first: dict[str, int] = {}
+        for place in np.flatnonzero(np.isin(self.hashes, twice)).tolist() if len(twice) else ():
+            name, line = examples[place].id, self.lines[place]
+            if first.setdefault(name, line) != line:
+                faults.add(line, f"the id {name!r} was already used in line {first[name]}")
 
 
 class _BadRow(Exception):

@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+from array import array
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from grasp_lora.lm.backbone import DType, resolve_dtype
 from grasp_lora.lm.packaged.backbones import resolve_backbone
 from grasp_lora.tasks.example import Example
+from grasp_lora.tasks.lazy import picked
 from grasp_lora.tasks.task import Task
 from grasp_lora.workspace.directory import RunDirectory
 from grasp_lora.workspace.stage import Input, Stage, behind, inside
@@ -30,12 +32,13 @@ class Fold:
     repeat: int
     held_out: bool = False
 
-    def part(self, examples: Sequence[Example]) -> list[Example]:
+    def part(self, examples: Sequence[Example]) -> Sequence[Example]:
         """In the order given."""
         groups = list(dict.fromkeys(example.group or example.id for example in examples))
         order = random.Random(f"folds {self.repeat}").sample(groups, len(groups))
         own = set(order[self.number :: self.of])
-        return [one for one in examples if ((one.group or one.id) in own) == self.held_out]
+        places = (i for i, one in enumerate(examples) if ((one.group or one.id) in own) == self.held_out)
+        return picked(examples, array("Q", places))
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class Rows(Input):
         """A hash of all that is in the examples, in their order."""
         return run.resources.rows_digest(self)
 
-    def resolve(self, run: RunDirectory) -> list[Example]:
+    def resolve(self, run: RunDirectory) -> Sequence[Example]:
         return run.resources.examples(self)
 
 

@@ -5,19 +5,21 @@ import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.backbone import Backbone, load_backbone
 from grasp_lora.lm.batches import TargetCollator
-from grasp_lora.lm.encoding import Encoded, Limits, encode, lost_targets
+from grasp_lora.lm.encoding import Encoded, Limits, check_fit, encode, lost_targets
 from grasp_lora.lm.loss import TargetLoss
 from grasp_lora.lm.shown import Shown
 from grasp_lora.merging.hub import ADAPTER_FILES
 from grasp_lora.merging.parts import PARTS_FILE
 from grasp_lora.stopping import Stopping
 from grasp_lora.tasks.example import Example, examples_digest
+from grasp_lora.tasks.lazy import FEW, joined, mapped, picked
 from grasp_lora.tasks.task import Task
 from grasp_lora.workspace.changes import digest
 from grasp_lora.workspace.inputs import Model, Rows
@@ -33,7 +35,7 @@ class Resources:
     """Loads data and models on demand, once where that is safe."""
 
     _tasks: dict[int, tuple[Task, str]] = field(default_factory=dict)
-    _splits: dict[tuple[str, str, str], list[Example]] = field(default_factory=dict)
+    _splits: dict[tuple[str, str, str], Sequence[Example]] = field(default_factory=dict)
     _digests: dict[tuple[Any, ...], str] = field(default_factory=dict)
     _said: set[str] = field(default_factory=set)
     checked: set[str] = field(default_factory=set)
@@ -45,7 +47,7 @@ class Resources:
     shown: Shown = field(default_factory=Shown)
     """Who shows how far the stages are."""
 
-    def examples(self, rows: Rows) -> list[Example]:
+    def examples(self, rows: Rows) -> Sequence[Example]:
         """What the rows stand for.
 
         Raises:
@@ -57,22 +59,22 @@ class Resources:
                 f"the {rows.split} split of '{rows.language}' has {len(found)} examples, "
                 f"the controller's {rows.split} asks for {rows.at_least}"
             )
-        found = [*found, *(example for other in rows.also for example in self.examples(other))]
+        found = joined(found, *map(self.examples, rows.also))
         return found if rows.fold is None else rows.fold.part(found)
 
-    def _split(self, rows: Rows) -> list[Example]:
+    def _split(self, rows: Rows) -> Sequence[Example]:
         key = (self._task(rows.task), rows.language, rows.split)
         if key not in self._splits:
             self._splits[key] = rows.task.examples(rows.language, rows.split)
         return self._splits[key]
 
-    def _first(self, rows: Rows) -> list[Example]:
+    def _first(self, rows: Rows) -> Sequence[Example]:
         found = self._split(rows)[: rows.limit]
         if rows.split == "train" and len(found) < (rows.limit or 0):
             found = self._more(rows, found)
         return found
 
-    def _drawn(self, rows: Rows) -> list[Example]:
+    def _drawn(self, rows: Rows) -> Sequence[Example]:
         """A sample of train and pool, as large as what stands in for it."""
         own = self._split(rows)
         wanted = len(own) if rows.limit is None else rows.limit
@@ -82,7 +84,8 @@ class Resources:
                 f"target.draws samples {wanted} training rows of '{rows.language}', and there are no more: "
                 "prepare the task with a pool, or set target.train_examples to fewer"
             )
-        return random.Random(f"draw {rows.draw}").sample([*own, *pool], wanted)
+        places = range(len(own) + len(pool))
+        return picked(joined(own, pool), random.Random(f"draw {rows.draw}").sample(places, wanted))
 
     def rows_digest(self, rows: Rows) -> str:
         """A hash of all that is in the rows, in their order, made once: many stages are given the same."""
@@ -100,11 +103,11 @@ class Resources:
             self._tasks[id(task)] = task, task.model_dump_json()
         return self._tasks[id(task)][1]
 
-    def _more(self, rows: Rows, train: list[Example]) -> list[Example]:
+    def _more(self, rows: Rows, train: Sequence[Example]) -> Sequence[Example]:
         """Where more training rows are wanted than the split has: those of the pool after them."""
         if "pool" in rows.splits:
             pool = self.examples(replace(rows, split="pool", limit=None))
-            train = (train + pool)[: rows.limit]
+            train = joined(train, pool)[: rows.limit]
         if len(train) < (rows.limit or 0):
             self.say(f"{rows.task.name}: {rows.language} has {len(train)} training rows, not {rows.limit}")
         return train
@@ -115,10 +118,20 @@ class Resources:
         self.say(f"{model.name}: {model.number_format} on {next(loaded.model.parameters()).device}")
         return loaded
 
-    def encode(self, examples: Sequence[Example], backbone: Backbone, limits: Limits) -> list[Encoded]:
-        """Token ids of the examples; how many answers lose their end is said once."""
-        encoded = [encode(example, backbone.tokenizer, limits) for example in examples]
-        self.say(lost_targets(encoded))
+    def encode(self, examples: Sequence[Example], backbone: Backbone, limits: Limits) -> Sequence[Encoded]:
+        """Token ids of the examples, where these are many as they are asked for; how many answers lose their
+        end is said once.
+
+        Raises:
+            GraspError: An example does not fit, also of many.
+        """
+        encoded = mapped(examples, partial(encode, tokenizer=backbone.tokenizer, limits=limits))
+        if isinstance(encoded, list):
+            self.say(lost_targets(encoded))
+            return encoded
+        check_fit(examples, backbone.tokenizer, limits)
+        if lost := lost_targets(encoded[:FEW]):
+            self.say(f"in the first {FEW:,} rows, {lost}")
         return encoded
 
     def loss(self, examples: Sequence[Example], backbone: Backbone, limits: Limits) -> TargetLoss:
