@@ -75,7 +75,7 @@ def read_rounds(folder: Path) -> tuple[Round, ...]:
     path = folder / ROUNDS_FILE
     try:
         rounds = tuple(map(Round.from_json, path.read_text(encoding="utf-8").splitlines()))
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise GraspError(f"{path} cannot be read as rounds ({error})") from None
     if not rounds:
         raise GraspError(f"{path} holds no round")

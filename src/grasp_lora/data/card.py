@@ -6,12 +6,12 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from grasp_lora.data.sources import READERS
 from grasp_lora.errors import GraspError
 from grasp_lora.tasks.prompt import parse_template
+from grasp_lora.yamls import parse_yaml
 
 __all__ = ["ANY", "Card", "Hub", "Language", "Sizes", "card_folders", "find_card", "list_cards", "load_card"]
 
@@ -199,8 +199,8 @@ def _card_files(folders: Sequence[Path]) -> list[Path]:
 
 def _read(path: Path, folders: Sequence[Path], seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        values = parse_yaml(path.read_text(encoding="utf-8"), f"the card {path}")
+    except (OSError, UnicodeDecodeError) as error:
         raise GraspError(f"the card {path} cannot be read as YAML: {error}") from None
     if not isinstance(values, dict):
         raise GraspError(f"the card {path} must be a mapping with name, reader, prompt, target, languages")

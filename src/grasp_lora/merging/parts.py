@@ -41,7 +41,7 @@ def read_parts(folder: Path) -> dict[str, tuple[Part, ...]] | None:
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
         return {site: tuple(Part(**part) for part in of_site) for site, of_site in rows.items()}
-    except (ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise GraspError(
             f"{path} does not describe the parts of a merged adapter ({error}); merge the adapters again"
         ) from error

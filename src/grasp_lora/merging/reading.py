@@ -188,7 +188,7 @@ def read_settings(name: str, folder: Path) -> dict[str, Any]:
         raise GraspError(
             f"adapter {name!r}: {path} is missing; give the folder of a saved PEFT adapter"
         ) from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise GraspError(f"adapter {name!r}: {path} cannot be read as JSON ({error})") from error
 
 

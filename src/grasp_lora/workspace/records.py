@@ -6,6 +6,7 @@ Nothing here imports torch, so that who only looks at a run starts at once.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -50,6 +51,9 @@ LOGS = (TIMINGS_FILE, TRAIN_LOG_FILE, TENSORBOARD_FOLDER)
 """Differ between equal runs, since they say when something was."""
 
 
+_types = cache(TypeAdapter)  # a schema takes longer to make than a file to read
+
+
 class Record:
     """A JSON file with one object; keys that are not there have the defaults of the type."""
 
@@ -68,7 +72,7 @@ class Record:
         """
         path = folder / cls.FILE
         try:
-            read: Self = TypeAdapter(cls).validate_json(path.read_bytes())
+            read: Self = _types(cls).validate_json(path.read_bytes())
             return read
         except FileNotFoundError:
             raise GraspError(f"{path} is missing: run that stage first, or `grasp run`") from None
