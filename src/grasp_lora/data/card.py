@@ -207,12 +207,12 @@ def _read(path: Path, folders: Sequence[Path], seen: tuple[Path, ...] = ()) -> d
     base = values.pop("extends", None)
     if base is None:
         return values
-    beside = path.parent / str(base)
-    named = [file for file in _card_files(folders) if file.stem == base and file.resolve() != path.resolve()]
-    found = [beside] if beside.is_file() else named
-    if not found or path.resolve() in seen:
+    beside, own = path.parent / str(base), Path(os.path.realpath(path))
+    named = [file for file in _card_files(folders) if file.stem == base and file.resolve() != own]
+    found = [beside] if os.path.isfile(beside) else named  # which is no error for any text
+    if not found or own in seen:
         raise GraspError(f"the card {path} extends {base!r}, which is no other card")
-    return _merged(_read(found[0], folders, (*seen, path.resolve())), values)
+    return _merged(_read(found[0], folders, (*seen, own)), values)
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
