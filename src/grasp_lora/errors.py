@@ -25,7 +25,11 @@ _LINES, _CHARACTERS = 60, 600  # of a message that is too long, so many at eithe
 
 def _shortened(line: str) -> str:
     left_out = len(line) - 2 * _CHARACTERS
-    return line if left_out <= 0 else f"{line[:_CHARACTERS]}[... {left_out:,} characters ...]{line[-_CHARACTERS:]}"
+    return (
+        line
+        if left_out <= 0
+        else f"{line[:_CHARACTERS]}[... {left_out:,} characters ...]{line[-_CHARACTERS:]}"
+    )
 
 
 def check_choice(name: str, value: object, kind: Any) -> None:

@@ -90,7 +90,9 @@ def _measure(node: yaml.Node, known: dict[int, tuple[int, int] | None]) -> tuple
     if isinstance(node, yaml.ScalarNode):
         return len(node.value) + 1, 0
     known[id(node)] = None
-    inner = node.value if isinstance(node, yaml.SequenceNode) else [one for pair in node.value for one in pair]
+    inner = (
+        node.value if isinstance(node, yaml.SequenceNode) else [one for pair in node.value for one in pair]
+    )
     sizes = [_measure(one, known) for one in inner]
     size, depth = 1 + sum(size for size, _ in sizes), 1 + max((depth for _, depth in sizes), default=0)
     if size > MAX_EXPANDED:

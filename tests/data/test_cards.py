@@ -173,7 +173,7 @@ def test_own_cards_come_before_the_built_in_ones(tmp_path: Path, monkeypatch: py
         ({"extends": "nothing"}, r"extends 'nothing', which is no other card"),
         ({"extends": "card"}, r"extends 'card', which is no other card"),
         ({"name": "x", "languages": {"en": {}}}, r"reader: Field required"),
-        ({"extends": "mlqa", "name": "a/b"}, r"name: String should match"),
+        ({"extends": "mlqa", "name": "a/b"}, r"name: Value error, it names a folder"),
     ],
 )
 def test_bad_cards(tmp_path: Path, values: dict[str, Any], said: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 from hypothesis import strategies as st
-from hypothesis.strategies import DrawFn, SearchStrategy
+from hypothesis.strategies import DrawFn
 
 __all__ = ["Files", "Input", "Link", "inputs"]
 
@@ -123,7 +123,9 @@ def _arbitrary(dice: _Dice) -> Content:
         return b"\n".join(json.dumps(dice.value()).encode() for _ in range(dice.number(1, 3))) + b"\n"
     if kind == 4:
         return yaml.safe_dump(dice.draw(_ANYTHING), allow_unicode=True).encode("utf-8", "replace")
-    return dice.one([b"", BOMB.encode(), *(raw.encode() for raw in RAW), *(bytes([n]) * 50 for n in (0, 10, 255))])
+    return dice.one(
+        [b"", BOMB.encode(), *(raw.encode() for raw in RAW), *(bytes([n]) * 50 for n in (0, 10, 255))]
+    )
 
 
 def _mutated(dice: _Dice, name: str, content: bytes, files: Files, *, again: bool) -> Content:
@@ -133,7 +135,9 @@ def _mutated(dice: _Dice, name: str, content: bytes, files: Files, *, again: boo
     if kind == 1:
         return dice.one(list(files.values()))  # another file's
     change = _STRUCTURED.get(name.rpartition(".")[2])
-    if kind <= 5 or again or not content.strip() or change is None:  # changed once, it may be no JSON any more
+    if (
+        kind <= 5 or again or not content.strip() or change is None
+    ):  # changed once, it may be no JSON any more
         return _bytes(dice, content)
     return change(dice, content)
 
@@ -241,7 +245,22 @@ def _safetensors(dice: _Dice, content: bytes) -> bytes:
     return struct.pack("<Q", len(changed)) + changed + values
 
 
-DTYPES = ["F32", "F64", "F16", "BF16", "I8", "U8", "I64", "BOOL", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F4", "C64", "X"]
+DTYPES = [
+    "F32",
+    "F64",
+    "F16",
+    "BF16",
+    "I8",
+    "U8",
+    "I64",
+    "BOOL",
+    "F8_E4M3",
+    "F8_E5M2",
+    "F8_E8M0",
+    "F4",
+    "C64",
+    "X",
+]
 
 
 def _tensor_header(dice: _Dice, header: dict[str, Any]) -> bytes:
@@ -250,15 +269,21 @@ def _tensor_header(dice: _Dice, header: dict[str, Any]) -> bytes:
     name, kind = dice.one(names), dice.number(0, 3)
     about = header[name]
     if kind == 0:
-        header[dice.one([*TEXTS, f"{name}.weight", name.replace("lora_A", "lora_B"), name.replace("model.", "")])] = header.pop(name)
+        header[
+            dice.one([*TEXTS, f"{name}.weight", name.replace("lora_A", "lora_B"), name.replace("model.", "")])
+        ] = header.pop(name)
     elif kind == 1:
         about["dtype"] = dice.one(DTYPES)
     elif kind == 2:
         rows, *others = about["shape"] or [1]
-        about["shape"] = dice.one([[], [0], [rows], [*others, rows], [rows, *others, 1], [2**40], [2**63], [rows * 2, *others]])
+        about["shape"] = dice.one(
+            [[], [0], [rows], [*others, rows], [rows, *others, 1], [2**40], [2**63], [rows * 2, *others]]
+        )
     else:
         start, stop = about["data_offsets"]
-        about["data_offsets"] = dice.one([[stop, start], [0, stop], [start, stop + 4], [start, 2**63], [start, start]])
+        about["data_offsets"] = dice.one(
+            [[stop, start], [0, stop], [start, stop + 4], [start, 2**63], [start, start]]
+        )
     return json.dumps(header).encode("utf-8", "surrogatepass")
 
 

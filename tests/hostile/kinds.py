@@ -6,9 +6,7 @@ import csv
 import gzip
 import io
 import json
-import os
 import shutil
-import tarfile
 import time
 import zipfile
 from collections.abc import Callable, Sequence
@@ -119,7 +117,13 @@ def _read_config(folder: Path) -> None:
 def _tasks(run: Path) -> list[Files]:
     def rows(split: str) -> list[dict[str, Any]]:
         return [
-            {"text": f"{split} {n} \u0627", "title": f"t{n}", "id": f"{split}{n}", "right": ["a", f"t{n}"], "of": f"g{n // 2}"}
+            {
+                "text": f"{split} {n} \u0627",
+                "title": f"t{n}",
+                "id": f"{split}{n}",
+                "right": ["a", f"t{n}"],
+                "of": f"g{n // 2}",
+            }
             for n in range(4)
         ]
 
@@ -145,7 +149,11 @@ def _parquet(rows: list[dict[str, Any]]) -> bytes:
 
 def _read_task(folder: Path) -> None:
     task = load_task(folder)
-    splits = {f"{one} {split}": task.examples(one, split, 3) for one in task.languages for split in task.languages[one]}
+    splits = {
+        f"{one} {split}": task.examples(one, split, 3)
+        for one in task.languages
+        for split in task.languages[one]
+    }
     for language in task.languages:
         task.new_tokens(language)
     check_disjoint(splits)
@@ -162,16 +170,43 @@ def _cards(run: Path) -> list[Files]:
 
     rows = [{"text": f"Text {n}", "target": f"Target {n}", "id": f"i{n}"} for n in range(12)]
     lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
-    articles = [{"id": f"a{n}", "url": f"u{n}", "title": "t", "summary": f"Short {n}", "text": f"Long {n}"} for n in range(12)]
-    split = {f"english_{name}.jsonl": "".join(json.dumps(a) + "\n" for a in articles[at : at + 4]).encode() for name, at in (("train", 0), ("val", 4), ("test", 8))}
-    paragraphs = [
-        {"context": f"Place {n} is near.", "qas": [{"id": f"q{n}", "question": f"Where {n}?", "answers": [{"text": f"Place {n}", "answer_start": 0}]}]}
+    articles = [
+        {"id": f"a{n}", "url": f"u{n}", "title": "t", "summary": f"Short {n}", "text": f"Long {n}"}
         for n in range(12)
     ]
-    squad = json.dumps({"version": "1", "data": [{"title": "t", "paragraphs": [p]} for p in paragraphs]}).encode()
-    guides = {f"https://x/{n}": {"A": {"summary": f"Do {n}.", "document": f"First do {n}, then more."}} for n in range(12)}
+    split = {
+        f"english_{name}.jsonl": "".join(json.dumps(a) + "\n" for a in articles[at : at + 4]).encode()
+        for name, at in (("train", 0), ("val", 4), ("test", 8))
+    }
+    paragraphs = [
+        {
+            "context": f"Place {n} is near.",
+            "qas": [
+                {
+                    "id": f"q{n}",
+                    "question": f"Where {n}?",
+                    "answers": [{"text": f"Place {n}", "answer_start": 0}],
+                }
+            ],
+        }
+        for n in range(12)
+    ]
+    squad = json.dumps(
+        {"version": "1", "data": [{"title": "t", "paragraphs": [p]} for p in paragraphs]}
+    ).encode()
+    guides = {
+        f"https://x/{n}": {"A": {"summary": f"Do {n}.", "document": f"First do {n}, then more."}}
+        for n in range(12)
+    }
+
     def tldr(s: str) -> bytes:
-        return "".join(json.dumps({"source": [f"S {s} {n}."], "target": [f"T {n}."], "paper_id": f"{s}{n}", "title": "x"}) + "\n" for n in range(4)).encode()
+        return "".join(
+            json.dumps(
+                {"source": [f"S {s} {n}."], "target": [f"T {n}."], "paper_id": f"{s}{n}", "title": "x"}
+            )
+            + "\n"
+            for n in range(4)
+        ).encode()
 
     languages = f"{{en: {{name: english, {SIZES}}}, ar: null, zh: null, ja: null}}"
     return [
@@ -210,9 +245,17 @@ def _archives(run: Path) -> list[Files]:
     tar = _tar(members)
     folder = run / "hostile-debs"
     folder.mkdir(exist_ok=True)
-    debs = {f"{n}.deb": deb.deb(folder / f"{n}.deb", tar, packing=p).read_bytes() for n, p in enumerate((".xz", ".gz", ""))}
+    debs = {
+        f"{n}.deb": deb.deb(folder / f"{n}.deb", tar, packing=p).read_bytes()
+        for n, p in enumerate((".xz", ".gz", ""))
+    }
     shutil.rmtree(folder)
-    tars = {"a.tar": tar, "b.tar.gz": gzip.compress(tar), "c.tar.bz2": bz2.compress(tar), "d.zip": zipped.getvalue()}
+    tars = {
+        "a.tar": tar,
+        "b.tar.gz": gzip.compress(tar),
+        "c.tar.bz2": bz2.compress(tar),
+        "d.zip": zipped.getvalue(),
+    }
     return [{name: content} for name, content in (tars | debs).items()]
 
 
@@ -231,7 +274,9 @@ def _read_archive(folder: Path) -> None:
 
 def _adapters(run: Path) -> list[Files]:
     folder = run / "hostile-adapter"
-    random_adapter(tiny_llama(1), folder, seed=1, target_modules=["q_proj"], r=2, rank_pattern={"layers.0.q_proj": 3})
+    random_adapter(
+        tiny_llama(1), folder, seed=1, target_modules=["q_proj"], r=2, rank_pattern={"layers.0.q_proj": 3}
+    )
     plain = _files(folder)
     shutil.rmtree(folder)
     merged = _files(run / "merged")
@@ -253,7 +298,9 @@ def _read_adapter(folder: Path) -> None:
     refused = None
     for step in (
         lambda: inspect_adapter(folder),
-        lambda: merge_adapters({"one": folder, "two": _other(folder.parent.parent)}, folder.parent / MADE / "merged"),
+        lambda: merge_adapters(
+            {"one": folder, "two": _other(folder.parent.parent)}, folder.parent / MADE / "merged"
+        ),
         lambda: load_adapter(copy.deepcopy(_model(2)), folder, trainable=True),
     ):
         try:
@@ -314,7 +361,7 @@ source: [{language: en}]
 target: {language: ar, draws: 1}
 control: {p_min: 0.0}
 variants: {own: {every: 2}}
-methods: [zero_shot, merge, grid, grasp]
+methods: [grid, grasp]
 seeds: [42]
 """
 
@@ -323,17 +370,23 @@ def _runs(run: Path) -> list[Files]:
     """A run, once whole, and once in the making, with leftovers of all kinds. Its config is short: it is read
     five times, and PyYAML is slow.
     """
-    whole = {name: content for name, content in _files(run).items() if _is_read(name)} | {"config.yaml": SHORT}
-    growing = {name: content for name, content in whole.items() if not name.startswith(("report/", "final/"))}
+    whole = {name: content for name, content in _files(run).items() if _is_read(name)} | {
+        "config.yaml": SHORT
+    }
+    begun = ("learn/", "eval/grasp/", "plan.json", "config.yaml", "grid/p0.20-seed42/done.json")
+    growing = {name: content for name, content in whole.items() if name.startswith(begun)}
     learn = {name: content for name, content in whole.items() if name.startswith("learn/seed42/")}
     growing |= {name.replace("seed42", "seed7.partial"): learn[name] for name in learn if "done" not in name}
     growing |= {name.replace("seed42", "seed42.replaced-1"): learn[name] for name in learn}
-    growing |= {f"merge/seed42/checkpoint-1/{name}": b"{}" for name in ("trainer_state.json", "x.json")}
+    growing |= {f"grid/p0.20-seed42/checkpoint-1/{name}": b"{}" for name in ("trainer_state.json", "x.json")}
     return [whole, growing]
 
 
 def _is_read(name: str) -> bool:
-    return not name.endswith((".md", ".svg", ".png", ".csv", ".tex", ".html", ".safetensors")) and "tensorboard" not in name
+    return (
+        not name.endswith((".md", ".svg", ".png", ".csv", ".tex", ".html", ".safetensors"))
+        and "tensorboard" not in name
+    )
 
 
 def _read_run(folder: Path) -> None:
@@ -353,7 +406,11 @@ def _read_run(folder: Path) -> None:
 
 
 def _files(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 KINDS = (

@@ -5,7 +5,7 @@ import shutil
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import chdir
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,8 +96,8 @@ class Place:
             except (Exception, TooSlow) as error:  # noqa: BLE001  # that is what is looked for
                 outcome = "escaped"
                 tally.escaped[_place_of(error)] += 1
-        tally.slowest = max(tally.slowest, took := time.monotonic() - began)
-        if took > 1: print("SLOW", took, outcome, str(given)[:150])
+        tally.slowest = max(tally.slowest, time.monotonic() - began)
+
         tally.inputs += 1
         tally.mutated += given.mutated
         tally.accepted += outcome == "accepted"
@@ -110,7 +110,9 @@ class Place:
             for name in given.changes:
                 _write(folder / name, self.valid[given.base][name])
         if (after := snapshot(self.kept, self.root / "here")) != self.before:
-            tally.outside[f"changed: {sorted(map(str, set(after.items()) ^ set(self.before.items())))}"[:200]] += 1
+            tally.outside[
+                f"changed: {sorted(map(str, set(after.items()) ^ set(self.before.items())))}"[:200]
+            ] += 1
             self.before = after
 
 

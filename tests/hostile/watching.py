@@ -64,11 +64,13 @@ class _Watch:
         if event in _NEVER:
             self.found.append(f"{event} {arguments[:1]!r}"[:200])
         elif event == "open":
-            path, mode, flags = arguments
+            path, _, flags = arguments
             if isinstance(path, str | bytes | os.PathLike) and isinstance(flags, int) and flags & _WRITES:
                 self._changed(event, path)
         elif event in _CHANGES and (event == "os.truncate" or arguments[-1] in (-1, None)):
-            for place in _CHANGES[event]:  # not: names below an open folder, as rmtree has them; that is asked
+            for place in _CHANGES[
+                event
+            ]:  # not: names below an open folder, as rmtree has them; that is asked
                 if not isinstance(arguments[place], int):
                     self._changed(event, arguments[place])
 

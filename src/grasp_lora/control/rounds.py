@@ -96,6 +96,8 @@ _LARGEST = 1e30  # nats, and whatever else; a policy refuses what is not finite
 def _is_possible(one: Round) -> bool:
     ratios = [one.p_curr, one.p_next, *(probe.p for probe in one.probes)]
     numbers = [one.mu, one.sigma, one.base_reward, one.mu_next, one.sigma_next]
-    numbers += [value for probe in one.probes for value in (probe.z, probe.reward, probe.standard_error or 0.0)]
+    numbers += [
+        value for probe in one.probes for value in (probe.z, probe.reward, probe.standard_error or 0.0)
+    ]
     possible = all(0.0 <= p <= 1.0 for p in ratios) and all(abs(value) < _LARGEST for value in numbers)
     return possible and bool(one.probes)

@@ -1,15 +1,17 @@
 """Task cards: a data set's languages, prompts, sizes and where it comes from, in one YAML file each."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from grasp_lora.data.sources import READERS
 from grasp_lora.errors import GraspError
+from grasp_lora.settings import FolderName
 from grasp_lora.tasks.prompt import parse_template
 from grasp_lora.yamls import parse_yaml
 
@@ -62,7 +64,7 @@ class Hub(_Node):
 class Card(_Node):
     """The schema of a card."""
 
-    name: str = Field(pattern=r"^[\w.-]+$")
+    name: FolderName
     about: str
     source: str
     """Who made the data, to cite them."""
@@ -89,6 +91,15 @@ class Card(_Node):
     notes: str = ""
     """Where papers are silent, what was decided."""
     languages: dict[str, Language] = Field(min_length=1)
+    """By code, which names a folder and files of what is prepared."""
+
+    @field_validator("languages")
+    @classmethod
+    def _are_names(cls, languages: dict[str, Language]) -> dict[str, Language]:
+        for code in languages:
+            if code != ANY and not re.fullmatch(r"[\w-]+", code):
+                raise ValueError(f"the language {code!r} names a folder: letters, digits, _ and - may be in it")
+        return languages
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -112,7 +112,9 @@ def _check_rank(folder: Path, settings: Mapping[str, Any]) -> None:
     with safe_open(folder / WEIGHTS_FILE, framework="pt") as tensors:
         sizes = [size for name in tensors.keys() for size in tensors.get_slice(name).get_shape()]  # noqa: SIM118
     if unlike := [rank for rank in ranks if isinstance(rank, int) and rank > max(sizes, default=0)]:
-        raise GraspError(f"{folder} holds no adapter: its config names rank {unlike[0]}, its tensors have less")
+        raise GraspError(
+            f"{folder} holds no adapter: its config names rank {unlike[0]}, its tensors have less"
+        )
 
 
 def merge_into_base(adapted: Any, tokenizer: Any, folder: Path, dtype: torch.dtype) -> None:

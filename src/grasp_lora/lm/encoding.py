@@ -7,7 +7,7 @@ from typing import Any
 from grasp_lora.errors import GraspError
 from grasp_lora.tasks.example import Example
 
-__all__ = ["Encoded", "Limits", "encode", "encode_prompt", "lost_targets"]
+__all__ = ["Encoded", "Limits", "check_embedded", "encode", "encode_prompt", "lost_targets"]
 
 MAX_CUTS = 8  # tokenizations that look for the longest body that fits
 
@@ -106,6 +106,21 @@ def encode(example: Example, tokenizer: Any, limits: Limits) -> Encoded:
     kept = target[: limits.max_new_tokens]
     prompt = encode_prompt(example, tokenizer, limits.max_length - (limits.max_new_tokens or len(target)))
     return Encoded((*prompt, *kept), len(kept), len(target) - len(kept))
+
+
+def check_embedded(encoded: Sequence[Encoded], model: Any) -> None:
+    """Every token must have its row of the embedding: on a GPU one beyond it stops training without a reason.
+
+    Raises:
+        GraspError: A token has none. (A tokenizer may have more than the model, as long as none is used.)
+    """
+    rows = model.get_input_embeddings().num_embeddings
+    largest = max((max(one.input_ids) for one in encoded), default=0)
+    if largest >= rows:
+        raise GraspError(
+            f"the tokenizer makes the token {largest} of a text, and the backbone embeds {rows} tokens: take the "
+            "tokenizer that the model came with, or resize the embedding and save the model again"
+        )
 
 
 def lost_targets(encoded: Sequence[Encoded]) -> str:

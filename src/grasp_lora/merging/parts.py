@@ -56,8 +56,10 @@ _PARTS = TypeAdapter(dict[str, tuple[Part, ...]])
 
 def _follow(parts: Sequence[Part]) -> bool:
     """Whether they are rows 0 to the rank, with none left out and none twice."""
-    return bool(parts) and [0, *(part.stop for part in parts[:-1])] == [part.start for part in parts] and all(
-        part.start < part.stop for part in parts
+    return (
+        bool(parts)
+        and [0, *(part.stop for part in parts[:-1])] == [part.start for part in parts]
+        and all(part.start < part.stop for part in parts)
     )
 
 

@@ -155,12 +155,15 @@ class RunDirectory:
         from grasp_lora.workspace.card import write_card  # whose inputs know what a run directory is
 
         logger.info("%s: started", stage.name)
+        self.resources.commits.clear()
         with measure() as cost:
             stage.work.run(self.resources, partial, **resolve(stage.given, self))
         write_card(partial, stage, self)
         files = sorted(path for path in partial.rglob("*") if path.is_file())
         outputs = {str(path.relative_to(partial)): digest(path) for path in files}
-        return Done(**asdict(cost), work=stage.work.name, format=FORMAT, inputs=inputs, outputs=outputs)
+        done = Done(**asdict(cost), work=stage.work.name, format=FORMAT, inputs=inputs, outputs=outputs)
+        done.commits = dict(self.resources.commits)
+        return done
 
     @contextmanager
     def _start(self, folder: Path) -> Iterator[Path]:

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from yaml import YAMLError
+
 from grasp_lora.errors import GraspError
 from grasp_lora.merging.hub import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
 from grasp_lora.merging.parts import PARTS_FILE

@@ -51,7 +51,10 @@ LOGS = (TIMINGS_FILE, TRAIN_LOG_FILE, TENSORBOARD_FOLDER)
 """Differ between equal runs, since they say when something was."""
 
 
-_types = cache(TypeAdapter)  # a schema takes longer to make than a file to read
+@cache
+def _types(cls: Any) -> TypeAdapter[Any]:
+    """Made once: a schema takes longer to make than a file to read."""
+    return TypeAdapter(cls)
 
 
 class Record:
@@ -72,7 +75,8 @@ class Record:
         """
         path = folder / cls.FILE
         try:
-            read: Self = _types(cls).validate_json(path.read_bytes())
+            kind: Any = cls
+            read: Self = _types(kind).validate_json(path.read_bytes())
             return read
         except FileNotFoundError:
             raise GraspError(f"{path} is missing: run that stage first, or `grasp run`") from None
@@ -93,6 +97,8 @@ class Done(Cost, Record):
     """What the stage was given, flat; see `workspace.stage.fingerprint`."""
     outputs: Mapping[str, str] = field(default_factory=dict)
     """SHA-256 of each file."""
+    commits: Mapping[str, str] = field(default_factory=dict)
+    """Of the backbones that it loaded from the hub, whatever branch or tag was asked for."""
 
     @property
     def cost(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.backbone import Backbone, load_backbone
 from grasp_lora.lm.batches import TargetCollator
-from grasp_lora.lm.encoding import Encoded, Limits, encode, lost_targets
+from grasp_lora.lm.encoding import Encoded, Limits, check_embedded, encode, lost_targets
 from grasp_lora.lm.loss import TargetLoss
 from grasp_lora.merging.hub import ADAPTER_FILES
 from grasp_lora.merging.parts import PARTS_FILE
@@ -36,6 +36,8 @@ class Resources:
     _said: set[str] = field(default_factory=set)
     checked: set[str] = field(default_factory=set)
     """What was tried before a run, so that it is tried once."""
+    commits: dict[str, str] = field(default_factory=dict)
+    """Backbones that were loaded from the hub, and their commits there."""
 
     def examples(self, rows: Rows) -> list[Example]:
         """What the rows stand for.
@@ -103,13 +105,22 @@ class Resources:
 
     def backbone(self, model: Model) -> Backbone:
         """A new one each time: PEFT edits a model in place."""
-        loaded = load_backbone(model.name, dtype=model.dtype, device=model.device, revision=model.revision)
+        loaded = load_backbone(
+            model.name,
+            dtype=model.dtype,
+            device=model.device,
+            revision=model.revision,
+            trust_remote_code=model.trust_remote_code,
+        )
+        if loaded.commit is not None:
+            self.commits[model.name] = loaded.commit
         self.say(f"{model.name}: {model.number_format} on {next(loaded.model.parameters()).device}")
         return loaded
 
     def encode(self, examples: Sequence[Example], backbone: Backbone, limits: Limits) -> list[Encoded]:
         """Token ids of the examples; how many answers lose their end is said once."""
         encoded = [encode(example, backbone.tokenizer, limits) for example in examples]
+        check_embedded(encoded, backbone.model)
         self.say(lost_targets(encoded))
         return encoded
 

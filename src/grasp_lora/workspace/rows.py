@@ -16,7 +16,10 @@ from grasp_lora.workspace.files import read_lines, write_json, write_lines
 __all__ = ["Answer", "Row"]
 
 
-_types = cache(TypeAdapter)  # a schema takes longer to make than a file to read
+@cache
+def _types(cls: Any) -> TypeAdapter[Any]:
+    """Made once: a schema takes longer to make than a file to read."""
+    return TypeAdapter(cls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +150,8 @@ class Row:
             named = {"method": folder.parent.name, "seed": folder.name.removeprefix("seed")}
             read = {"scores": found.pop("metrics", {}), "costs": costs["stages"]}
             answers = list(read_lines(folder / Answer.FILE))
-            row: Self = _types(cls).validate_python({**named, **found, **read, "answers": answers})
+            kind: Any = cls
+            row: Self = _types(kind).validate_python({**named, **found, **read, "answers": answers})
             return row
         except FileNotFoundError as error:
             raise GraspError(f"{error.filename} is missing: run that stage first, or `grasp run`") from None
