@@ -76,7 +76,7 @@ def _measured(number: int, wanted: list[str], jobs: int, cases: bool) -> Part:
             rows[name] = _row(json.loads(said.splitlines()[-1]))
             print(rows[name], file=sys.stderr, flush=True)
     ordered = [rows[kind.name] for kind in KINDS if kind.name in rows]
-    named = _cases() if cases or before is None else before.tables[1].rows
+    named = _cases() if cases else before.tables[1].rows if before else []
     return Part(
         NAME,
         "Hostile and broken input",
