@@ -69,6 +69,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":  # `<<`, which the base class knows
+                continue
             key = self.construct_object(key_node, deep=True)
             try:
                 twice = key in seen
