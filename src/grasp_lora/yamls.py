@@ -47,8 +47,9 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML takes the last of two equal keys without a word; here it is an error. So is what is nested deeper
-    than anybody would write, before PyYAML, for which every level makes all others slower, has read it all.
+    """PyYAML takes the last of two equal keys without a word; here it is an error. So is what is nested
+    deeper than anybody would write, before PyYAML, for which every level makes all others slower, has read it
+    all.
     """
 
     depth = 0

@@ -29,15 +29,16 @@ HEAD = (
     "branches", "slowest", "minutes",
 )  # fmt: skip
 TEXT = (
-    "Inputs are drawn by hypothesis, whose choices a coverage-guided fuzzer (atheris) can make as well: "
-    "`python -m tests.hostile.atheris_driver KIND -runs=N`, after `pip install atheris` (it has wheels for some "
-    "Pythons only, so it is no part of the development tools). A valid one that is mutated has one to three "
-    "changes in its files: keys and values of JSON, YAML and safetensors' headers, or bytes. The others have a "
-    "file that holds anything. Each is read by all that reads such files, and must be accepted or refused in one "
-    "message. An audit hook notes each file that Python would change outside the run's folder, each program, "
-    "connection and pickle; a folder beside it is compared before and after. \"Branches\" are those of the files "
-    "that read this kind, of which some are for what no file can bring about.",
-)  # fmt: skip
+    "Inputs are drawn by hypothesis, whose choices a fuzzer that looks at branches can make as well: "
+    "`python -m tests.hostile.atheris_driver KIND -runs=N`, after `pip install atheris` (which has wheels "
+    "for some Pythons only, so it is none of the development tools). A valid one that is mutated has one "
+    "to three changes in its files: keys and values of JSON, YAML and safetensors' headers, or bytes. The "
+    "others have a file that holds anything. Each is read by all that reads such files, and must be "
+    "accepted or refused in one message. An audit hook notes each file that Python would change outside "
+    "the run's folder, each program, connection and pickle; a folder beside it is compared before and "
+    "after. *Branches* are those of the files that read this kind, of which some are for what no file can "
+    "bring about.",
+)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,4 +1,5 @@
-"""`python -m tests.hostile.atheris_driver KIND [-runs=N ...]`: the same property under a fuzzer that looks at the
+"""`python -m tests.hostile.atheris_driver KIND [-runs=N ...]`: the same property under a fuzzer that looks
+at the
 branches that an input takes. Options are libFuzzer's. `pip install atheris` first.
 """
 

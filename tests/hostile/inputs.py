@@ -38,22 +38,29 @@ class Input:
 
 OUTSIDE = ["../../outside/kept.txt", "../outside", "/", "..", "../../../../../../../../etc/passwd", "~/x"]
 TEXTS = [
-    "", " ", "\0", "\n", "\r\n", "\ud800", "\u202etxt", "\x1b[31m", "\ufeff", "\u2028", "x" * 5_000, "x" * 100_000,
-    "é" * 300, "{", "}", "{}", "{0}", "{text.__class__}", "{text!r:>10}", "{text[0]}", "%s", "${HOME}", "{{7*7}}",
-    "null", "NaN", "1e-4", "no", "*", "a/b", "a\\b", "C:\\x", "-", "--help", ".partial", "checkpoint-1", "x.partial",
+    "", " ", "\0", "\n", "\r\n", "\ud800", "\u202etxt", "\x1b[31m", "\ufeff", "\u2028", "x" * 5_000,
+    "x" * 100_000,
+    "é" * 300, "{", "}", "{}", "{0}", "{text.__class__}", "{text!r:>10}", "{text[0]}", "%s", "${HOME}",
+    "{{7*7}}",
+    "null", "NaN", "1e-4", "no", "*", "a/b", "a\\b", "C:\\x", "-", "--help", ".partial", "checkpoint-1",
+    "x.partial",
     "(a+)+$", "(", "[", "os.system", "transformers", "torch.hub", "DoRA", "hf_" + "a" * 30, *OUTSIDE,
 ]  # fmt: skip
 NUMBERS = [
-    0, 1, -1, 2, 3, 7, 16, 256, 2**16, 2**31, 2**63, 2**64, 10**30, 10**400, -(10**400), 0.0, -0.0, 0.1, 0.5, 1.0,
+    0, 1, -1, 2, 3, 7, 16, 256, 2**16, 2**31, 2**63, 2**64, 10**30, 10**400, -(10**400), 0.0, -0.0, 0.1,
+    0.5, 1.0,
     1e-300, 1e-320, 1e308, -1e308, math.nan, math.inf, -math.inf,
 ]  # fmt: skip
 OTHERS = [None, True, False, [], {}, [[]], [None], {"": ""}, [1, "a"], {"a": {"b": []}}]
 # Text that no tree of values has: written in the place of one.
 RAW = [
-    "[" * 3_000, "{\"a\":" * 3_000, "9" * 5_000, "-", "1e999", "0x10", "{", "]", "nan", "Infinity", "'", '"', "\t",
+    "[" * 3_000, "{\"a\":" * 3_000, "9" * 5_000, "-", "1e999", "0x10", "{", "]", "nan", "Infinity", "'",
+    '"', "\t",
     "&a [*a]", "&a {a: *a}", "*nothing", "!!python/object/apply:os.system ['touch hostile']",
-    "!!python/name:os.system", "!!timestamp x", "!!int ''", "!!float x", "!!binary '?'", "!!bool x", "!!set {a}",
-    "!!omap [1]", "!!pairs [1]", "!unknown x", "{? [1] : 2}", "{? {a: 1} : 2}", "{<<: [1]}", "{a: 1, a: 2}", "2001-99-99",
+    "!!python/name:os.system", "!!timestamp x", "!!int ''", "!!float x", "!!binary '?'", "!!bool x",
+    "!!set {a}",
+    "!!omap [1]", "!!pairs [1]", "!unknown x", "{? [1] : 2}", "{? {a: 1} : 2}", "{<<: [1]}", "{a: 1, a: 2}",
+    "2001-99-99",
     "1:60:60", "{=: 1}", "%YAML 9.9", "--- a\n--- b", "a: b: c", "|\n a", "? ", "@", "`",
 ]  # fmt: skip
 # Nine levels of nine: a billion values in a few lines.

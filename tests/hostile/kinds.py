@@ -1,4 +1,4 @@
-"""Each kind of input: its valid files, and how the package reads them. One more is one more entry of `KINDS`."""
+"""Each kind of input: its valid files, and how the package reads them. `KINDS` has one entry for each."""
 
 import bz2
 import copy
@@ -9,7 +9,7 @@ import json
 import shutil
 import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -161,63 +161,59 @@ def _read_task(folder: Path) -> None:
 
 # Cards, with what they are prepared from
 
-SIZES = "sizes: {train: 2, dev: 2, micro_dev: 1, test: 2, pool: 1}"
+SIZES = {"train": 2, "dev": 2, "micro_dev": 1, "test": 2, "pool": 1}
+
+
+def _lines(rows: Iterable[object]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def _card(base: str, more: str = "", language: str = "", without: Sequence[str] = ()) -> bytes:
+    """One that asks for few rows of one language."""
+    languages = {"en": {"sizes": SIZES} | ({"name": language} if language else {}), **dict.fromkeys(without)}
+    return f"extends: {base}\nname: own\n{more}languages: {json.dumps(languages)}\n".encode()
 
 
 def _cards(run: Path) -> list[Files]:
-    def card(base: str, more: str = "", languages: str = f"{{en: {{{SIZES}}}}}") -> bytes:
-        return f"extends: {base}\nname: own\n{more}languages: {languages}\n".encode()
-
-    rows = [{"text": f"Text {n}", "target": f"Target {n}", "id": f"i{n}"} for n in range(12)]
-    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    numbers = range(12)
+    rows = [{"text": f"Text {n}", "target": f"Target {n}", "id": f"i{n}"} for n in numbers]
+    table = b"text,target\n" + b"".join(b'"T, %d",x%d\n' % (n, n) for n in numbers)
     articles = [
         {"id": f"a{n}", "url": f"u{n}", "title": "t", "summary": f"Short {n}", "text": f"Long {n}"}
-        for n in range(12)
+        for n in numbers
     ]
-    split = {
-        f"english_{name}.jsonl": "".join(json.dumps(a) + "\n" for a in articles[at : at + 4]).encode()
-        for name, at in (("train", 0), ("val", 4), ("test", 8))
+    splits = {
+        f"english_{split}.jsonl": _lines(articles[n::3]) for n, split in enumerate(("train", "val", "test"))
     }
+    answers = [{"text": "Place", "answer_start": 0}]
     paragraphs = [
-        {
-            "context": f"Place {n} is near.",
-            "qas": [
-                {
-                    "id": f"q{n}",
-                    "question": f"Where {n}?",
-                    "answers": [{"text": f"Place {n}", "answer_start": 0}],
-                }
-            ],
-        }
-        for n in range(12)
+        {"context": f"Place {n}.", "qas": [{"id": f"q{n}", "question": f"Where {n}?", "answers": answers}]}
+        for n in numbers
     ]
-    squad = json.dumps(
-        {"version": "1", "data": [{"title": "t", "paragraphs": [p]} for p in paragraphs]}
-    ).encode()
-    guides = {
-        f"https://x/{n}": {"A": {"summary": f"Do {n}.", "document": f"First do {n}, then more."}}
-        for n in range(12)
+    squad = {"version": "1", "data": [{"title": "t", "paragraphs": [one]} for one in paragraphs]}
+    parts = {
+        f"https://x/{n}": {"A": {"summary": f"Do {n}.", "document": f"First {n}, then more."}}
+        for n in numbers
     }
-
-    def tldr(s: str) -> bytes:
-        return "".join(
-            json.dumps(
-                {"source": [f"S {s} {n}."], "target": [f"T {n}."], "paper_id": f"{s}{n}", "title": "x"}
-            )
-            + "\n"
+    papers = {
+        split: _lines(
+            {"source": [f"S {split} {n}."], "target": [f"T {n}."], "paper_id": f"{split}{n}", "title": "x"}
             for n in range(4)
-        ).encode()
-
-    languages = f"{{en: {{name: english, {SIZES}}}, ar: null, zh: null, ja: null}}"
+        )
+        for split in ("train", "dev", "test")
+    }
+    others = ["ar", "zh", "de", "es", "hi", "vi"]
+    xlsum = {"card.yaml": _card("xlsum", language="english", without=["ar", "zh", "ja"])}
+    wikilingua = {"card.yaml": _card("wikilingua", language="english", without=["ja"])}
     return [
-        {"card.yaml": card("jsonl", "options: {id: id}\nunique: [text]\n"), "data/en.jsonl": lines},
-        {"card.yaml": card("csv"), "data/en.csv": b"text,target\n" + b"".join(b'"T, %d",x%d\n' % (n, n) for n in range(12))},
-        {"card.yaml": card("parquet"), "data/en.parquet": _parquet(rows)},
-        {"card.yaml": card("xlsum", languages=languages), "data/english.tar.bz2": bz2.compress(_tar(split))},
-        {"card.yaml": card("squad_json", languages=f"{{en: {{{SIZES}}}, ar: null, zh: null, de: null, es: null, hi: null, vi: null}}"), "data/xquad.en.json": squad},
-        {"card.yaml": card("wikilingua", languages=f"{{en: {{name: english, {SIZES}}}, ja: null}}"), "data/english.json": json.dumps(guides).encode()},
-        {"card.yaml": card("scitldr"), **{f"data/{s}.jsonl": tldr(s) for s in ("train", "dev", "test")}},
-    ]  # fmt: skip
+        {"card.yaml": _card("jsonl", "options: {id: id}\nunique: [text]\n"), "data/en.jsonl": _lines(rows)},
+        {"card.yaml": _card("csv"), "data/en.csv": table},
+        {"card.yaml": _card("parquet"), "data/en.parquet": _parquet(rows)},
+        xlsum | {"data/english.tar.bz2": bz2.compress(_tar(splits))},
+        {"card.yaml": _card("squad_json", without=others), "data/xquad.en.json": json.dumps(squad).encode()},
+        wikilingua | {"data/english.json": json.dumps(parts).encode()},
+        {"card.yaml": _card("scitldr"), **{f"data/{split}.jsonl": papers[split] for split in papers}},
+    ]
 
 
 def _read_card(folder: Path) -> None:

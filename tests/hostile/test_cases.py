@@ -81,18 +81,18 @@ def test_a_config_imports_and_opens_nothing(adapter, tmp_path, monkeypatch, read
     (tmp_path / "planted.py").write_text("raise SystemExit('it ran')")
     monkeypatch.syspath_prepend(tmp_path)
     edit_config(adapter, **{key: value})
-    with pytest.raises(GraspError, match=r"adapter_config\.json sets (auto_mapping|megatron_core|\w+_(file|path)) to"):
+    with pytest.raises(
+        GraspError, match=r"adapter_config\.json sets (auto_mapping|megatron_core|\w+_(file|path)) to"
+    ):
         READ[reader](adapter, tmp_path / "out")
     assert "planted" not in sys.modules
 
 
 @pytest.mark.parametrize("reader", READ)
 def test_what_peft_itself_writes_is_read(adapter, tmp_path, reader):
-    edit_config(
-        adapter,
-        auto_mapping={"base_model_class": "LlamaForCausalLM", "parent_library": "transformers.models.llama.modeling_llama"},
-        megatron_core="megatron.core",
-    )  # fmt: skip
+    library = "transformers.models.llama.modeling_llama"
+    mapping = {"base_model_class": "LlamaForCausalLM", "parent_library": library}
+    edit_config(adapter, auto_mapping=mapping, megatron_core="megatron.core")
     READ[reader](adapter, tmp_path / "out")
 
 
@@ -119,12 +119,18 @@ def test_weights_that_are_not_finite_are_not_read(adapter, tmp_path, reader, val
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.hostile("an adapter that is all zeros", "inspected and merged like any other; pruned once it was trained")
+@pytest.mark.hostile(
+    "an adapter that is all zeros", "inspected and merged like any other; pruned once it was trained"
+)
 def test_an_adapter_of_zeros(adapter, tmp_path):
-    save_file({name: torch.zeros_like(t) for name, t in load_file(adapter / WEIGHTS).items()}, adapter / WEIGHTS)
+    save_file(
+        {name: torch.zeros_like(t) for name, t in load_file(adapter / WEIGHTS).items()}, adapter / WEIGHTS
+    )
     assert all(one.zeros == one.entries and one.norm == 0.0 for one in inspect_adapter(adapter).modules)
     merge_adapters({"zeros": adapter, "other": tmp_path / "target"}, tmp_path / "out")
-    assert_equals_active_together(tiny_llama, {"zeros": adapter, "other": tmp_path / "target"}, tmp_path / "out")
+    assert_equals_active_together(
+        tiny_llama, {"zeros": adapter, "other": tmp_path / "target"}, tmp_path / "out"
+    )
     masked = MaskedAdapter(adapter_parameters(load_adapter(tiny_llama(), adapter, trainable=True)))
     masked.commit(0.5)
     assert len(masked.pending) == len(masked.units)  # nothing was trained yet: pruned once it was
@@ -134,17 +140,19 @@ def test_an_adapter_of_zeros(adapter, tmp_path):
 @pytest.mark.hostile("ranks of 1 and 256", "merged exactly, pruned by parts")
 @pytest.mark.parametrize("ranks", [(1, 1), (1, 256), (256, 256)])
 def test_small_and_large_ranks(tmp_path, ranks):
-    pair = {
-        f"r{seed}": random_adapter(tiny_llama(), tmp_path / f"{seed}", seed=seed, target_modules=["q_proj"], r=r, lora_alpha=r)
-        for seed, r in enumerate(ranks)
-    }  # fmt: skip
+    pair = {}
+    for seed, r in enumerate(ranks):
+        folder, settings = tmp_path / f"{seed}", {"target_modules": ["q_proj"], "r": r, "lora_alpha": r}
+        pair[f"r{seed}"] = random_adapter(tiny_llama(), folder, seed=seed, **settings)
     merge_adapters(pair, tmp_path / "out")
     assert_equals_active_together(tiny_llama, pair, tmp_path / "out")
     (parts, *_) = read_parts(tmp_path / "out").values()
     assert [part.stop - part.start for part in parts] == list(ranks)
 
 
-@pytest.mark.hostile("a config that names a rank that its tensors have not", "refused before room is made for it")
+@pytest.mark.hostile(
+    "a config that names a rank that its tensors have not", "refused before room is made for it"
+)
 @pytest.mark.parametrize("change", [{"r": 10**9}, {"rank_pattern": {"q_proj": 10**12}}], ids=str)
 @pytest.mark.parametrize("reader", READ)
 def test_a_rank_that_takes_all_memory(adapter, tmp_path, reader, change):
@@ -221,7 +229,13 @@ PATHS = ["../x", "..", ".", ".hidden", "/tmp/x", "a/b", "a\\b", "", "a\0b", "x\n
 @pytest.mark.parametrize("name", PATHS, ids=repr)
 @pytest.mark.parametrize("key", ["name", "source.name", "source.language", "target.language"])
 def test_a_name_is_no_path(tmp_path, key, name):
-    config = {"name": "x", "backbone": "b", "task": "t", "source": {"language": "en"}, "target": {"language": "ar"}}
+    config = {
+        "name": "x",
+        "backbone": "b",
+        "task": "t",
+        "source": {"language": "en"},
+        "target": {"language": "ar"},
+    }
     path = tmp_path / "run.yaml"
     path.write_text(json.dumps(config))
     with pytest.raises(GraspError, match=f"{key.replace('.', '[.]')}: it names a folder"):
@@ -235,7 +249,9 @@ def test_a_cards_names_are_no_paths(tmp_path, name):
     (tmp_path / "card.yaml").write_text(json.dumps({"extends": "jsonl", "name": name}))
     with pytest.raises(GraspError, match=r"name: .*it names a folder"):
         load_card(tmp_path / "card.yaml")
-    (tmp_path / "card.yaml").write_text(json.dumps({"extends": "jsonl", "name": "own", "languages": {name: {}}}))
+    (tmp_path / "card.yaml").write_text(
+        json.dumps({"extends": "jsonl", "name": "own", "languages": {name: {}}})
+    )
     with pytest.raises(GraspError, match=r"languages: .*the language .* names a folder"):
         load_card(tmp_path / "card.yaml")
 
@@ -295,7 +311,10 @@ def test_code_of_a_model_is_not_run(model, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.setenv("RAN", "no")
     config = json.loads((model / "config.json").read_text())
-    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.Own"}}
+    config |= {
+        "model_type": "own",
+        "auto_map": {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.Own"},
+    }
     (model / "config.json").write_text(json.dumps(config))
     (model / "own.py").write_text(CODE)
     with pytest.raises(GraspError, match=r"trust_remote_code: true in the config lets it run"):
@@ -352,7 +371,9 @@ def test_clean_stays_in_the_run(tmp_path):
     assert sorted(path.name for path in outside.rglob("*.jsonl")) == ["train_log.jsonl"] * 2
 
 
-@pytest.mark.hostile("tokens and user names in cards, env.json, reports", "none is written, none is published")
+@pytest.mark.hostile(
+    "tokens and user names in cards, env.json, reports", "none is written, none is published"
+)
 def test_no_names_and_tokens_in_what_a_run_shows(tmp_path, monkeypatch):
     token = "hf_" + "abcdefgh" * 4
     monkeypatch.setenv("HF_TOKEN", token)

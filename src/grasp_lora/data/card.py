@@ -98,7 +98,9 @@ class Card(_Node):
     def _are_names(cls, languages: dict[str, Language]) -> dict[str, Language]:
         for code in languages:
             if code != ANY and not re.fullmatch(r"[\w-]+", code):
-                raise ValueError(f"the language {code!r} names a folder: letters, digits, _ and - may be in it")
+                raise ValueError(
+                    f"the language {code!r} names a folder: letters, digits, _ and - may be in it"
+                )
         return languages
 
     @model_validator(mode="after")

@@ -86,7 +86,8 @@ def load_beside(adapted: Any, folder: Path, name: str) -> None:
 
 # What PEFT ends in where a config or a tensor is not what it expects.
 _FAULTS = (
-    SafetensorError, OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError,
+    SafetensorError, OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError,
+    RuntimeError,
     AssertionError, ImportError,
 )  # fmt: skip
 

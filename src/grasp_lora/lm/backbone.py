@@ -18,8 +18,8 @@ DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 @dataclass(frozen=True, slots=True)
 class Backbone:
-    """A frozen model and its tokenizer. `path` is what transformers loads: a hub name or a folder. `commit` is
-    the hub's, whatever branch or tag was asked for; None for a folder.
+    """A frozen model and its tokenizer. `path` is what transformers loads: a hub name or a folder.
+    `commit` is the hub's, whatever branch or tag was asked for; None for a folder.
     """
 
     model: nn.Module
@@ -65,7 +65,8 @@ def load_backbone(
     token pads with end-of-text: padding is masked, so any id will do.
 
     Args:
-        trust_remote_code: Whether Python code that comes with the model may run; else such a model is an error.
+        trust_remote_code: Whether Python code that comes with the model may run; else such a model is an
+        error.
 
     Raises:
         GraspError: The model cannot be found or read.

@@ -118,8 +118,8 @@ def check_embedded(encoded: Sequence[Encoded], model: Any) -> None:
     largest = max((max(one.input_ids) for one in encoded), default=0)
     if largest >= rows:
         raise GraspError(
-            f"the tokenizer makes the token {largest} of a text, and the backbone embeds {rows} tokens: take the "
-            "tokenizer that the model came with, or resize the embedding and save the model again"
+            f"the tokenizer makes the token {largest} of a text, and the backbone embeds {rows} tokens: "
+            "take the tokenizer that the model came with, or resize the embedding and save the model again"
         )
 
 

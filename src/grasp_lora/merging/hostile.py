@@ -15,7 +15,8 @@ __all__ = ["refuse_hostile"]
 
 LIBRARY = re.compile(r"transformers(\.\w+)*")
 MEGATRON = "megatron.core"
-"""What PEFT writes as `megatron_core` into every config; it is imported only where `megatron_config` is set."""
+"""What PEFT writes as `megatron_core` into every config; it is imported only where `megatron_config`
+is set."""
 # PEFT opens these with torch.load, or takes more adapters from there.
 OPENED = {"cache_file", "covariance_file", "prompt_tuning_init_state_dict_path", "loftq_config_path"}
 PATTERNS = ("rank_pattern", "alpha_pattern")
@@ -55,8 +56,8 @@ def _refuse_imports(where: str, settings: Mapping[str, Any]) -> None:
         library, of_class = named.get("parent_library"), named.get("base_model_class")
         if not (isinstance(library, str) and LIBRARY.fullmatch(library) and _is_name(of_class)):
             raise GraspError(
-                f"{where} sets auto_mapping to {mapping!r}, which would make PEFT import that: only a class of "
-                "transformers may stand there, or null"
+                f"{where} sets auto_mapping to {mapping!r}, which would make PEFT import that: only a "
+                "class of transformers may stand there, or null"
             )
     if (core := settings.get("megatron_core")) not in (None, MEGATRON) or settings.get("megatron_config"):
         raise GraspError(
@@ -89,7 +90,8 @@ def _refuse_slow(where: str, key: str, expression: str) -> None:
     repeats = len(re.findall(r"[*+]|\{\d*,", plain))
     if len(expression) > MAX_EXPRESSION or repeats > MAX_REPEATS or re.search(r"\)\s*[*+{]", plain):
         raise GraspError(
-            f"{where} has a {key} that could take for ever to match, {expression!r}: name the modules in a list"
+            f"{where} has a {key} that could take for ever to match, {expression!r}: name the modules in "
+            "a list"
         )
 
 

@@ -22,8 +22,8 @@ TARS = (".tar", ".tar.bz2", ".tbz2", ".tar.gz", ".tgz", ".tar.xz")
 DAMAGE = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile)
 
 FREE, RATIO = 256 << 20, 100
-"""Bytes that any file on disk may hold packed, and how many times its size it may hold beyond that: text packs to
-a tenth, and a bomb to a thousandth."""
+"""Bytes that any file on disk may hold packed, and how many times its size it may hold beyond that: text
+packs to a tenth, and a bomb to a thousandth."""
 
 Wanted = Callable[[str], bool]
 
@@ -118,8 +118,8 @@ class _Room:
         self.left -= count
         if self.left < 0:
             raise GraspError(
-                f"{self.path} holds more than {RATIO} times its size: no text packs so well. If you know what "
-                "it is, unpack it yourself and give the folder"
+                f"{self.path} holds more than {RATIO} times its size: no text packs so well. If you know "
+                "what it is, unpack it yourself and give the folder"
             )
 
 
