@@ -240,6 +240,7 @@ def test_another_encoder_in_the_same_folder_makes_other_scores(done, capsys):
     assert "encoder.files" in capsys.readouterr().err
 
 
+@pytest.mark.hostile("an adapter of another base model", "refused before any training, both models named")
 def test_an_adapter_of_another_model_is_refused_before_training(done, capsys):
     folder, run = done
     shutil.copytree(folder / "runs/tiny/adapters/en", folder / "en")

@@ -30,6 +30,7 @@ LAYERS = [
     {"tasks"},
     {"metrics"},
     {"cost"},
+    {"yamls"},
     {"energy", "errors", "paths", "settings", "stopping", "version"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

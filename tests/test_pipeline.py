@@ -419,6 +419,7 @@ def test_a_missing_micro_dev_is_an_error_where_a_ratio_is_learned(setting, capsy
         ),
     ],
 )
+@pytest.mark.hostile("m larger than the micro-dev set", "said before any training")
 def test_what_would_stop_a_run_later_is_said_before_any_training(
     setting, capsys, tmp_path, monkeypatch, package, override, complaint
 ):

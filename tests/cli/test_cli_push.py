@@ -130,6 +130,9 @@ def test_a_packaged_base_model_has_a_name_on_the_hub(merged, capsys):
         ("# Mine\nfrom /home/me/data/train.jsonl\n", "it names the path /home/me/data/train.jsonl"),
     ],
 )
+@pytest.mark.hostile(
+    "tokens and user names in cards, env.json, reports", "none is written, none is published"
+)
 def test_cards_with_tokens_or_paths(merged, capsys, text, reason):
     (merged / "README.md").write_text(text)
     said = refused(capsys, merged, "--base", BASE)
@@ -137,6 +140,9 @@ def test_cards_with_tokens_or_paths(merged, capsys, text, reason):
     assert "hf_abc" not in said
 
 
+@pytest.mark.hostile(
+    "tokens and user names in cards, env.json, reports", "none is written, none is published"
+)
 def test_other_files_with_paths(merged, capsys):
     parts = json.loads((merged / "parts.json").read_text())
     site = next(iter(parts))

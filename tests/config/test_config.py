@@ -159,6 +159,7 @@ def test_all_means_every_method_and_a_variant_fills_up_from_control(tmp_path):
             load_config(CONFIGS / "demo.yaml", [f"variants={{'{name}': {{}}}}"])
 
 
+@pytest.mark.hostile("names of runs, adapters and languages that are paths", "refused")
 def test_a_language_is_no_path(write):
     for language in ("../x", ".."):
         with pytest.raises(GraspError, match=r"source\.language: it names a folder"):
@@ -207,6 +208,7 @@ def test_faults_name_keys_and_no_kinds(write):
 
 
 @pytest.mark.parametrize("name", ["en.partial", "x.replaced-1", "tensorboard", "checkpoint-3"])
+@pytest.mark.hostile("names of runs, adapters and languages that are paths", "refused")
 def test_names_of_what_may_be_removed_are_taken(name):
     folder_name = TypeAdapter(FolderName)
     with pytest.raises(ValidationError, match="give another name"):

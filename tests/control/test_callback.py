@@ -185,6 +185,7 @@ def untrained():
     )
 
 
+@pytest.mark.hostile("p_min = p_max", "trains at that ratio")
 def test_a_new_adapter_trains_and_is_pruned_from_the_first_round_on(tmp_path, caplog):
     trainer = trainer_for(tmp_path, untrained(), max_steps=8, logging_steps=1, learning_rate=1e-1)
     policy = RatioPolicy(p_min=0.5, p_init=0.5, p_max=0.5)

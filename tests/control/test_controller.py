@@ -222,6 +222,7 @@ def test_a_probe_that_fails_names_its_ratio():
         fit({"policy": policy}, reward=lambda _: next(rewards))
 
 
+@pytest.mark.hostile("C = 1", "rounds with one candidate")
 def test_a_commit_clears_the_moments_of_what_it_changes():
     model = adapted()
     parameters = adapter_parameters(model)

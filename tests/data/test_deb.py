@@ -159,6 +159,7 @@ def test_a_broken_tar_is_one_error(tmp_path: Path, data: bytes, said: str, packi
         tar([entry("name" * (1 << 19), b"")]),
     ],
 )
+@pytest.mark.hostile("archive bombs", "stopped at a limit")
 def test_a_bomb_is_not_unpacked(tmp_path: Path, data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("grasp_lora.data.handbook.deb.MAX_BYTES", 2 << 20)
     deb(tmp_path / "x.deb", data)
@@ -168,6 +169,7 @@ def test_a_bomb_is_not_unpacked(tmp_path: Path, data: bytes, monkeypatch: pytest
     assert sum(map(len, contents(tmp_path / "out").values())) <= 2 << 20
 
 
+@pytest.mark.hostile("archive bombs", "stopped at a limit")
 def test_a_sparse_file_is_not_unpacked(tmp_path: Path) -> None:
     """Its holes could be any number of terabytes."""
     content = tar([entry("a", b"x", kind=tarfile.GNUTYPE_SPARSE)])
@@ -236,6 +238,7 @@ ENTRIES = st.builds(
 
 
 @given(st.lists(ENTRIES, min_size=1, max_size=5))
+@pytest.mark.hostile("path traversal in members of archives", "refused, nothing is written outside")
 def test_no_entry_reaches_outside(entries: list[Entry]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         content = deb(Path(folder) / "x.deb", tar(entries), packing="").read_bytes()

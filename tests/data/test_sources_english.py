@@ -78,6 +78,7 @@ def test_a_part_without_text_is_dropped_and_its_guide_kept(tmp_path: Path) -> No
     assert sum(manifest["counts"]["en"].values()) + left == 8 * 2 - 4
 
 
+@pytest.mark.hostile("a pickle where safetensors belong", "refused, never opened")
 def test_a_pickle_is_refused_and_the_way_given_works(tmp_path: Path) -> None:
     card = small(tmp_path, "wikilingua", languages={"en": {"sizes": SMALL}})
     source = tmp_path / "data"
@@ -107,6 +108,7 @@ class Hostile:
         return print, ("it ran",)
 
 
+@pytest.mark.hostile("a pickle where safetensors belong", "refused, never opened")
 def test_a_hostile_pickle_does_not_get_through_the_conversion(tmp_path: Path) -> None:
     (tmp_path / "english.pkl").write_bytes(pickle.dumps({"u": Hostile()}))
     done = convert(tmp_path)

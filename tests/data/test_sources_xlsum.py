@@ -190,6 +190,7 @@ def test_a_flipped_byte_in_a_zip(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["../en.json", "/etc/en.json", "a/../../en.json", "C:\\en.json", "..\\en.json"]
 )
+@pytest.mark.hostile("path traversal in members of archives", "refused, nothing is written outside")
 def test_a_zip_that_leaves_its_folder(tmp_path: Path, name: str) -> None:
     path = zipped(tmp_path / "data.zip", {"en.json": squad(9, "en"), name: b"x"})
     refused(tmp_path, path, r"data.zip has a file that leaves the archive's folder", "squad_json")
@@ -198,6 +199,7 @@ def test_a_zip_that_leaves_its_folder(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "kind"), [("../english_test.jsonl", tarfile.REGTYPE), ("x/../../e", tarfile.SYMTYPE)]
 )
+@pytest.mark.hostile("path traversal in members of archives", "refused, nothing is written outside")
 def test_a_tar_that_leaves_its_folder(tmp_path: Path, name: str, kind: bytes) -> None:
     path = tmp_path / "english_XLSum_v2.0.tar.bz2"
     with tarfile.open(path, "w:bz2") as archive:
@@ -207,6 +209,7 @@ def test_a_tar_that_leaves_its_folder(tmp_path: Path, name: str, kind: bytes) ->
     refused(tmp_path, path, "leaves the archive's folder")
 
 
+@pytest.mark.hostile("path traversal in members of archives", "refused, nothing is written outside")
 def test_a_tar_with_a_link_for_a_file(tmp_path: Path) -> None:
     path = tmp_path / "english_XLSum_v2.0.tar.bz2"
     with tarfile.open(path, "w:bz2") as archive:
@@ -216,6 +219,7 @@ def test_a_tar_with_a_link_for_a_file(tmp_path: Path) -> None:
     refused(tmp_path, path, "'english_test.jsonl' is a link or a device")
 
 
+@pytest.mark.hostile("archive bombs", "stopped at a limit")
 def test_a_line_of_a_gigabyte(tmp_path: Path) -> None:
     said = r"english_train.jsonl:2: the line is longer than 64 MiB"
     line = json_lines([xlsum_row(1)])

@@ -32,6 +32,7 @@ def test_any_architecture_from_a_folder(save, name):
     )
 
 
+@pytest.mark.hostile("a model without a padding token", "padded with end-of-text, which is masked")
 def test_a_missing_padding_token_becomes_end_of_text(save):
     tokenizer = tiny_tokenizer()
     tokenizer.pad_token = None
@@ -50,6 +51,7 @@ def test_the_type_is_the_one_asked_for_and_adapters_stay_in_float32(save):
     assert {p.dtype for p in adapter.parameters() if p.requires_grad} == {torch.float32}
 
 
+@pytest.mark.hostile("a pickle where safetensors belong", "refused, never opened")
 def test_pickled_weights_are_not_read(save, tmp_path):
     path = save(tiny_llama())
     torch.save(tiny_llama().state_dict(), tmp_path / "model" / "pytorch_model.bin")
@@ -80,6 +82,7 @@ def test_an_adapter_comes_back_as_it_was_saved(save, tmp_path):
     assert all(torch.equal(mine[n], theirs[n]) for n in mine)
 
 
+@pytest.mark.hostile("weights that are NaN or infinite", "refused when read, never saved")
 def test_weights_that_are_not_finite_are_not_saved(save, tmp_path):
     adapter = new_adapter(load_backbone(save(tiny_llama())).model, Lora())
     with torch.no_grad():

@@ -52,6 +52,7 @@ def pair(tmp_path: Path) -> dict[str, Path]:
         ("a_switch_of_a_later_version", True),
     ],
 )
+@pytest.mark.hostile("DoRA and other types of PEFT", "refused, the setting named")
 def test_anything_but_plain_lora_is_refused_by_name(
     pair: dict[str, Path], tmp_path: Path, setting: str, value: object
 ) -> None:
@@ -76,6 +77,7 @@ def test_initialisations_that_leave_the_base_model_alone_are_plain(
 
 
 @pytest.mark.parametrize("key", ["base_model_name_or_path", "revision", "task_type"])
+@pytest.mark.hostile("an adapter of another base model", "refused before any training, both models named")
 def test_different_base_models_are_refused(pair: dict[str, Path], tmp_path: Path, key: str) -> None:
     first, second = ("CAUSAL_LM", "SEQ_2_SEQ_LM") if key == "task_type" else ("one", "two")
     edit_config(pair["source"], **{key: first})
@@ -139,6 +141,7 @@ def test_shapes_that_disagree_are_refused(pair: dict[str, Path], tmp_path: Path)
         merge_adapters(pair, tmp_path / "merged")
 
 
+@pytest.mark.hostile("a pickle where safetensors belong", "refused, never opened")
 def test_files_that_are_missing_or_unreadable(pair: dict[str, Path], tmp_path: Path) -> None:
     def complaint(match: str) -> None:
         with pytest.raises(GraspError, match=match):

@@ -178,6 +178,7 @@ def test_a_folder_that_becomes_a_stage_while_it_is_looked_at(tmp_path):
     assert making_in(tmp_path, "a.partial", time.time()) is None
 
 
+@pytest.mark.hostile("symlinks out of the run's folder", "not followed; nothing there is changed")
 def test_links_are_not_followed(run, finished):
     (run / "elsewhere").symlink_to(finished)
     (run / "a.partial").symlink_to(finished)

@@ -255,7 +255,7 @@ def test_a_task_file_finds_its_data_beside_itself(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("name: [", "cannot be read as YAML"),
+        ("name: [", "is not valid YAML"),
         ("- a", "must be a mapping"),
         ("name: x", r"(?s)not a valid task:.*prompt: Field required.*languages: Field required"),
         (json.dumps(TASK | {"promt": "x"}), "promt: Extra inputs"),

@@ -149,7 +149,9 @@ def _tokenizer(name: str, revision: str | None) -> Any:
     from grasp_lora.lm.packaged.backbones import resolve_backbone
 
     try:
-        return AutoTokenizer.from_pretrained(resolve_backbone(name), revision=revision)
+        return AutoTokenizer.from_pretrained(
+            resolve_backbone(name), revision=revision, trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
         raise GraspError(
             f"cannot load the tokenizer of {name!r}: {str(error).splitlines()[0]}\n"

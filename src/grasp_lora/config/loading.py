@@ -5,12 +5,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from grasp_lora.config.tree import Config, MethodNames
 from grasp_lora.errors import GraspError
 from grasp_lora.tasks.task import Task
+from grasp_lora.yamls import parse_yaml
 
 __all__ = ["is_config", "load_config", "validated"]
 
@@ -18,8 +18,8 @@ __all__ = ["is_config", "load_config", "validated"]
 def is_config(path: Path) -> bool:
     """Whether a file is a run's config: it has a key that a task never has, and none that only a task has."""
     try:
-        values = _parse(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError, GraspError):
+        values = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, ValueError):  # GraspError is one, too
         return False
     if not isinstance(values, dict):
         return False
@@ -68,7 +68,7 @@ def _pair(override: str) -> tuple[str, Any]:
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise GraspError(f"override '{override}' is not of the form key=value")
-    return key, _parse(value, f"override {key}")
+    return key, parse_yaml(value, f"override {key}")
 
 
 def _faults(error: ValidationError) -> list[tuple[str, str]]:
@@ -103,13 +103,14 @@ def _reason(fault: Mapping[str, Any]) -> str:
 
 
 def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    if path.resolve() in seen:
-        raise GraspError(f"{path} extends itself")
     try:
+        own = path.resolve()
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # no text, a NUL in a name, a loop of links
         raise GraspError(f"cannot read the config {path}: {error}") from error
-    parsed = _parse(text, str(path))
+    if own in seen:
+        raise GraspError(f"{path} extends itself")
+    parsed = parse_yaml(text, str(path))
     if not isinstance(parsed, dict):
         raise GraspError(f"{path} holds no mapping of keys to values")
     data: dict[str, Any] = parsed
@@ -119,7 +120,7 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     elif isinstance(source, list):
         data["source"] = [_with_absolute_paths(one, path.parent) for one in source]
     if (base := data.pop("extends", None)) is not None:
-        data = _merge(_read(path.parent / str(base), (*seen, path.resolve())), data)
+        data = _merge(_read(path.parent / str(base), (*seen, own)), data)
     return data
 
 
@@ -156,21 +157,3 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 def _nested(keys: list[str], value: Any) -> dict[str, Any]:
     return {keys[0]: value if len(keys) == 1 else _nested(keys[1:], value)}
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """PyYAML takes the last of two equal keys without a word; here it is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.YAMLError(f"the key '{key}' stands twice before line {node.end_mark.line + 1}")
-        return super().construct_mapping(node, deep)
-
-
-def _parse(text: str, where: str) -> Any:
-    try:
-        return yaml.load(text, _UniqueKeys)
-    except yaml.YAMLError as error:
-        raise GraspError(f"{where} is not valid YAML: {error}") from error

@@ -74,6 +74,8 @@ class Config(Settings):
     """The model: a hub name, a folder, or packaged:gemma-3-270m."""
     revision: str | None = None
     """Of a backbone from the hub: a branch, tag or commit; null: its main branch."""
+    trust_remote_code: bool = False
+    """Whether Python code that comes with the backbone may run: only where you have read it."""
     dtype: DType = "auto"
     """Of the backbone's weights; auto: bfloat16 on a GPU, float32 on a CPU."""
     device: str = "auto"

@@ -120,5 +120,5 @@ class Look:
                 for name in ("dev", "micro_dev")
             )
             return cls(found["p"], dev, micro_dev, found["margin"], tuple(found["groups"]))
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise GraspError(f"{path} cannot be read ({error})") from None

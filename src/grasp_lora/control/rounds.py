@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from grasp_lora.errors import GraspError
 
 __all__ = ["PROBES_FILE", "ROUNDS_FILE", "TIMINGS_FILE", "Probe", "Round", "read_rounds"]
@@ -74,9 +76,28 @@ def read_rounds(folder: Path) -> tuple[Round, ...]:
     """
     path = folder / ROUNDS_FILE
     try:
-        rounds = tuple(map(Round.from_json, path.read_text(encoding="utf-8").splitlines()))
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        rounds = tuple(map(_ROUND.validate_json, path.read_bytes().splitlines()))
+    except (OSError, ValueError) as error:
         raise GraspError(f"{path} cannot be read as rounds ({error})") from None
     if not rounds:
         raise GraspError(f"{path} holds no round")
+    for number, one in enumerate(rounds, 1):
+        if not _is_possible(one):
+            raise GraspError(
+                f"{path} cannot be read as rounds: line {number} has no probes, or a number that no round has"
+            )
     return rounds
+
+
+_ROUND = TypeAdapter(Round)
+_LARGEST = 1e30  # nats, and whatever else; a policy refuses what is not finite
+
+
+def _is_possible(one: Round) -> bool:
+    ratios = [one.p_curr, one.p_next, *(probe.p for probe in one.probes)]
+    numbers = [one.mu, one.sigma, one.base_reward, one.mu_next, one.sigma_next]
+    numbers += [
+        value for probe in one.probes for value in (probe.z, probe.reward, probe.standard_error or 0.0)
+    ]
+    possible = all(0.0 <= p <= 1.0 for p in ratios) and all(abs(value) < _LARGEST for value in numbers)
+    return possible and bool(one.probes)

@@ -1,17 +1,19 @@
 """Task cards: a data set's languages, prompts, sizes and where it comes from, in one YAML file each."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from grasp_lora.data.sources import READERS
 from grasp_lora.errors import GraspError
+from grasp_lora.settings import FolderName
 from grasp_lora.tasks.prompt import parse_template
+from grasp_lora.yamls import parse_yaml
 
 __all__ = ["ANY", "Card", "Hub", "Language", "Sizes", "card_folders", "find_card", "list_cards", "load_card"]
 
@@ -62,7 +64,7 @@ class Hub(_Node):
 class Card(_Node):
     """The schema of a card."""
 
-    name: str = Field(pattern=r"^[\w.-]+$")
+    name: FolderName
     about: str
     source: str
     """Who made the data, to cite them."""
@@ -89,6 +91,17 @@ class Card(_Node):
     notes: str = ""
     """Where papers are silent, what was decided."""
     languages: dict[str, Language] = Field(min_length=1)
+    """By code, which names a folder and files of what is prepared."""
+
+    @field_validator("languages")
+    @classmethod
+    def _are_names(cls, languages: dict[str, Language]) -> dict[str, Language]:
+        for code in languages:
+            if code != ANY and not re.fullmatch(r"[\w-]+", code):
+                raise ValueError(
+                    f"the language {code!r} names a folder: letters, digits, _ and - may be in it"
+                )
+        return languages
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -199,20 +212,20 @@ def _card_files(folders: Sequence[Path]) -> list[Path]:
 
 def _read(path: Path, folders: Sequence[Path], seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        values = parse_yaml(path.read_text(encoding="utf-8"), f"the card {path}")
+    except (OSError, UnicodeDecodeError) as error:
         raise GraspError(f"the card {path} cannot be read as YAML: {error}") from None
     if not isinstance(values, dict):
         raise GraspError(f"the card {path} must be a mapping with name, reader, prompt, target, languages")
     base = values.pop("extends", None)
     if base is None:
         return values
-    beside = path.parent / str(base)
-    named = [file for file in _card_files(folders) if file.stem == base and file.resolve() != path.resolve()]
-    found = [beside] if beside.is_file() else named
-    if not found or path.resolve() in seen:
+    beside, own = path.parent / str(base), Path(os.path.realpath(path))
+    named = [file for file in _card_files(folders) if file.stem == base and file.resolve() != own]
+    found = [beside] if os.path.isfile(beside) else named  # which is no error for any text
+    if not found or own in seen:
         raise GraspError(f"the card {path} extends {base!r}, which is no other card")
-    return _merged(_read(found[0], folders, (*seen, path.resolve())), values)
+    return _merged(_read(found[0], folders, (*seen, own)), values)
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -113,7 +113,7 @@ def _hub(card: Card, where: Hub, names: Mapping[str, str], corpus: Corpus) -> It
         if not where.archive:
             raise GraspError(f"{error}: {_obtain(card)}") from None
         for code, name in names.items():
-            path = hub.download_archive(where.repository, where.archive.format(name=name))
+            path = hub.download_archive(where.repository, where.archive.replace("{name}", name))
             yield from _files(card, path, {code: name}, corpus)
         return
     except GraspError as error:

@@ -1,6 +1,8 @@
 """LoRA adapters on a backbone, through PEFT."""
 
 import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from grasp_lora.errors import GraspError
-from grasp_lora.merging.reading import WEIGHTS_FILE
+from grasp_lora.merging.reading import WEIGHTS_FILE, read_settings
 from grasp_lora.settings import Count, Settings
 
 __all__ = [
@@ -68,12 +70,8 @@ def load_adapter(model: nn.Module, folder: Path, *, trainable: bool) -> Any:
     """
     from peft import PeftModel
 
-    if not (folder / WEIGHTS_FILE).is_file():
-        raise GraspError(f"{folder} holds no adapter: {WEIGHTS_FILE} is missing")
-    try:
+    with _for_peft(folder):
         return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
-        raise GraspError(f"{folder} holds no adapter that PEFT can load: {error}") from error
 
 
 def load_beside(adapted: Any, folder: Path, name: str) -> None:
@@ -82,12 +80,42 @@ def load_beside(adapted: Any, folder: Path, name: str) -> None:
     Raises:
         GraspError: There is none, or it cannot be loaded.
     """
+    with _for_peft(folder):
+        adapted.load_adapter(str(folder), adapter_name=name)
+
+
+# What PEFT ends in where a config or a tensor is not what it expects.
+_FAULTS = (
+    SafetensorError, OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError,
+    RuntimeError,
+    AssertionError, ImportError,
+)  # fmt: skip
+
+
+@contextmanager
+def _for_peft(folder: Path) -> Iterator[None]:
+    """Look at an adapter before PEFT does, and say what PEFT says of it."""
     if not (folder / WEIGHTS_FILE).is_file():
         raise GraspError(f"{folder} holds no adapter: {WEIGHTS_FILE} is missing")
+    settings = read_settings(folder.name, folder)
     try:
-        adapted.load_adapter(str(folder), adapter_name=name)
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+        _check_rank(folder, settings)
+        yield
+    except GraspError:
+        raise
+    except _FAULTS as error:
         raise GraspError(f"{folder} holds no adapter that PEFT can load: {error}") from error
+
+
+def _check_rank(folder: Path, settings: Mapping[str, Any]) -> None:
+    """PEFT makes room for the rank that the config names before it looks at the tensors."""
+    ranks = [settings.get("r"), *(settings.get("rank_pattern") or {}).values()]
+    with safe_open(folder / WEIGHTS_FILE, framework="pt") as tensors:
+        sizes = [size for name in tensors.keys() for size in tensors.get_slice(name).get_shape()]  # noqa: SIM118
+    if unlike := [rank for rank in ranks if isinstance(rank, int) and rank > max(sizes, default=0)]:
+        raise GraspError(
+            f"{folder} holds no adapter: its config names rank {unlike[0]}, its tensors have less"
+        )
 
 
 def merge_into_base(adapted: Any, tokenizer: Any, folder: Path, dtype: torch.dtype) -> None:

@@ -7,7 +7,15 @@ from typing import Any
 from grasp_lora.errors import GraspError
 from grasp_lora.tasks.example import Example
 
-__all__ = ["Encoded", "Limits", "check_fit", "encode", "encode_prompt", "lost_targets"]
+__all__ = [
+    "Encoded",
+    "Limits",
+    "check_embedded",
+    "check_fit",
+    "encode",
+    "encode_prompt",
+    "lost_targets",
+]
 
 SPECIAL = 16  # start and end tokens, and the space that some tokenizers begin with: more than there are
 LONG = 64  # characters of a body for each token that fits: nearly all texts have fewer, and are taken whole
@@ -130,6 +138,21 @@ def check_fit(examples: Iterable[Example], tokenizer: Any, limits: Limits) -> No
         answer = limits.max_new_tokens or len(example.target.encode()) + SPECIAL
         if around + answer > limits.max_length:
             encode(example, tokenizer, limits)
+
+
+def check_embedded(encoded: Sequence[Encoded], model: Any) -> None:
+    """Every token must have its row of the embedding: on a GPU one beyond it stops training without a reason.
+
+    Raises:
+        GraspError: A token has none. (A tokenizer may have more than the model, as long as none is used.)
+    """
+    rows = model.get_input_embeddings().num_embeddings
+    largest = max((max(one.input_ids) for one in encoded), default=0)
+    if largest >= rows:
+        raise GraspError(
+            f"the tokenizer makes the token {largest} of a text, and the backbone embeds {rows} tokens: "
+            "take the tokenizer that the model came with, or resize the embedding and save the model again"
+        )
 
 
 def lost_targets(encoded: Sequence[Encoded]) -> str:

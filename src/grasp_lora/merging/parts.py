@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from grasp_lora.errors import GraspError
 
 __all__ = ["PARTS_FILE", "Part", "PartsOrFolder", "find_parts", "read_parts", "write_parts"]
@@ -39,12 +41,26 @@ def read_parts(folder: Path) -> dict[str, tuple[Part, ...]] | None:
     if not path.exists():
         return None
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        return {site: tuple(Part(**part) for part in of_site) for site, of_site in rows.items()}
-    except (ValueError, TypeError, AttributeError) as error:
+        parts = _PARTS.validate_json(path.read_bytes(), strict=True)
+        if wrong := [site for site, of_site in parts.items() if not _follow(of_site)]:
+            raise ValueError(f"at {wrong[0]} they do not follow one another")
+        return parts
+    except (OSError, ValueError) as error:
         raise GraspError(
             f"{path} does not describe the parts of a merged adapter ({error}); merge the adapters again"
         ) from error
+
+
+_PARTS = TypeAdapter(dict[str, tuple[Part, ...]])
+
+
+def _follow(parts: Sequence[Part]) -> bool:
+    """Whether they are rows 0 to the rank, with none left out and none twice."""
+    return (
+        bool(parts)
+        and [0, *(part.stop for part in parts[:-1])] == [part.start for part in parts]
+        and all(part.start < part.stop for part in parts)
+    )
 
 
 PartsOrFolder = Mapping[str, Sequence[Any]] | str | Path | None

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from grasp_lora.errors import GraspError
+from grasp_lora.merging.hostile import refuse_hostile
 from grasp_lora.merging.hub import CONFIG_FILE, WEIGHTS_FILE, find_adapter
 
 __all__ = [
@@ -172,24 +173,25 @@ def _read_config(name: str, folder: Path) -> Any:
     _refuse_other_than_plain_lora(name, path, settings)
     try:
         return LoraConfig(**{key: value for key, value in settings.items() if key in _READ})
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AttributeError) as error:
         raise GraspError(f"adapter {name!r}: {path} is not a valid LoRA config ({error})") from error
 
 
 def read_settings(name: str, folder: Path) -> dict[str, Any]:
-    """An adapter's config as it stands; GraspError where it is missing or damaged."""
+    """An adapter's config as it stands; GraspError where it is missing, damaged or hostile."""
     path = folder / CONFIG_FILE
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(settings, dict):
             raise ValueError("it is no object")
-        return settings
     except FileNotFoundError:
         raise GraspError(
             f"adapter {name!r}: {path} is missing; give the folder of a saved PEFT adapter"
         ) from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise GraspError(f"adapter {name!r}: {path} cannot be read as JSON ({error})") from error
+    refuse_hostile(f"adapter {name!r}: {path}", settings)
+    return settings
 
 
 def _refuse_other_than_plain_lora(name: str, path: Path, settings: dict[str, Any]) -> None:

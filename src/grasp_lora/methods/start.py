@@ -67,7 +67,7 @@ class Start:
     def model(self) -> Model:
         """The backbone."""
         config = self.config
-        return Model(config.backbone, config.revision, config.dtype, config.device)
+        return Model(config.backbone, config.revision, config.dtype, config.device, config.trust_remote_code)
 
     @property
     def limits(self) -> Limits:

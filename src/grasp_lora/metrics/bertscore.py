@@ -142,7 +142,7 @@ def _baseline(encoder: str, language: str, layer: int) -> tuple[float, float, fl
 def _load(encoder: str, num_layers: int) -> tuple[Any, Any]:
     transformers = library("transformers")
     try:
-        config = transformers.AutoConfig.from_pretrained(encoder)
+        config = transformers.AutoConfig.from_pretrained(encoder, trust_remote_code=False)
         if config.is_encoder_decoder:
             raise GraspError(f"BERTScore encoder {encoder!r} has a decoder too: choose a model like BERT")
         if not 1 <= num_layers <= config.num_hidden_layers:
@@ -153,9 +153,13 @@ def _load(encoder: str, num_layers: int) -> tuple[Any, Any]:
         config.num_hidden_layers = num_layers  # the layers above are never built
         with _errors_only(transformers.logging):  # they are reported as unexpected weights
             model, loading = transformers.AutoModel.from_pretrained(
-                encoder, config=config, use_safetensors=True, output_loading_info=True
+                encoder,
+                config=config,
+                use_safetensors=True,
+                output_loading_info=True,
+                trust_remote_code=False,
             )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(encoder)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(encoder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise GraspError(f"BERTScore encoder {encoder!r} cannot be loaded: {error}") from error
     # Many encoders come without a pooler, which is above the last layer.

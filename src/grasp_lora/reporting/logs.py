@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import TypeAdapter
 
 from grasp_lora.control.rounds import ROUNDS_FILE, Round
 from grasp_lora.lm.logs import TRAIN_LOG_FILE
 from grasp_lora.workspace.files import changed_at
 from grasp_lora.workspace.records import CONFIG_FILE, SUMMARY_FILE
+from grasp_lora.yamls import parse_yaml
 
 __all__ = [
     "config_of",
@@ -64,9 +64,9 @@ def numbers(lines: list[Mapping[str, Any]], key: str) -> tuple[float, ...]:
 def config_of(run: Path) -> Mapping[str, Any]:
     """What a run was last made with; empty where it cannot be read, as while it is being written."""
     try:
-        found = yaml.safe_load((run / CONFIG_FILE).read_bytes())
-    except (OSError, ValueError, LookupError, AttributeError, yaml.YAMLError, RecursionError):
-        return {}  # a tag on a value that does not fit it is any of these
+        found = parse_yaml((run / CONFIG_FILE).read_text(encoding="utf-8"), CONFIG_FILE)
+    except (OSError, ValueError):  # GraspError is one, too
+        return {}
     return found if isinstance(found, dict) else {}
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from grasp_lora.errors import GraspError
@@ -15,6 +14,7 @@ from grasp_lora.tasks.example import Example
 from grasp_lora.tasks.files import Faults, read_rows
 from grasp_lora.tasks.kept import keep
 from grasp_lora.tasks.prompt import Template, parse_template
+from grasp_lora.yamls import parse_yaml
 
 __all__ = ["Split", "Task", "check_disjoint", "load_task"]
 
@@ -176,10 +176,10 @@ def load_task(folder_or_yaml: Path) -> Task:
     """Read `task.yaml`; its relative paths are taken from its own folder."""
     path = folder_or_yaml / "task.yaml" if folder_or_yaml.is_dir() else folder_or_yaml
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError:
         raise GraspError(f"{path} does not exist: give a task file or a folder with a task.yaml") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise GraspError(f"{path} cannot be read as YAML: {error}") from None
     if not isinstance(values, dict):
         raise GraspError(f"{path} must be a mapping with name, prompt, target and languages")
@@ -259,7 +259,7 @@ def _texts(values: Mapping[str, Any], column: str) -> tuple[str, ...]:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise _BadRow(f"the column {column!r} is not a JSON list of texts") from None
     if not isinstance(value, list) or not value:
         raise _BadRow(f"the column {column!r} is not a list of texts")

@@ -210,13 +210,16 @@ class RunDirectory:
 
         shown = self.resources.shown
         shown.say("started")
+        self.resources.commits.clear()
         with measure() as cost, shown.watched():
             stage.work.run(self.resources, partial, **resolve(stage.given, self))
         write_card(partial, stage, self)
         files = [path.relative_to(partial) for path in sorted(partial.rglob("*")) if path.is_file()]
         outputs = {str(path): digest(partial / path) for path in files if is_result(path)}
         shown.end(cost.seconds)
-        return Done(**asdict(cost), work=stage.work.name, format=FORMAT, inputs=inputs, outputs=outputs)
+        done = Done(**asdict(cost), work=stage.work.name, format=FORMAT, inputs=inputs, outputs=outputs)
+        done.commits = dict(self.resources.commits)
+        return done
 
     def _copy(self, twin: Path, partial: Path) -> Done:
         logger.info("%s: as %s, copied", self.resources.shown.title, twin)

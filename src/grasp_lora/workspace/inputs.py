@@ -94,6 +94,7 @@ class Model(Input):
     revision: str | None = None
     dtype: DType = "auto"
     device: str = "auto"
+    trust_remote_code: bool = False
 
     @property
     def number_format(self) -> str:
@@ -111,6 +112,7 @@ class Model(Input):
             "revision": self.revision,
             "files": folder_digest(self.name),
             "dtype": self.number_format,
+            **({"trust_remote_code": True} if self.trust_remote_code else {}),
         }
 
     def resolve(self, run: RunDirectory) -> "Model":

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from yaml import YAMLError
 
 from grasp_lora.errors import GraspError
@@ -34,6 +33,7 @@ from grasp_lora.workspace.private import private_things, text_of
 from grasp_lora.workspace.records import CONFIG_FILE as RUN_FILE
 from grasp_lora.workspace.records import MASK_FILE, Pruned
 from grasp_lora.workspace.rows import Row
+from grasp_lora.yamls import parse_yaml
 
 __all__ = ["BESIDE", "base_revision", "card_of_copy", "prepare_upload", "run_above", "scored"]
 
@@ -61,8 +61,8 @@ def base_revision(adapter: Path, base: str | None = None) -> str | None:
     found: str | None = settings.get("revision")
     if not found and run is not None:
         try:
-            config = yaml.safe_load((run / RUN_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError, YAMLError) as error:
+            config = parse_yaml((run / RUN_FILE).read_text(encoding="utf-8"), RUN_FILE)
+        except (OSError, ValueError) as error:
             raise GraspError(f"{run / RUN_FILE} cannot be read: {str(error).splitlines()[0]}") from None
         found = config.get("revision") if isinstance(config, dict) else None
     return found or None

@@ -6,6 +6,7 @@ Nothing here imports torch, so that who only looks at a run starts at once.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -52,6 +53,12 @@ LOGS = (TIMINGS_FILE, TRAIN_LOG_FILE, TENSORBOARD_FOLDER)
 """Differ between equal runs, since they say when something was."""
 
 
+@cache
+def _types(cls: Any) -> TypeAdapter[Any]:
+    """Made once: a schema takes longer to make than a file to read."""
+    return TypeAdapter(cls)
+
+
 class Record:
     """A JSON file with one object; keys that are not there have the defaults of the type."""
 
@@ -70,7 +77,8 @@ class Record:
         """
         path = folder / cls.FILE
         try:
-            read: Self = TypeAdapter(cls).validate_json(path.read_bytes())
+            kind: Any = cls
+            read: Self = _types(kind).validate_json(path.read_bytes())
             return read
         except FileNotFoundError:
             raise GraspError(f"{path} is missing: run that stage first, or `grasp run`") from None
@@ -91,6 +99,8 @@ class Done(Cost, Record):
     """What the stage was given, flat; see `workspace.stage.fingerprint`."""
     outputs: Mapping[str, str] = field(default_factory=dict)
     """SHA-256 of each file."""
+    commits: Mapping[str, str] = field(default_factory=dict)
+    """Of the backbones that it loaded from the hub, whatever branch or tag was asked for."""
 
     @property
     def cost(self) -> dict[str, Any]:

@@ -5,14 +5,20 @@ import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.backbone import Backbone, load_backbone
 from grasp_lora.lm.batches import TargetCollator
-from grasp_lora.lm.encoding import Encoded, Limits, check_fit, encode, lost_targets
+from grasp_lora.lm.encoding import (
+    Encoded,
+    Limits,
+    check_embedded,
+    check_fit,
+    encode,
+    lost_targets,
+)
 from grasp_lora.lm.loss import TargetLoss
 from grasp_lora.lm.shown import Shown
 from grasp_lora.merging.hub import ADAPTER_FILES
@@ -46,6 +52,8 @@ class Resources:
     """Whether somebody asked to end."""
     shown: Shown = field(default_factory=Shown)
     """Who shows how far the stages are."""
+    commits: dict[str, str] = field(default_factory=dict)
+    """Backbones that were loaded from the hub, and their commits there."""
 
     def examples(self, rows: Rows) -> Sequence[Example]:
         """What the rows stand for.
@@ -114,7 +122,15 @@ class Resources:
 
     def backbone(self, model: Model) -> Backbone:
         """A new one each time: PEFT edits a model in place."""
-        loaded = load_backbone(model.name, dtype=model.dtype, device=model.device, revision=model.revision)
+        loaded = load_backbone(
+            model.name,
+            dtype=model.dtype,
+            device=model.device,
+            revision=model.revision,
+            trust_remote_code=model.trust_remote_code,
+        )
+        if loaded.commit is not None:
+            self.commits[model.name] = loaded.commit
         self.say(f"{model.name}: {model.number_format} on {next(loaded.model.parameters()).device}")
         return loaded
 
@@ -123,9 +139,16 @@ class Resources:
         end is said once.
 
         Raises:
-            GraspError: An example does not fit, also of many.
+            GraspError: An example does not fit, also of many; or the backbone does not embed a token, of many
+                when it is asked for.
         """
-        encoded = mapped(examples, partial(encode, tokenizer=backbone.tokenizer, limits=limits))
+
+        def one(example: Example) -> Encoded:
+            encoded = encode(example, backbone.tokenizer, limits)
+            check_embedded([encoded], backbone.model)
+            return encoded
+
+        encoded = mapped(examples, one)
         if isinstance(encoded, list):
             self.say(lost_targets(encoded))
             return encoded

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -13,6 +14,12 @@ from grasp_lora.errors import GraspError
 from grasp_lora.workspace.files import read_lines, write_json, write_lines
 
 __all__ = ["Answer", "Row"]
+
+
+@cache
+def _types(cls: Any) -> TypeAdapter[Any]:
+    """Made once: a schema takes longer to make than a file to read."""
+    return TypeAdapter(cls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,11 +150,12 @@ class Row:
             named = {"method": folder.parent.name, "seed": folder.name.removeprefix("seed")}
             read = {"scores": found.pop("metrics", {}), "costs": costs["stages"]}
             answers = list(read_lines(folder / Answer.FILE))
-            row: Self = TypeAdapter(cls).validate_python({**named, **found, **read, "answers": answers})
+            kind: Any = cls
+            row: Self = _types(kind).validate_python({**named, **found, **read, "answers": answers})
             return row
         except FileNotFoundError as error:
             raise GraspError(f"{error.filename} is missing: run that stage first, or `grasp run`") from None
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise GraspError(
                 f"{folder} holds no evaluation that can be read ({error}): make it again, with --force"
             ) from None
