@@ -20,6 +20,7 @@ from rich.console import Console
 from tests.helpers import deb
 from tests.helpers.models import random_adapter, tiny_llama
 from tests.helpers.run import CONFIG, TASK
+from tests.hostile.checkpoints import checkpoints, read_checkpoint
 from tests.hostile.inputs import Files
 
 from grasp_lora.config.loading import is_config, load_config
@@ -425,6 +426,11 @@ KINDS = (
     ),
     Kind("parts.json", _parts, _read_parts, ("merging/parts.py", "control/units.py")),
     Kind("rounds.jsonl", _rounds, _read_rounds, ("control/rounds.py", "control/selection.py")),
+    Kind(
+        "checkpoints", checkpoints, read_checkpoint,
+        ("lm/checkpoints.py", "control/fixed_mask.py", "control/controller.py", "control/merge_prune.py",
+         "lm/epochs.py", "lm/saving.py"),
+    ),
     Kind(
         "run directories", _runs, _read_run,
         ("reporting/reading.py", "reporting/progress.py", "reporting/overview.py", "reporting/logs.py",

@@ -67,12 +67,13 @@ def write_state(callback: CarriesState, checkpoint: Path, step: int) -> None:
     state = callback.state_dict()
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items() if _is_tensor(value)}
     values = {name: value for name, value in state.items() if not _is_tensor(value)}
-    written = save(tensors)
+    written = save(tensors) if tensors else b""
     marker = _marker(checkpoint, callback)
     marker.parent.mkdir(exist_ok=True)
     marker.unlink(missing_ok=True)  # of another training that wrote here
-    _write(_tensors(checkpoint, callback), written)
-    digest = hashlib.sha256(written).hexdigest()
+    if tensors:
+        _write(_tensors(checkpoint, callback), written)
+    digest = hashlib.sha256(written).hexdigest() if tensors else None
     _write(marker, json.dumps({"step": step, "tensors": digest, "values": values}).encode())
 
 
@@ -85,11 +86,11 @@ def read_state(callback: CarriesState, checkpoint: Path, step: int) -> dict[str,
     name = type(callback).__name__
     try:
         said = json.loads(_marker(checkpoint, callback).read_bytes())
-        written = _tensors(checkpoint, callback).read_bytes()
         values, of_step, digest = said["values"], said["step"], said["tensors"]
-        if not isinstance(values, Mapping) or hashlib.sha256(written).hexdigest() != digest:
+        written = b"" if digest is None else _tensors(checkpoint, callback).read_bytes()
+        if not isinstance(values, Mapping) or (written and hashlib.sha256(written).hexdigest() != digest):
             raise ValueError("its tensors are others")
-        state = {**values, **load(written)}
+        state = {**values, **(load(written) if written else {})}
     except FileNotFoundError:
         raise GraspError(_nothing_there(name, checkpoint)) from None
     except (OSError, ValueError, TypeError, KeyError, RecursionError, SafetensorError) as error:
