@@ -171,5 +171,5 @@ def parquet_rows(path: Path, opened: BinaryIO | None = None) -> Iterator[Row]:
                 for values in batch.to_pylist():
                     number += 1
                     yield Row(number, values)
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError) as error:  # ValueError: text that is no UTF-8
         raise GraspError(f"{path}: not a readable Parquet file after row {number}: {error}") from None
