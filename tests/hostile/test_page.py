@@ -39,5 +39,6 @@ def test_a_part_is_written_and_read(tmp_path):
     (read,) = read_parts(tmp_path)
     assert rendered([read]) == rendered([part])
     assert rendered([part]).endswith(
-        "## X\n\nOne.\n\n| a | b |\n| --- | --- |\n| 1 | 2\\|3 |\n\nMeasured again by `make x`. On: cores 2.\n"
+        "## X\n\nOne.\n\n| a | b |\n| --- | --- |\n| 1 | 2\\|3 |\n\nMeasured again by `make x`."
+        " On: cores 2.\n"
     )
