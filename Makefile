@@ -43,7 +43,7 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/run.py
 
 soak: $(VENV)/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak --kills 60
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak --kills 60 --page
 
 mutants: $(VENV)/installed-mutants
 	OMP_NUM_THREADS=1 CI=1 $(BIN)/mutmut run --max-children 2

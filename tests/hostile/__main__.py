@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import warnings
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +123,8 @@ def _count(name: str, run: str, number: int) -> dict[str, Any]:
         measured.json_report(outfile=str(report))
         totals = json.loads(report.read_text())["totals"]
     branches = [totals["covered_branches"], totals["num_branches"]]
-    return {"kind": name, **asdict(tally), "branches": branches, "seconds": time.monotonic() - began}
+    about = {f.name: getattr(tally, f.name) for f in fields(tally)}  # `asdict` cannot copy a Counter
+    return {"kind": name, **about, "branches": branches, "seconds": time.monotonic() - began}
 
 
 def _row(found: dict[str, Any]) -> list[str]:

@@ -285,3 +285,16 @@ def test_splits_that_share_an_example_are_named() -> None:
         check_disjoint({"train": [a], "dev": [b], "test": [Example("1", "other\n", "t")]})
     with pytest.raises(GraspError, match=r"'dev' and 'test' share the example '4' \(same text as '2'\)"):
         check_disjoint({"train": [a], "dev": [b], "test": [Example("4", "q\n", "t")]})
+
+
+def test_parquet_with_text_that_is_no_utf8(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(
+        pyarrow.table({"text": ["Target 1"]}), tmp_path / "x.parquet", compression=None
+    )
+    content = (tmp_path / "x.parquet").read_bytes()
+    (tmp_path / "x.parquet").write_bytes(content.replace(b"Target", b"Tar\xe7et"))
+    with pytest.raises(GraspError, match="not a readable Parquet file after row 0"):
+        list(read_rows(tmp_path / "x.parquet", Faults(tmp_path / "x.parquet")))

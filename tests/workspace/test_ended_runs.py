@@ -168,6 +168,7 @@ def test_what_was_spent_before_the_end_counts(setting, at_step):
     assert passes(setting / "runs/other", "final/seed42") == passes(setting / "runs/whole", "final/seed42")
 
 
+@pytest.mark.hostile("learning rates that explode", "stops, says the step, keeps the last good checkpoint")
 def test_an_explosion_says_the_step_and_keeps_the_last_good_checkpoint(setting, monkeypatch):
     original = SavingTrainer._save_checkpoint
 

@@ -167,12 +167,10 @@ def parquet_rows(path: Path, opened: BinaryIO | None = None) -> Iterator[Row]:
     number = 0
     try:
         with parquet.ParquetFile(opened or path) as file:
-            for group in range(
-                file.num_row_groups
-            ):  # one at a time: of all together pyarrow keeps what it read
+            for group in range(file.num_row_groups):  # of all together pyarrow keeps what it read
                 for batch in file.iter_batches(batch_size=256, row_groups=[group]):
                     for values in batch.to_pylist():
                         number += 1
                         yield Row(number, values)
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError) as error:  # ValueError: text that is no UTF-8
         raise GraspError(f"{path}: not a readable Parquet file after row {number}: {error}") from None
