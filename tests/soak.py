@@ -2,8 +2,9 @@
 
     python -m tests.soak --kills 50
 
-Prints a table, and with --page writes its part of docs/reliability.md. Each attempt is a process of its own (forked from one that has
-imported everything, so that a kill can hit any stage) and ends by SIGKILL, with no chance to tidy up.
+Prints a table, and with --page writes its part of docs/reliability.md. Each attempt is a process of its own
+(forked from one that has imported everything, so that a kill can hit any stage) and ends by SIGKILL, with no
+chance to tidy up.
 """
 
 import argparse
@@ -153,8 +154,8 @@ def _part(found: Kills, arguments: argparse.Namespace, seconds: float) -> Part:
         "Killed and continued",
         f"python -m tests.soak --kills {arguments.kills} --seed {arguments.seed} --page",
         (
-            "A run of ten methods on a tiny model (rows alone, and rows in pairs with the source's) is killed "
-            "by SIGKILL at a random moment, again and again, until it is done; then its files are compared "
+            "A run of ten methods on a tiny model (rows alone, and rows in pairs with the source's) is "
+            "killed by SIGKILL at a random moment, again and again, until it is done; then its files are compared "
             "byte for byte with those of a run that was not killed: adapters, masks, rounds, probes, "
             "predictions, scores, and of `done.json` passes and steps. Only times, and logs that tell them, "
             "may differ.",
