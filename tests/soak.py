@@ -157,7 +157,8 @@ def _part(found: Kills, arguments: argparse.Namespace, seconds: float) -> Part:
             "A run of ten methods on a tiny model (rows alone, and rows in pairs with the source's) is "
             "killed by SIGKILL at a random moment, again and again, until it is done; then its files are "
             "compared byte for byte with those of a run that was not: adapters, masks, rounds, "
-            "probes, predictions, scores, and of `done.json` passes and steps. Only times, and logs that tell them, may differ.",
+            "probes, predictions, scores, and of `done.json` passes and steps. Only times, and logs that "
+            "tell them, may differ.",
             f"**{found.count} kills in {found.runs} runs; files that differ: {same}.** {seconds:.0f} s.",
         ),
         (
