@@ -1,6 +1,6 @@
 """What a way to choose the prune ratio is worth, over all runs of `configs/matrix/`.
 
-    python benchmarks/matrix.py runs/matrix-*    rows of these runs to docs/results/matrix/, and the table
+    python benchmarks/matrix.py runs/matrix-*    rows of these runs to docs/results/matrix/, and the tables
     python benchmarks/matrix.py                  the table, of the rows that are there
 
 A run may be unfinished: what is evaluated counts. Rows are JSON lines, one for each method and draw.
@@ -127,7 +127,38 @@ class _ByRun:
         return f"{statistics.fmean(means):+.4f}{error}"
 
 
+def methods_of(cell: Mapping[str, Any]) -> str:
+    """The methods of one draw of a run: what lies behind each, its losses, and the difference to p = 0."""
+    zero = statistics.fmean(cell[UNPRUNED]["test_losses"])
+    rows = []
+    for name in sorted(cell, key=_place):
+        row = cell[name]
+        test, p = statistics.fmean(row["test_losses"]), row["p"]
+        if not re.fullmatch(POINT, name) or p:
+            known = ["" if p is None else f"{p:.3f}", row["steps"], row["choosing_steps"]]
+            losses = [*row["source_losses"].values(), row["dev_loss"], test]
+            shown = [*map(str, known), str(sum(row["labels"].values())), *(f"{v:.4f}" for v in losses)]
+            rows.append([row["title"], *shown, f"{test - zero:+.4f}"])
+    (sources,) = {tuple(row["source_losses"]) for row in cell.values()}
+    on_dev = [f"{name} dev" for name in sources]
+    headers = ["method", "p", "steps", "choosing", "labels", *on_dev, "dev", "test", "test − p = 0"]
+    return markdown(headers, rows)
+
+
+def _place(method: str) -> tuple[int, str]:
+    """As one would read them: what is simple, what is merged, ratios, ways to choose one."""
+    first = ("lora_target", "target_on", "sequential", "joint", "merge", "merge_random", "prune_after")
+    if method in first:
+        return first.index(method), method
+    return len(first) + (CHOOSERS.index(method) + 1 if method in CHOOSERS else 0), method
+
+
 if __name__ == "__main__":
     for folder in sys.argv[1:]:
         export(Path(folder))
-    print(summary(read(ROWS)))
+    known = read(ROWS)
+    for name in sys.argv[1:]:
+        for (run, draw), cell in known.items():
+            if run == Path(name).name and UNPRUNED in cell:
+                print(f"{run}, draw {draw}\n\n{methods_of(cell)}\n")
+    print(summary(known))
