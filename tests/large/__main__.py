@@ -10,6 +10,7 @@ from typing import Any
 
 from tests.helpers import reliability
 from tests.helpers.reliability import Part, Table, machine, read_parts, rendered, write_part
+from tests.large.checkpoints import checkpoint
 from tests.large.measuring import in_own_process, timed
 from tests.large.ranks import high_rank
 from tests.large.rounds import many_rounds
@@ -23,11 +24,13 @@ CHECKS = {
     "train_in_shape": train_in_shape,
     "high_rank": high_rank,
     "long_texts": long_texts,
+    "checkpoint": checkpoint,
     "many_rows": many_rows,
     "read_rows": read,
     "train_on_rows": train,
 }
 FULL: dict[str, dict[str, Any]] = {
+    "checkpoint": {"steps": 20},
     "long_texts": {"characters": [100_000, 10_000_000], "tokenizer": "packaged:gemma-3-270m"},
     "high_rank": {"rank": 256, "hidden": 1024},
     "adapter_of_8b": {"layers": 32, "steps": 8},
