@@ -124,8 +124,11 @@ def soak(kills: int, seed: int, folder: Path) -> Kills:
     while found.count < kills:
         name = f"killed{found.runs}"
         run = folder / "runs" / name
-        while (code := attempt(folder, name, generator.uniform(0.0, seconds / 6), log)) is None:
+        longest, last = seconds / 6, ""
+        while (code := attempt(folder, name, generator.uniform(0.0, longest), log)) is None:
             stage = where(run)
+            # What is no training begins again: twice in the same one, it gets more time.
+            longest, last = (2 * longest if stage == last else seconds / 6), stage
             found.stages[stage] += 1
             if any(run.rglob("checkpoint-*/whole.json")):
                 found.resumed[stage] += 1
