@@ -57,7 +57,9 @@ def check_command(words: list[str]) -> None:
         assert (ROOT / words[1]).exists(), words[1]
     elif name in ("python", "python3"):
         assert words[1:3] == ["-m", "venv"] or words[1] == "-m", words
-        assert words[2] in ("venv", "pytest") or (ROOT / f"{words[2].replace('.', '/')}.py").exists()
+        assert words[2] in ("venv", "pytest") or any(
+            (ROOT / f"{words[2].replace('.', '/')}{end}").exists() for end in (".py", "/__main__.py")
+        )
     else:
         assert OTHERS.match(" ".join(words)) or name in ("ruff", "pytest", "pip"), f"unknown command: {words}"
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import chdir
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest import mock
 
 from hypothesis import HealthCheck, Phase, given, settings
 from tests.hostile.inputs import Content, Files, Input, Link, inputs
@@ -84,7 +85,8 @@ class Place:
         for name, content in given.changes.items():
             _write(folder / name, content)
         began = time.monotonic()
-        with watched(self.inside) as watch, chdir(self.root / "here"):
+        cache = {"GRASP_CACHE": str(self.inside / MADE / "cache")}  # preparing keeps texts there
+        with mock.patch.dict(os.environ, cache), watched(self.inside) as watch, chdir(self.root / "here"):
             try:
                 with limited():
                     self.kind.read(folder)

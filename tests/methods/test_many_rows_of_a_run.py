@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.helpers.models import tiny_llama
 from tests.helpers.tokenizer import tiny_tokenizer
 from tests.methods.test_samples import write_pool
 
@@ -107,6 +108,7 @@ def test_what_many_rows_share_is_said_before_the_run(tmp_path, many):
 
 class _Backbone:
     tokenizer = tiny_tokenizer()
+    model = tiny_llama()
 
 
 def test_many_rows_are_encoded_as_they_are_asked_for(tmp_path, many, caplog):
