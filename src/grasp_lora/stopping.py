@@ -1,13 +1,16 @@
-"""Ctrl-C and SIGTERM: training ends after the running step, with a checkpoint; the second time at once."""
+"""A signal ends a training after the running step, with a checkpoint; the second one at once."""
 
 import logging
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 __all__ = ["Interrupted", "Stopping"]
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last: the terminal was closed
 
 logger = logging.getLogger(__name__)
 
@@ -55,14 +58,14 @@ class Stopping:
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Within, SIGINT and SIGTERM ask before they end anything; in another thread nothing changes."""
+        """Within, signals ask before they end anything; in another thread nothing changes."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         self.requested = 0
         before = {
             number: signal.signal(number, self._ask)
-            for number in (signal.SIGINT, signal.SIGTERM)
+            for number in _SIGNALS
             # A shell's background job ignores Ctrl-C, and what was not set from Python cannot be set back.
             if signal.getsignal(number) not in (signal.SIG_IGN, None)
         }
@@ -74,7 +77,8 @@ class Stopping:
 
     def _ask(self, number: int, frame: Any) -> None:
         again = "the same command continues with what is not done"
-        if self.requested or not self._looked_at:
+        before, self.requested = self.requested, number
+        if before or not self._looked_at:
             raise Interrupted(number, again)
-        self.requested = number
-        logger.warning("ending after this step, with a checkpoint; once more ends at once")
+        bar = "\n" if sys.stderr.isatty() else ""  # which may stand in this line
+        logger.warning("%sending after this step, with a checkpoint; once more ends at once", bar)

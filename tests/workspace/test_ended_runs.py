@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,9 +20,11 @@ from grasp_lora.executors.local import execute
 from grasp_lora.experiment import start
 from grasp_lora.lm.saving import SaveOften, SavingTrainer
 from grasp_lora.methods.plan import plan
-from grasp_lora.stages.train import TRAIN
+from grasp_lora.reporting.progress import BETWEEN, progress_of
 from grasp_lora.stopping import Interrupted
+from grasp_lora.workspace.changes import digest
 from grasp_lora.workspace.directory import RunDirectory
+from grasp_lora.workspace.files import read_lines
 from grasp_lora.workspace.resources import Resources
 from grasp_lora.workspace.stage import Stage, Work, behind
 
@@ -29,9 +32,9 @@ from grasp_lora.workspace.stage import Stage, Work, behind
 def train(name, **overrides):
     """The trainings of a run, and what they need: neither evaluation nor report, which take the most time."""
     x = start("run.yaml", {"name": name, "methods": ["grasp"], **overrides})
-    stages = behind(*(stage for stage in plan(x) if stage.work is TRAIN))
+    stages = behind(*(stage for stage in plan(x) if stage.work.resumes))
     resources = Resources(checkpoint_every=x.config.checkpoint_every)
-    execute([(RunDirectory(x.config.folder, resources), stages)])
+    execute([(RunDirectory(x.config.folder, resources, config=x.config.dump()), stages)])
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +85,7 @@ def passes(run_folder, stage):
     return done["forward_examples"], done["backward_examples"], done["steps"]
 
 
-@pytest.mark.parametrize(("stage", "step"), [("adapters", 5), ("learn", 7), ("final", 8)])
+@pytest.mark.parametrize(("stage", "step"), [("learn", 7), pytest.param("final", 8, marks=pytest.mark.slow)])
 def test_a_signal_ends_after_the_step_and_the_same_command_goes_on(setting, at_step, stage, step):
     at_step(stage, step, lambda: signal.raise_signal(signal.SIGINT))
     with pytest.raises(
@@ -96,6 +99,7 @@ def test_a_signal_ends_after_the_step_and_the_same_command_goes_on(setting, at_s
     go_on_and_compare(setting)
 
 
+@pytest.mark.slow
 def test_the_second_signal_ends_at_once(setting, at_step):
     def twice():
         signal.raise_signal(signal.SIGINT)
@@ -109,6 +113,7 @@ def test_the_second_signal_ends_at_once(setting, at_step):
     go_on_and_compare(setting)
 
 
+@pytest.mark.slow
 def test_a_signal_at_the_last_step_lets_the_stage_finish(setting, at_step):
     at_step("learn", 24, lambda: signal.raise_signal(signal.SIGINT))
     with pytest.raises(Interrupted):
@@ -127,6 +132,7 @@ def test_the_exit_code_says_the_signal(setting, at_step, capsys, number, code):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.slow
 def test_without_checkpoints_it_ends_at_once_and_begins_again(setting, at_step):
     at_step("learn", 7, lambda: signal.raise_signal(signal.SIGINT))
     with pytest.raises(Interrupted, match="begins this training again"):
@@ -136,6 +142,7 @@ def test_without_checkpoints_it_ends_at_once_and_begins_again(setting, at_step):
     assert list(differing(files(setting / "runs/whole"), files(setting / "runs/other"))) == []
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_not_used(setting, at_step, caplog):
     at_step("learn", 7, lambda: signal.raise_signal(signal.SIGINT))
     with pytest.raises(Interrupted):
@@ -148,14 +155,41 @@ def test_a_damaged_checkpoint_is_not_used(setting, at_step, caplog):
     assert "checkpoint-7 is damaged and is not used" in caplog.text
 
 
-def test_other_settings_begin_anew(setting, at_step):
+def test_other_settings_begin_anew_and_what_was_begun_is_kept(setting, at_step, caplog, capsys):
     at_step("learn", 7, lambda: signal.raise_signal(signal.SIGINT))
     with pytest.raises(Interrupted):
         train("other", **{"control.every": 2})
+    assert main(["clean", "runs/other"]) == 0
+    assert "unfinished stage, whose training goes on after step 7" in " ".join(
+        capsys.readouterr().out.split()
+    )
     train("other")
     assert list(differing(files(setting / "runs/whole"), files(setting / "runs/other"))) == []
+    assert "seed42 was begun with other settings and not finished: control.every: was 2, now 3" in caplog.text
+    kept = setting / "runs/other/learn/seed42.partial.replaced-1"
+    assert (kept / "checkpoints/checkpoint-7/whole.json").exists()
+    assert main(["clean", "runs/other"]) == 0
+    assert "begun with other settings" in " ".join(capsys.readouterr().out.split())
 
 
+def test_a_run_that_ended_in_order_is_not_called_running(setting, at_step):
+    at_step("learn", 7, lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(Interrupted):
+        train("other")
+    assert progress_of(setting / "runs/other", time.time() + BETWEEN).state == "stopped"
+
+
+def test_a_link_to_a_folder_is_a_run_and_one_to_nothing_is_said(tmp_path):
+    (tmp_path / "far").mkdir()
+    (tmp_path / "run").symlink_to(tmp_path / "far")
+    RunDirectory(tmp_path / "run", Resources()).make(Stage("a", Work(write), {}))
+    assert (tmp_path / "far/a/done.json").exists()
+    (tmp_path / "lost").symlink_to(tmp_path / "gone")
+    with pytest.raises(GraspError, match="a file, or a link to nothing, has such a name"):
+        RunDirectory(tmp_path / "lost", Resources()).make(Stage("a", Work(write), {}))
+
+
+@pytest.mark.slow
 def test_what_was_spent_before_the_end_counts(setting, at_step):
     at_step("final", 8, lambda: signal.raise_signal(signal.SIGINT))
     with pytest.raises(Interrupted):
@@ -214,6 +248,74 @@ def write(resources, folder, size=10):
     (folder / "out").write_bytes(b"x" * size)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "stage", "step"),
+    [("joint", "joint", 13), ("optuna", "optuna-seed42.partial/checkpoints", 14), ("rank_check", "learn", 7)],
+)
+def test_the_other_trainings_go_on_too(setting, at_step, method, stage, step):
+    more = {"methods": ["grid", method] if method == "rank_check" else [method]}
+    train("third", **more)
+    at_step(stage, step, lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(Interrupted, match=f"ended after step {step}"):
+        train("other", **more)
+    train("other", **more)
+    assert list(differing(files(setting / "runs/third"), files(setting / "runs/other"))) == []
+    assert not list((setting / "runs/other").rglob("trial*-*"))
+    shutil.rmtree(setting / "runs/third")
+
+
+def test_the_logs_go_on_as_if_nothing_had_happened(setting, at_step):
+    at_step("learn", 7, lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(Interrupted):
+        train("other")
+    train("other")
+    logs = [read_lines(setting / f"runs/{name}/learn/seed42/train_log.jsonl") for name in ("whole", "other")]
+    one, other = (
+        [{k: v for k, v in line.items() if not re.search("second|runtime", k)} for line in log]
+        for log in logs
+    )
+    assert one == other
+    assert any("loss" in line for line in one)
+
+
+def test_a_state_that_does_not_fit_is_in_nobodys_way(setting, at_step, caplog):
+    at_step("learn", 7, lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(Interrupted):
+        train("other")
+    (marker,) = (setting / "runs/other/learn").rglob("GraspCallback.json")
+    said = json.loads(marker.read_text())
+    del said["values"]["step"]
+    marker.write_text(json.dumps(said))
+    (whole,) = (setting / "runs/other/learn").rglob("whole.json")
+    hashes = json.loads(whole.read_text())
+    whole.write_text(json.dumps(hashes | {"grasp_lora/GraspCallback.json": digest(marker)}))
+    go_on_and_compare(setting)
+    assert "step' is missing" in caplog.text
+    assert "this training begins again" in caplog.text
+
+
+def test_a_twin_replaces_what_was_begun(tmp_path):
+    tries = []
+
+    def work(resources, folder):
+        tries.append(folder)
+        (folder / "out").write_text("x")
+        if len(tries) == 1:
+            (folder / "half").write_text("x")
+            raise RuntimeError("killed")
+
+    shared = Work(work, resumes=True)
+    first, second = RunDirectory(tmp_path / "one", Resources()), RunDirectory(tmp_path / "two", Resources())
+    with pytest.raises(RuntimeError):
+        second.make(Stage("a", shared, {}))
+    twins = {}
+    first.make(Stage("a", shared, {}), twins)
+    folder = second.make(Stage("a", shared, {}), twins)
+    assert sorted(path.name for path in folder.iterdir()) == ["done.json", "out"]
+    assert len(tries) == 2
+
+
 def test_an_unknown_folder_of_such_a_name_is_moved_aside(tmp_path):
     (tmp_path / "a.partial").mkdir()
     (tmp_path / "a.partial/mine.txt").write_text("mine")
@@ -251,6 +353,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", mount], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_and_the_run_goes_on_when_there_is_room(setting, small_disk, capsys):
     filler = small_disk / "filler"
     filler.write_bytes(b"x" * (600 << 10))
@@ -273,6 +376,7 @@ def test_a_disk_that_cannot_be_written_is_said(setting, small_disk, capsys):
     assert f"cannot write {small_disk}/whole: Read-only file system" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_finished_run_on_a_disk_that_cannot_be_written_is_read(setting, tmp_path, capsys):
     command = ["run", "run.yaml", "name=other", "methods=[zero_shot]"]
     assert main(command) == 0
@@ -288,6 +392,7 @@ def test_a_finished_run_on_a_disk_that_cannot_be_written_is_read(setting, tmp_pa
     assert code == 0, capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_clock_that_jumps_changes_nothing(setting, monkeypatch):
     jumps = iter([0.0, -1e6, 1e7, 3e8, -2e8] * 10_000)
     real = time.time

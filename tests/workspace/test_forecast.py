@@ -18,7 +18,7 @@ from grasp_lora.experiment import forecast
 from grasp_lora.lm.adapters import Lora, adapter_weights, new_adapter
 from grasp_lora.lm.encoding import Encoded
 from grasp_lora.lm.footprint import Batch, shapes_of
-from grasp_lora.workspace.records import ENVIRONMENT_FILE, Done
+from grasp_lora.workspace.records import ENVIRONMENT_FILE, Begun, Done
 from grasp_lora.workspace.unfinished import PARTIAL
 
 SMALL = (
@@ -66,8 +66,10 @@ def test_the_seconds_are_those_of_the_runs_own_finished_stages(setting, tmp_path
     shutil.copytree(setting / "runs", tmp_path / "runs")
     run = tmp_path / "runs" / "tiny"
     spent = {name: Done.read(run / name).seconds for name in ("merge/seed42", "adapters/ar", "adapters/en")}
-    shutil.rmtree(run / "final")
-    (run / "final" / f"seed42{PARTIAL}").mkdir(parents=True)
+    left, made = run / "final" / f"seed42{PARTIAL}", Done.read(run / "final/seed42")
+    (run / "final/seed42").rename(left)
+    (left / Done.FILE).unlink()
+    Begun(made.work, made.format, made.inputs).write(left)
     shutil.rmtree(run / "adapters" / "ar")
     found = of(setting, runs=str(tmp_path / "runs"))
     states = {one.name: one.state for one in found.planned}

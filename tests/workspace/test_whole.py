@@ -71,9 +71,9 @@ def test_on_a_terminal_bars_say_which_stage_of_how_many_it_is(setting, caplog, m
     lines = run(setting, "bars", caplog)
     monkeypatch.undo()
     text = terminal.text()
-    assert "[1/3] adapters/ar, time left of the whole run: ?:   0%|" in text
-    assert re.search(r"\[1/3\] adapters/ar, .*100%\|.* 16/16 \[.*loss=\d", text)
-    assert re.search(r"\[2/3\] eval/lora_target/seed42.*: 100%.* 14/14 ", text)
+    assert "[1/3] adapters/ar: 0/" in text
+    assert re.search(r"\[1/3\] adapters/ar.*: 16/16 .*loss=\d", text)
+    assert re.search(r"\[2/3\] eval/lora_target/seed42( \(\d+ s in all\))?: \d+/14 ", text)
     assert "2/2 " in text  # answers, after 4 dev, 6 test and 4 source rows
     assert [line for line in lines if "started" not in line and "done in" not in line] == []
 

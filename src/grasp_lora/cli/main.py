@@ -51,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
     except KeyboardInterrupt as interrupt:  # with a text where a verb raised it
         what = str(interrupt) or "the same command continues with what is not done"
-        print(f"grasp: interrupted; {what}", file=sys.stderr)
+        bar = "\n" if sys.stderr.isatty() else ""  # which may stand in this line
+        print(f"{bar}grasp: interrupted; {what}", file=sys.stderr)
         return 128 + getattr(interrupt, "signal", signal.SIGINT)
     return 0
 

@@ -25,7 +25,7 @@ from grasp_lora.lm.checkpoints import CarriesState
 from grasp_lora.lm.encoding import Limits
 from grasp_lora.lm.loss import TargetLoss
 from grasp_lora.merging.parts import PartsOrFolder, find_parts
-from grasp_lora.tasks.example import Example, groups_of
+from grasp_lora.tasks.example import Example, examples_digest, groups_of
 
 __all__ = ["GraspCallback"]
 
@@ -99,6 +99,7 @@ class GraspCallback(CarriesState):
         self.trainer = trainer
         limits = Limits(max_length, max_new_tokens, token_budget)
         examples = [_example("micro-dev", i, row) for i, row in enumerate(micro_dev or [])]
+        self._micro_dev = examples_digest(examples)
         self._dev = [_example("dev", i, row) for i, row in enumerate(dev or [])]
         _check_rows(examples if micro_dev is not None else None, self._dev if dev is not None else None)
         self._reward = reward or self._loss_reward("micro-dev", examples, limits)
@@ -144,6 +145,9 @@ class GraspCallback(CarriesState):
         self.controller = GraspController(
             model, optimizer, self._reward, on_round=self._log_round, state=carried, **self._options
         )
+
+    def settings(self) -> dict[str, Any]:
+        return {"micro_dev": self._micro_dev}
 
     def state_dict(self) -> dict[str, Any]:
         assert self.controller is not None

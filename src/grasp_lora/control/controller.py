@@ -22,6 +22,7 @@ from grasp_lora.control.rounds import PROBES_FILE, ROUNDS_FILE, TIMINGS_FILE, Pr
 from grasp_lora.control.selection import GraspResult, SelectionRule, select_ratio
 from grasp_lora.control.units import ImportanceRefresh, Parts, Pruning, UnitKind, adapter_parameters
 from grasp_lora.errors import GraspError, check_choice
+from grasp_lora.lm.checkpoints import CannotGoOn, check_settings, plain
 
 __all__ = ["EVERY", "GraspController"]
 
@@ -96,8 +97,8 @@ class GraspController:
         self.policy = policy or RatioPolicy()
         self.every, self.select, self.margin = every, select, margin
         self.folder, self.on_round, self.groups = folder, on_round, groups
-        pruning = Pruning(parts, unit, importance_refresh)
-        self.masked = MaskedAdapter(adapter_parameters(model), pruning)
+        self._pruning = Pruning(parts, unit, importance_refresh)
+        self.masked = MaskedAdapter(adapter_parameters(model), self._pruning)
         self.prober = Prober(model, self.masked, reward)
         self.step = 0
         self.rounds: list[Round] = []
@@ -134,9 +135,19 @@ class GraspController:
             seen.append({ratio: one.by_example or (one.mean,) for ratio, one in found})
         return Look(p, seen[0], seen[1], self.margin, tuple(groups))
 
+    def settings(self) -> dict[str, Any]:
+        """What the rounds of one log have in common, for JSON."""
+        moving = ("p_curr", "mu", "sigma")
+        policy = {k: v for k, v in vars(self.policy).items() if not k.startswith("_") and k not in moving}
+        policy["kind"] = type(self.policy).__name__
+        moments = {"reset_moments": self._moments is not None}
+        found = {"every": self.every, **self._pruning.settings(), **moments, "policy": policy}
+        return json.loads(json.dumps(found, default=str))  # type: ignore[no-any-return]
+
     def state_dict(self) -> dict[str, Any]:
         """All that later rounds depend on but the optimizer's state: tensors, and values for JSON."""
         return {
+            "settings": self.settings(),
             "step": self.step,
             "rounds": [made.to_json() for made in self.rounds],
             "policy": self.policy.state_dict(),
@@ -145,6 +156,7 @@ class GraspController:
         }
 
     def _go_on_from(self, state: Mapping[str, Any]) -> None:
+        check_settings(state.get("settings"), self.settings(), "the controller's state")
         try:
             self.step = int(state["step"])
             self.rounds = [Round.from_json(line) for line in state["rounds"]]
@@ -152,10 +164,14 @@ class GraspController:
             self.masked.go_on_from(state)
             logs = {name: int(state["logs"][name]) for name in _LOGS}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise GraspError(
-                f"the controller's state does not fit this training ({error!r}): go on with the adapter and "
-                "the settings that it was saved with, or train from the start"
+            raise CannotGoOn(
+                f"the controller's state does not fit this training ({plain(error)}): go on with the adapter "
+                "that it was saved with, or train from the start"
             ) from None
+        if self._size(ROUNDS_FILE) < logs[ROUNDS_FILE]:  # not all of it was on the disk when the power went
+            self._cut(ROUNDS_FILE, 0)
+            for made in self.rounds:
+                self._write(ROUNDS_FILE, made.to_json())
         for name, size in logs.items():
             self._cut(name, size)
 

@@ -60,6 +60,9 @@ class FixedMaskCallback(CarriesState):
         elif not self.after_steps:
             self._build()
 
+    def settings(self) -> dict[str, Any]:
+        return {"p": self.p, "after_steps": self.after_steps, **self._pruning.settings()}
+
     def state_dict(self) -> dict[str, Any]:
         assert self.masked is not None
         said = {"built": self._built, "importance": dict(self.importance), "norms": dict(self.norms)}

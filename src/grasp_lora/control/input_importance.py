@@ -76,14 +76,21 @@ class InputImportance:
     def state(self) -> dict[str, Tensor]:
         """What the next call depends on: the training passes since the last one."""
         seen = {} if self._training is None else self._training.squares
-        return {f"squares.{name}": total for name, total in seen.items()}
+        totals = {f"squares.{name}": total.clone() for name, total in seen.items()}
+        if torch.distributed.is_initialized():  # each rank has its own part
+            for total in totals.values():
+                torch.distributed.all_reduce(total)
+        return totals
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Go on from what `state` gave."""
         if self._training is not None:
             device = self.parameters[0].device
             found = {n.removeprefix("squares."): t for n, t in state.items() if n.startswith("squares.")}
-            self._training.squares = {name: total.to(device) for name, total in found.items()}
+            first = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+            self._training.squares = {
+                n: t.to(device) if first else t.to(device) * 0 for n, t in found.items()
+            }
 
     @torch.no_grad()
     def __call__(self) -> list[Tensor]:

@@ -22,6 +22,7 @@ from grasp_lora.control.units import (
     Parts,
     Pool,
     PruneUnit,
+    Pruning,
     ResetUnit,
     ResetValue,
     adapter_parameters,
@@ -183,6 +184,11 @@ class MergePruneCallback(CarriesState):
         self.scores, self._keep = [], []
         if (carried := self.carried(args, state)) is not None:
             self._go_on_from(carried, math.floor(state.epoch))
+
+    def settings(self) -> dict[str, Any]:
+        rescored = {"rescore": self.rescore, "rescore_every": self.rescore_every, "inputs": self._inputs}
+        units = Pruning(self._parts).settings()["parts"]
+        return {"importance": self.importance, **self._options, **rescored, "parts": units}
 
     def state_dict(self) -> dict[str, Any]:
         assert self._score is not None

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
@@ -72,6 +72,13 @@ class Pruning:
     def __post_init__(self) -> None:
         check_choice("unit", self.unit, UnitKind)
         check_choice("importance_refresh", self.importance_refresh, ImportanceRefresh)
+
+    def settings(self) -> dict[str, Any]:
+        """The same for JSON."""
+        parts = None
+        if self.parts is not None:
+            parts = {site: [[p.name, p.start, p.stop] for p in own] for site, own in self.parts.items()}
+        return {"parts": parts, "unit": self.unit, "importance_refresh": self.importance_refresh}
 
 
 class PruneUnit(NamedTuple):

@@ -1,5 +1,6 @@
 """LoRA adapters on a backbone, through PEFT."""
 
+import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from grasp_lora.errors import GraspError
-from grasp_lora.merging.reading import WEIGHTS_FILE, read_settings
+from grasp_lora.merging.reading import CONFIG_FILE, WEIGHTS_FILE, read_settings
 from grasp_lora.settings import Count, Settings
 
 __all__ = [
@@ -147,6 +148,10 @@ def save_adapter(model: Any, folder: Path, start: Path | None = None) -> None:
             raise GraspError(f"{name} holds values that are not finite; nothing was saved")
     # Embeddings are never trained here, and looking for resized ones would ask the hub.
     model.save_pretrained(str(folder), save_embedding_layers=False)
+    config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    if isinstance(modules := config.get("target_modules"), list):  # a set to PEFT: another order each time
+        config["target_modules"] = sorted(modules)
+        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
     beside = {} if start is None else _beside_factors(start / WEIGHTS_FILE)
     if beside:
         save_file(load_file(folder / WEIGHTS_FILE) | beside, folder / WEIGHTS_FILE, metadata={"format": "pt"})

@@ -17,11 +17,15 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from grasp_lora.errors import GraspError
+from grasp_lora.lm.logs import CHECKPOINT, WHOLE_FILE
 
-__all__ = ["CHECKPOINT", "CarriesState", "misfit", "read_state", "write_state"]
+__all__ = ["CannotGoOn", "CarriesState", "check_settings", "misfit", "plain", "read_state", "write_state"]
 
-CHECKPOINT = "checkpoint-"  # and the step: what a Trainer calls the folder
 STATE_FOLDER = "grasp_lora"  # in it
+
+
+class CannotGoOn(GraspError):
+    """A checkpoint has no state, or one that does not fit."""
 
 
 class CarriesState(TrainerCallback):
@@ -33,24 +37,30 @@ class CarriesState(TrainerCallback):
     """
 
     checkpoint: str | Path | None = None
-    saved_by_trainer = False
-    """Whether the Trainer writes its state with its own files, as ours does."""
 
     def state_dict(self) -> dict[str, Any]:
         """All that a later step depends on: tensors, and values that JSON can hold, by name."""
         raise NotImplementedError
 
+    def settings(self) -> dict[str, Any]:
+        """What a training that resumes must have in common with the one that was saved, for JSON."""
+        return {}
+
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         folder = Path(args.output_dir) / f"{CHECKPOINT}{state.global_step}"
-        # A search for hyperparameters has folders of its own.
-        if state.is_world_process_zero and not self.saved_by_trainer and folder.is_dir():
-            write_state(self, folder, state.global_step)
+        # Ours is written with the Trainer's files, and without the optimizer nothing can go on. A search for
+        # hyperparameters has folders of its own.
+        if (folder / WHOLE_FILE).exists() or args.save_only_model:
+            return
+        carried = self.state_dict()  # on every rank, which may have to put their parts together
+        if state.is_world_process_zero and folder.is_dir():
+            write_state(self, carried, folder, state.global_step)
 
     def carried(self, args: Any, state: Any) -> dict[str, Any] | None:
         """In `on_train_begin`: the state in the checkpoint that training resumes from; None where it begins.
 
         Raises:
-            GraspError: Training resumes, and there is no such state, or it is damaged.
+            GraspError: Training resumes, and the state is not there, damaged, or made with other settings.
         """
         if not state.global_step:
             return None
@@ -58,13 +68,12 @@ class CarriesState(TrainerCallback):
         return read_state(self, Path(where), state.global_step)
 
 
-def write_state(callback: CarriesState, checkpoint: Path, step: int) -> None:
-    """Its state into the checkpoint's folder: tensors, then the marker with all else.
+def write_state(callback: CarriesState, state: Mapping[str, Any], checkpoint: Path, step: int) -> None:
+    """A callback's state into the checkpoint's folder: tensors, then the marker with all else.
 
     Raises:
         OSError: It cannot be written; there is then no marker.
     """
-    state = callback.state_dict()
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items() if _is_tensor(value)}
     values = {name: value for name, value in state.items() if not _is_tensor(value)}
     written = save(tensors) if tensors else b""
@@ -74,41 +83,76 @@ def write_state(callback: CarriesState, checkpoint: Path, step: int) -> None:
     if tensors:
         _write(_tensors(checkpoint, callback), written)
     digest = hashlib.sha256(written).hexdigest() if tensors else None
-    _write(marker, json.dumps({"step": step, "tensors": digest, "values": values}).encode())
+    said = {"step": step, "settings": _for_json(callback.settings()), "tensors": digest, "values": values}
+    _write(marker, json.dumps(said).encode())
 
 
 def read_state(callback: CarriesState, checkpoint: Path, step: int) -> dict[str, Any]:
     """What `write_state` wrote.
 
     Raises:
-        GraspError: There is none, or it is damaged, or of another step.
+        GraspError: There is none, or it is damaged, of another step, or made with other settings.
     """
     name = type(callback).__name__
     try:
         said = json.loads(_marker(checkpoint, callback).read_bytes())
-        values, of_step, digest = said["values"], said["step"], said["tensors"]
+        values, of_step, digest, settings = (said[k] for k in ("values", "step", "tensors", "settings"))
         written = b"" if digest is None else _tensors(checkpoint, callback).read_bytes()
-        if not isinstance(values, Mapping) or (written and hashlib.sha256(written).hexdigest() != digest):
+        hashed = None if digest is None else hashlib.sha256(written).hexdigest()
+        if not isinstance(values, Mapping) or hashed != digest:
             raise ValueError("its tensors are others")
-        state = {**values, **(load(written) if written else {})}
+        state = {**values, **(load(written) if digest is not None else {})}
     except FileNotFoundError:
-        raise GraspError(_nothing_there(name, checkpoint)) from None
+        raise CannotGoOn(_nothing_there(name, checkpoint)) from None
     except (OSError, ValueError, TypeError, KeyError, RecursionError, SafetensorError) as error:
-        raise GraspError(
+        raise CannotGoOn(
             f"the state of {name} in {checkpoint} is damaged ({error}): resume from an earlier checkpoint, "
             "or train from the start"
         ) from None
     if of_step != step:
-        raise GraspError(f"training resumes at step {step}, and {checkpoint} holds {name} at step {of_step}")
+        raise CannotGoOn(f"training resumes at step {step}, and {checkpoint} holds {name} at step {of_step}")
+    check_settings(settings, callback.settings(), f"the state of {name} in {checkpoint}")
     return state
 
 
-def misfit(callback: CarriesState, error: Exception) -> GraspError:
+def check_settings(saved: Any, now: Mapping[str, Any], what: str) -> None:
+    """A training goes on with the settings that it began with.
+
+    Raises:
+        GraspError: One differs; the message names it.
+    """
+    now = _for_json(now)
+    before = saved if isinstance(saved, Mapping) else {}
+    missing = object()
+    for key in sorted({*before, *now}):
+        if before.get(key, missing) != now.get(key, missing):
+            raise CannotGoOn(
+                f"{what} was made with {key} {_shown(before.get(key))}, not {_shown(now.get(key))}: "
+                "resume with the settings that it began with, or train from the start"
+            )
+
+
+def _for_json(settings: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(json.dumps(settings, default=str))
+    return found
+
+
+def _shown(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else "another"
+
+
+def misfit(callback: CarriesState, error: Exception) -> CannotGoOn:
     """What to raise where a state does not fit this training."""
-    return GraspError(
-        f"the checkpoint's state of {type(callback).__name__} does not fit this training ({error}): resume "
-        "with the adapter and the settings that it was saved with, or train from the start"
+    return CannotGoOn(
+        f"the checkpoint's state of {type(callback).__name__} does not fit this training ({plain(error)}): "
+        "resume with the adapter that it was saved with, or train from the start"
     )
+
+
+def plain(error: Exception) -> str:
+    """What it says; a KeyError says only the key."""
+    return f"{error} is missing" if isinstance(error, KeyError) else str(error)
 
 
 def _nothing_there(name: str, checkpoint: Path) -> str:

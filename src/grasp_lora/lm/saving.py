@@ -1,9 +1,11 @@
 """Checkpoints of our own training: whole or absent, with the state of every callback, often enough."""
 
+import errno
 import hashlib
 import json
 import logging
 import math
+import os
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,12 +17,14 @@ from transformers import Trainer, TrainerCallback
 
 from grasp_lora.cost import Cost, go_on_from, so_far
 from grasp_lora.errors import GraspError
-from grasp_lora.lm.checkpoints import CHECKPOINT, CarriesState, write_state
+from grasp_lora.lm.checkpoints import CarriesState, write_state
+from grasp_lora.lm.logs import CHECKPOINT, WHOLE_FILE
 from grasp_lora.paths import sync
 from grasp_lora.stopping import Stopping
 
 __all__ = [
     "CarriesCost",
+    "CarriesLoss",
     "SaveOften",
     "Saving",
     "SavingTrainer",
@@ -28,7 +32,6 @@ __all__ = [
     "step_of",
 ]
 
-WHOLE_FILE = "whole.json"  # the hash of each file of a checkpoint, written last
 
 logger = logging.getLogger(__name__)
 
@@ -76,15 +79,20 @@ class SavingTrainer(Trainer):
             super()._save_checkpoint(model, trial)
             for callback in self.callback_handler.callbacks:
                 if isinstance(callback, CarriesState):
-                    callback.saved_by_trainer = True
-                    write_state(callback, partial / name, step)
+                    write_state(callback, callback.state_dict(), partial / name, step)
             written = {str(p.relative_to(partial / name)): _hash(p) for p in _files(partial / name)}
             (partial / name / WHOLE_FILE).write_text(json.dumps(written), encoding="utf-8")
+            for log in (path for path in folder.parent.iterdir() if path.is_file()):
+                sync(log)  # which the checkpoint says how long it is
             sync(partial / name)
             shutil.rmtree(folder / name, ignore_errors=True)
             (partial / name).rename(folder / name)
             sync(folder, deep=False)
-        except (OSError, RuntimeError, SafetensorError) as error:  # torch says a full disk as a RuntimeError
+        except (OSError, RuntimeError, SafetensorError):  # torch says a full disk as a RuntimeError
+            if _is_full(folder):
+                error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            elif isinstance(error, RuntimeError) and "writ" not in str(error):  # of memory, for example
+                raise
             before = [one.name for one in _checkpoints(folder)]
             there = f"it goes on from {before[0]}" if before else "it begins this training again"
             raise GraspError(
@@ -135,6 +143,25 @@ class SaveOften(TrainerCallback):
             control.should_save = True
 
 
+class CarriesLoss(CarriesState):
+    """The Trainer's sums of the loss since the last log line, and since the start, so that a log goes on."""
+
+    sums = ("_total_loss_scalar", "_globalstep_last_logged")
+
+    def __init__(self) -> None:
+        self.trainer: Any = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"_tr_loss": self.trainer._tr_loss.item(), **{n: getattr(self.trainer, n) for n in self.sums}}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if (carried := self.carried(args, state)) is not None:
+            self.trainer._tr_loss.fill_(carried["_tr_loss"])
+            self.trainer._initial_global_step = 0
+            for name in self.sums:
+                setattr(self.trainer, name, carried[name])
+
+
 class CarriesCost(CarriesState):
     """What was spent before the checkpoint counts in what the whole took."""
 
@@ -159,6 +186,10 @@ def newest_checkpoint(folder: Path) -> Path | None:
 def step_of(checkpoint: Path) -> int:
     """The optimizer steps before it."""
     return int(checkpoint.name.removeprefix(CHECKPOINT))
+
+
+def _is_full(folder: Path) -> bool:
+    return shutil.disk_usage(folder).free < 1 << 20
 
 
 def _checkpoints(folder: Path) -> list[Path]:

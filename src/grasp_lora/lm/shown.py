@@ -15,6 +15,8 @@ logger = logging.getLogger(__name__)
 
 EVERY = 30.0  # seconds from one line to the next
 
+BAR = "{desc}: {n_fmt}/{total_fmt} {bar:10} {elapsed}<{remaining}{postfix}"
+
 
 class Shown:
     """One work after the other; `workspace.whole.Whole` also knows where each is in a whole run.
@@ -42,6 +44,10 @@ class Shown:
 
     def left(self) -> str:
         """How long all of it will still take, in words; empty where that is nobody's question."""
+        return ""
+
+    def brief(self) -> str:
+        """The same, for the few columns beside a bar."""
         return ""
 
     def say(self, what: str) -> None:
@@ -99,7 +105,9 @@ class Counter:
         self.count, self._values = start, dict[str, str]()
         self._shown, self._total, self._unit, self._part = shown, total, unit, part
         hidden = quiet or not shown.bars
-        self._bar: Any = tqdm(total=total, initial=start, unit=unit, desc=self._title(), disable=hidden)
+        self._bar: Any = tqdm(
+            total=total, initial=start, unit=unit, desc=self._title(), disable=hidden, bar_format=BAR
+        )
 
     def update(self, parts: int = 1) -> None:
         """So many more are done."""
@@ -119,8 +127,7 @@ class Counter:
         self._bar.close()
 
     def _title(self) -> str:
-        left = self._shown.left()
-        return " ".join(filter(None, [self._shown.title, self._part])) + (f", {left}" if left else "")
+        return " ".join(filter(None, [self._shown.title, self._part, self._shown.brief()]))
 
     def _tell(self) -> None:
         values = "".join(f", {name} {value}" for name, value in self._values.items())

@@ -26,7 +26,7 @@ from grasp_lora.lm.checkpoints import CarriesState
 from grasp_lora.lm.encoding import Encoded
 from grasp_lora.lm.logs import CHECKPOINTS_FOLDER, TENSORBOARD_FOLDER, TRAIN_LOG_FILE
 from grasp_lora.lm.progress import Progress
-from grasp_lora.lm.saving import CarriesCost, SavingTrainer
+from grasp_lora.lm.saving import CarriesCost, CarriesLoss, SavingTrainer
 from grasp_lora.lm.shown import Shown
 from grasp_lora.settings import Count, NotNegative, Settings
 
@@ -44,7 +44,7 @@ class Training(Settings):
     """Rows of one forward and backward pass."""
     gradient_accumulation: Count = 1
     """Batches of one optimizer step."""
-    learning_rate: Annotated[float, Field(gt=0.0)] = 1e-4
+    learning_rate: Annotated[float, Field(gt=0.0, le=1e37)] = 1e-4
     """AdamW's, in the first epoch."""
     lr_decay_per_epoch: Annotated[float, Field(gt=0.0, le=1.0)] = 0.85
     """What multiplies the rate after each epoch; 1.0 keeps it constant."""
@@ -104,6 +104,7 @@ def build_trainer(
     collator = TargetCollator(tokenizer, model)
     kind: type[SavingTrainer] = _TrainerOfPairs if beside else SavingTrainer
     pairs = _Pairs(examples, beside, seed) if beside else None
+    sums = CarriesLoss()
     trainer = kind(
         model=model,
         args=arguments,
@@ -111,8 +112,9 @@ def build_trainer(
         train_dataset=examples if pairs is None else pairs,
         processing_class=tokenizer,
         optimizers=(optimizer, scheduler),
-        callbacks=[CarriesCost(), _Log(folder / TRAIN_LOG_FILE), Progress(shown or Shown(), title)],
+        callbacks=[CarriesCost(), sums, _Log(folder / TRAIN_LOG_FILE), Progress(shown or Shown(), title)],
     )
+    sums.trainer = trainer
     if pairs is not None:
         trainer.add_callback(_FindsPlace(pairs))
     model.register_forward_pre_hook(_count_training_passes, with_kwargs=True)
@@ -164,19 +166,20 @@ class _Pairs(Dataset[tuple[Encoded, Encoded]]):
 
     def go_to(self, taken: int) -> None:
         """Go on where so many pairs were taken."""
-        self._next = islice(_round_and_round(self.beside, random.Random(self.seed)), taken, None)
+        places = _round_and_round(len(self.beside), random.Random(self.seed))
+        self._places = islice(places, taken, None)
 
     def __len__(self) -> int:
         return len(self.examples)
 
     def __getitem__(self, index: int) -> tuple[Encoded, Encoded]:
-        return self.examples[index], next(self._next)
+        return self.examples[index], self.beside[next(self._places)]
 
 
-def _round_and_round(examples: Sequence[Encoded], generator: random.Random) -> Iterator[Encoded]:
+def _round_and_round(count: int, generator: random.Random) -> Iterator[int]:
+    """Places of so many rows in random orders, one after the other."""
     while True:
-        for place in array("I", generator.sample(range(len(examples)), len(examples))):
-            yield examples[place]  # one at a time: they may be many
+        yield from array("I", generator.sample(range(count), count))  # they may be many
 
 
 def _collate_pairs(collate: TargetCollator, pairs: Sequence[tuple[Encoded, Encoded]]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ PATTERNS = ("rank_pattern", "alpha_pattern")
 # PEFT takes these for regular expressions where they are texts, and the keys of patterns always.
 EXPRESSIONS = ("target_modules", "exclude_modules", "layers_pattern")
 MAX_EXPRESSION, MAX_REPEATS = 1000, 4
+MAX_CHOICES = 8  # of what may be there or not, and groups with alternatives: each doubles the ways to match
 
 
 def refuse_hostile(where: str, settings: Mapping[str, Any]) -> None:
@@ -88,7 +89,10 @@ def _refuse_slow(where: str, key: str, expression: str) -> None:
         raise GraspError(f"{where} has a {key} that is no regular expression ({error})") from None
     plain = re.sub(r"\\.|\[\^?\]?[^\]]*\]", "x", expression)
     repeats = len(re.findall(r"[*+]|\{\d*,", plain))
-    if len(expression) > MAX_EXPRESSION or repeats > MAX_REPEATS or re.search(r"\)\s*[*+{]", plain):
+    # A comment of the verbose mode may stand between a group and what repeats it.
+    whole = re.search(r"\)\s*[*+{]|\(\?[a-z-]*x", plain)
+    choices = len(re.findall(r"(?<!\()\?|\|[^)]*\)\(", plain)) + len(re.findall(r"\([^()]*\|", plain))
+    if len(expression) > MAX_EXPRESSION or repeats > MAX_REPEATS or whole or choices > MAX_CHOICES:
         raise GraspError(
             f"{where} has a {key} that could take for ever to match, {expression!r}: name the modules in "
             "a list"

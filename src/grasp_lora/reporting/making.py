@@ -8,7 +8,7 @@ from grasp_lora.reporting.logs import latest_log, numbers, read_so_far, rounds_s
 from grasp_lora.workspace.files import changed_at
 from grasp_lora.workspace.lock import QUIET, is_held
 from grasp_lora.workspace.records import Trial
-from grasp_lora.workspace.unfinished import PARTIAL
+from grasp_lora.workspace.unfinished import PARTIAL, begun_in, is_over
 
 __all__ = ["Making", "making_in"]
 
@@ -46,13 +46,14 @@ def making_in(root: Path, name: str, now: float) -> Making | None:
     changed = max([changed_at(folder), *map(changed_at, folder.glob("*"))])
     if not changed_at(folder):
         return None
+    over = held is False and begun_in(folder) is not None and is_over(root)
     steps = numbers(lines, "max_steps")
     reached = numbers(lines, "step")
     return Making(
         name=name.removesuffix(PARTIAL),
         changed=changed,
         held=held,
-        alive=bool(held) or now - changed < QUIET,
+        alive=bool(held) or (now - changed < QUIET and not over),
         step=int(reached[-1]) if reached else None,
         steps=int(steps[-1]) if steps else None,
         losses=numbers(lines, "loss"),

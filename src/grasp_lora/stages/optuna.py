@@ -13,16 +13,17 @@ from pydantic import model_validator
 
 from grasp_lora.cost import Cost, go_on_from, so_far
 from grasp_lora.errors import GraspError
+from grasp_lora.lm.logs import CHECKPOINTS_FOLDER
 from grasp_lora.lm.training import Training
 from grasp_lora.settings import Count, Ratio, Settings
-from grasp_lora.workspace.files import append_line, read_lines, write_json, write_lines
+from grasp_lora.workspace.files import append_line, write_json, write_lines
 from grasp_lora.workspace.passes import passes_of_training
 from grasp_lora.workspace.records import LearnedRatio, Trial
 from grasp_lora.workspace.resources import Resources
 from grasp_lora.workspace.stage import Work
 from grasp_lora.workspace.training import Fixed, fine_tune
 
-_COST_FILE = "cost-so-far.json"
+_NOTES = f"{CHECKPOINTS_FOLDER}/trials.json"  # with what is gone once the stage is finished
 
 __all__ = ["SEARCH", "Optuna", "new_study", "random_trials"]
 
@@ -84,11 +85,13 @@ def search(
                 if trial.should_prune():
                     raise optuna.TrialPruned
 
+        if trial.number < len(known) and known[trial.number].p != p:  # by another version of Optuna
+            del known[trial.number :]
         if trial.number < len(known):
             for epoch, loss in enumerate(known[trial.number].dev_loss):
                 report(epoch, loss)
             return min(losses)
-        scratch = folder / f"trial-{trial.number}"
+        scratch = folder / CHECKPOINTS_FOLDER / f"trial-{trial.number}"
         try:
             fine_tune(
                 resources,
@@ -101,13 +104,12 @@ def search(
                 **given,
             )
         except optuna.TrialPruned:
-            _finish(folder, scratch, Trial(p, losses))
+            _finish(folder, scratch, known, Trial(p, losses))
             raise
-        _finish(folder, scratch, Trial(p, losses))
+        _finish(folder, scratch, known, Trial(p, losses))
         return min(losses)
 
     study.optimize(objective, n_trials=how.trials)
-    (folder / _COST_FILE).unlink()
     best = study.best_trial
     LearnedRatio(
         best.params["p"],
@@ -120,23 +122,24 @@ def search(
 
 def _trials_so_far(folder: Path) -> list[Trial]:
     """Those that an ended process finished; what they took is counted."""
-    spent = folder / _COST_FILE
-    if not spent.exists():  # of none
+    notes = folder / _NOTES
+    if not notes.exists():
         (folder / Trial.FILE).unlink(missing_ok=True)
         return []
-    known = json.loads(spent.read_text())
+    known = json.loads(notes.read_text(encoding="utf-8"))
     go_on_from(Cost(**known["cost"]))
-    lines = list(read_lines(folder / Trial.FILE))[: known["trials"]]
-    write_lines(folder / Trial.FILE, lines)
-    return [Trial(**line) for line in lines]
+    write_lines(folder / Trial.FILE, known["trials"])
+    return [Trial(**one) for one in known["trials"]]
 
 
-def _finish(folder: Path, scratch: Path, trial: Trial) -> None:
-    """Note a trial, and what all took; in this order: a trial of unknown cost is made again."""
+def _finish(folder: Path, scratch: Path, known: list[Trial], trial: Trial) -> None:
+    """Note a trial, and what all took."""
+    known.append(trial)
+    notes = folder / _NOTES
+    notes.parent.mkdir(exist_ok=True)
+    trials, cost = [asdict(one) for one in known], so_far() or Cost()
+    write_json(notes, {"trials": trials, "cost": asdict(cost)})
     append_line(folder / Trial.FILE, asdict(trial))
-    trials = sum(1 for _ in read_lines(folder / Trial.FILE))
-    cost = so_far() or Cost()
-    write_json(folder / _COST_FILE, {"trials": trials, "cost": asdict(cost)})
     shutil.rmtree(scratch, ignore_errors=True)
 
 

@@ -10,12 +10,12 @@ from grasp_lora.lm.adapters import load_adapter, save_adapter
 from grasp_lora.lm.encoding import Limits
 from grasp_lora.merging.parts import read_parts
 from grasp_lora.tasks.example import Example
+from grasp_lora.workspace.chosen import found_by
 from grasp_lora.workspace.inputs import Model
 from grasp_lora.workspace.pruned import say_what_mask_pruned
 from grasp_lora.workspace.records import DevLosses, Pruned
 from grasp_lora.workspace.resources import Resources
 from grasp_lora.workspace.stage import Work
-from grasp_lora.workspace.training import found_by
 
 __all__ = ["PRUNE"]
 

@@ -36,12 +36,12 @@ def rank_check(resources: Resources, folder: Path, *, points: Mapping[float, Pat
 
     def watcher(grasp: GraspCallback) -> TrainerCallback:
         watched.append(_GridRewards(grasp, list(final)))
-        return watched[0]
+        return watched[-1]
 
     learn(resources, folder, watcher=watcher, **given)
     rounds = [
         {"step": step, "rho": _rho(rewards, final), "rewards": {str(p): r for p, r in rewards.items()}}
-        for step, rewards in watched[0].rewards.items()
+        for step, rewards in watched[-1].rewards.items()
     ]
     RankCheck({str(p): loss for p, loss in final.items()}, rounds).write(folder)
 

@@ -9,7 +9,7 @@ from typing import Any
 from grasp_lora.errors import GraspError
 from grasp_lora.workspace.records import LOGS, Done
 
-__all__ = ["FORMAT", "digest", "wrong_with"]
+__all__ = ["FORMAT", "changes", "digest", "wrong_with"]
 
 FORMAT = 2
 
@@ -22,7 +22,7 @@ def wrong_with(folder: Path, inputs: Mapping[str, Any]) -> str:
         return f"has a damaged {Done.FILE}. "
     if done.format != FORMAT:
         return "was made by an earlier version, which kept other notes of what it was given. "
-    if changed := _changes(done.inputs, inputs):
+    if changed := changes(done.inputs, inputs):
         return "was made with other settings:\n  " + "\n  ".join(changed) + "\n"
     for file, sha256 in done.outputs.items():
         if Path(file).parts[0] not in LOGS and not _is(folder / file, sha256):
@@ -34,7 +34,8 @@ def _is(path: Path, sha256: str) -> bool:
     return path.is_file() and digest(path) == sha256
 
 
-def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What differs between the inputs of two stages, in words."""
     missing = object()
     keys = sorted(k for k in {*old, *new} if old.get(k, missing) != new.get(k, missing))
     return [_change(key, old.get(key, "absent"), new.get(key, "absent")) for key in keys]

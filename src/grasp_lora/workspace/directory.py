@@ -99,12 +99,15 @@ class RunDirectory:
         with ExitStack() as stack:
             try:
                 self.root.mkdir(parents=True, exist_ok=True)
-                if stack.enter_context(hold(self.root)) is False:
+                if stack.enter_context(hold(self.root.resolve())) is False:
                     raise GraspError(
                         f"{self.root} is being made by {_maker(self.root)}: wait until it has ended"
                     )
             except OSError as error:
-                raise GraspError(f"cannot write {self.root}: {error.strerror}") from None
+                why = error.strerror
+                if isinstance(error, FileExistsError | NotADirectoryError):
+                    why = "a file, or a link to nothing, has such a name"
+                raise GraspError(f"cannot write {self.root}: {why}") from None
             with suppress(OSError):  # where nothing can be written, nothing will be made
                 since = time.strftime("%Y-%m-%d %H:%M:%S")
                 Maker(os.getpid(), socket.gethostname(), since).write(self.root)
@@ -131,7 +134,7 @@ class RunDirectory:
             GraspError: It is done with other inputs, and the message names what changed; or it is not done
                 and may not be made, or another process is making it.
         """
-        inputs, folder = self._inputs(stage), self.path(stage.name)
+        inputs, folder = self.inputs(stage), self.path(stage.name)
         twin = hashlib.sha256(json.dumps([stage.work.name, inputs]).encode()).hexdigest()
         twins = {} if twins is None else twins
         self.resources.shown.begin(stage.name)
@@ -163,9 +166,10 @@ class RunDirectory:
 
     def same_inputs(self, stage: Stage) -> bool:
         """Whether a finished stage, and all that it needs, was made with the same inputs."""
-        return self.done(stage.name).inputs == self._inputs(stage)
+        return self.done(stage.name).inputs == self.inputs(stage)
 
-    def _inputs(self, stage: Stage) -> dict[str, Any]:
+    def inputs(self, stage: Stage) -> dict[str, Any]:
+        """What it is given, flat, as `done.json` has it; stages that it needs must be done."""
         found = {key: fingerprint(value, self) for key, value in stage.given.items()}
         inputs: dict[str, Any] = json.loads(json.dumps(flat(found)))
         return inputs
@@ -223,6 +227,7 @@ class RunDirectory:
 
     def _copy(self, twin: Path, partial: Path) -> Done:
         logger.info("%s: as %s, copied", self.resources.shown.title, twin)
+        empty(partial, keep=[Begun.FILE])  # of an attempt before it had a twin
         left_out = [Done.FILE, Begun.FILE, CHECKPOINTS_FOLDER]
         shutil.copytree(twin, partial, dirs_exist_ok=True, ignore=lambda folder, _: left_out)
         return Done.read(twin)
@@ -236,12 +241,12 @@ class RunDirectory:
             try:
                 if begun_in(folder) == begun and not partial.exists():  # it was ended between name and record
                     folder.rename(partial)
-                if not take(partial, held):
+                if not take(partial, begun, held):
                     raise GraspError(
                         f"another process is making {folder}: wait until it has ended, or end it"
                     )
                 if not (stage.work.resumes and begun_in(partial) == begun):
-                    empty(partial)
+                    empty(partial, keep=[Begun.FILE])  # which says to the end that the rest is ours
                 begun.write(partial)
                 self._describe()
             except OSError as error:

@@ -32,7 +32,7 @@ from grasp_lora.workspace.records import (
     Weights,
 )
 from grasp_lora.workspace.rows import Answer, Row
-from grasp_lora.workspace.unfinished import PARTIAL, REPLACED
+from grasp_lora.workspace.unfinished import PARTIAL, REPLACED, begun_in, step_reached
 
 __all__ = ["Leftover", "leftovers", "remove"]
 
@@ -89,7 +89,7 @@ def remove(one: Leftover) -> bool:
         GraspError: The file system does not allow it.
     """
     try:
-        if one.keep or (one.what == UNFINISHED and _in_the_making(one.path, time.time())):
+        if one.keep or (one.what.startswith(UNFINISHED) and _in_the_making(one.path, time.time())):
             return False
         with hold(one.path) as held:
             if held is False or _identity(one.path) != one.identity:
@@ -112,6 +112,8 @@ def _known(run: Path, logs: bool) -> Iterator[tuple[Path, str, Path | None]]:
             if path.name.endswith(PARTIAL):
                 if _is_unfinished(path):
                     yield path, UNFINISHED, stage
+            elif ASIDE.fullmatch(path.name) and begun_in(path) is not None:
+                yield path, "unfinished stage that was begun with other settings", stage
             elif ASIDE.fullmatch(path.name) and (path / Done.FILE).is_file():
                 yield path, "stage that was made again", stage
             elif stage and CHECKPOINT.fullmatch(path.name) and (path / TRAINER_STATE).is_file():
@@ -141,6 +143,8 @@ def _leftover(path: Path, what: str, stage: Path | None, now: float) -> Leftover
         keep = _reason_to_keep(path, what, stage, now)
     except OSError:  # it was renamed meanwhile: it has become a stage
         return None
+    if what == UNFINISHED and (step := step_reached(path)):
+        what = f"{UNFINISHED}, whose training goes on after step {step}"
     return Leftover(path, what, _bytes(path), keep, identity)
 
 

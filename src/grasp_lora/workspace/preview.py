@@ -11,7 +11,7 @@ from grasp_lora.errors import GraspError
 from grasp_lora.workspace.directory import RunDirectory
 from grasp_lora.workspace.records import Done, RunPlan
 from grasp_lora.workspace.stage import Stage, fingerprint, flat, resolve
-from grasp_lora.workspace.unfinished import PARTIAL
+from grasp_lora.workspace.unfinished import PARTIAL, begun_in
 
 __all__ = ["Planned", "plan_of", "preview"]
 
@@ -25,7 +25,7 @@ class Planned:
         name: The stage's.
         work: The name of its work.
         state: "done"; "changed", where it was done with other inputs, so that only `force` makes it again;
-            "shared" with one that comes before it; "unfinished", where it was begun; or "new".
+            "shared" with one that comes before it; "unfinished", where it was begun alike; or "new".
         passes: Example passes at most, forward and backward; 0 where no model works.
     """
 
@@ -58,7 +58,7 @@ def preview(plans: Sequence[tuple[RunDirectory, Sequence[Stage]]]) -> list[Plann
             elif key in seen:
                 state = "shared"
             else:
-                state = "unfinished" if run.path(stage.name + PARTIAL).is_dir() else "new"
+                state = "unfinished" if _goes_on(run, stage) else "new"
             seen.add(key)
             states[stage.name] = state
             passes = _passes(stage, before)
@@ -77,6 +77,15 @@ def _is_same(run: RunDirectory, stage: Stage) -> bool:
     try:
         return run.same_inputs(stage)
     except GraspError:  # its notes are damaged
+        return False
+
+
+def _goes_on(run: RunDirectory, stage: Stage) -> bool:
+    """Whether what was begun is the same stage, as far as can be known now."""
+    left = begun_in(run.path(stage.name + PARTIAL))
+    try:
+        return left is not None and left.inputs == run.inputs(stage)
+    except GraspError:  # it needs what is not done
         return False
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,12 +34,12 @@ class Finished:
 
 def runs_beside(roots: Collection[Path]) -> list[Path]:
     """The newest other runs in the folders where these are or will be."""
-    found = [
-        folder
-        for parent in {root.parent for root in roots}
-        for folder in (parent.iterdir() if parent.is_dir() else ())
-        if folder not in roots and (folder / CONFIG_FILE).is_file()
-    ]
+    found = []
+    for parent in {root.parent for root in roots}:
+        for folder in parent.iterdir() if parent.is_dir() else ():
+            with suppress(OSError):  # another user's
+                if folder not in roots and (folder / CONFIG_FILE).is_file():
+                    found.append(folder)
     return sorted(found, key=lambda folder: -changed_at(folder / CONFIG_FILE))[:BESIDE]
 
 

@@ -1,12 +1,11 @@
 """The one training of an adapter, whatever it starts from, its rows, its mask, and when it stops."""
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import Trainer, TrainerCallback, set_seed
+from transformers import Trainer, TrainerCallback
 
 from grasp_lora.control.callback import GraspCallback
 from grasp_lora.control.fixed_mask import FixedMaskCallback
@@ -15,22 +14,20 @@ from grasp_lora.control.policy import RatioPolicy, UniformPolicy
 from grasp_lora.control.settings import Control, MergePrune
 from grasp_lora.control.units import UnitKind
 from grasp_lora.errors import GraspError
-from grasp_lora.lm.adapters import Lora, load_adapter, new_adapter, save_adapter
+from grasp_lora.lm.adapters import Lora, save_adapter
 from grasp_lora.lm.backbone import Backbone
 from grasp_lora.lm.encoding import Limits
 from grasp_lora.lm.epochs import AverageOfEpochs, BestEpoch
-from grasp_lora.lm.logs import CHECKPOINTS_FOLDER
-from grasp_lora.lm.saving import SaveOften, Saving, newest_checkpoint, step_of
-from grasp_lora.lm.training import Training, build_trainer
+from grasp_lora.lm.training import Training
 from grasp_lora.merging.parts import read_parts
 from grasp_lora.tasks.example import Example
-from grasp_lora.workspace.files import empty
+from grasp_lora.workspace.chosen import as_chosen, found_by
+from grasp_lora.workspace.fit import fit
 from grasp_lora.workspace.inputs import Model
 from grasp_lora.workspace.pruned import say_what_mask_pruned, say_what_steps_pruned
-from grasp_lora.workspace.records import Begun, DevLosses, LearnedRatio
+from grasp_lora.workspace.records import DevLosses, LearnedRatio
 from grasp_lora.workspace.resources import Resources
 from grasp_lora.workspace.stage import Stage
-from grasp_lora.workspace.unfinished import PARTIAL
 
 __all__ = [
     "POLICIES",
@@ -42,7 +39,6 @@ __all__ = [
     "mask_stays",
 ]
 
-logger = logging.getLogger(__name__)
 
 POLICIES = {"gaussian": RatioPolicy, "uniform": UniformPolicy}
 
@@ -102,9 +98,10 @@ def fine_tune(
     """
     found: list[Any] = []
     if like is not None:
-        training = _as_chosen(training, like)
+        training = as_chosen(training, like)
 
     def callbacks(trainer: Trainer, backbone: Backbone) -> list[TrainerCallback]:
+        found.clear()
         loss = None if dev is None else resources.loss(dev, backbone, limits)
         kept: list[TrainerCallback] = []
         if training.average:
@@ -121,22 +118,39 @@ def fine_tune(
             found.append(MergePruneCallback(validation=loss, parts=_parts(start), **how))
         return [*found, *kept]
 
-    trainer, backbone, added = _train(
+    trainer, backbone, added = fit(
         resources, folder, model, start, train, training, limits, seed, callbacks, beside=beside
     )
     save_adapter(trainer.model, folder, start if isinstance(start, Path) else None)
-    epoch: int | None = None
-    if dev is not None and isinstance(best := added[-1], BestEpoch):
-        epoch = best.epoch
-        DevLosses(best.losses, epoch).write(folder)
-    elif dev is not None:
-        loss = resources.loss(dev, backbone, limits)(trainer.model)
-        DevLosses((loss,), 0, added[-1].epochs).write(folder)
+    epoch = None if dev is None else _dev_losses(resources, backbone, trainer, added[-1], dev, limits, folder)
+    if epoch == 0 and isinstance(start, Lora):
+        resources.say(
+            f"{resources.shown.title}: no epoch was better on dev than not training, so the adapter does "
+            "nothing: lower the learning rate, or give it more rows"
+        )
     for callback in found:
         if isinstance(callback, MergePruneCallback):
             say_what_steps_pruned(callback, epoch, folder)
         elif callback.masked is not None:
             say_what_mask_pruned(callback.masked, callback.importance, callback.norms, folder)
+
+
+def _dev_losses(
+    resources: Resources,
+    backbone: Backbone,
+    trainer: Trainer,
+    kept: Any,
+    dev: Sequence[Example],
+    limits: Limits,
+    folder: Path,
+) -> int | None:
+    """Leave `DevLosses`; the epoch that was kept, None where several were averaged."""
+    if isinstance(kept, BestEpoch):
+        DevLosses(kept.losses, kept.epoch).write(folder)
+        return kept.epoch
+    loss = resources.loss(dev, backbone, limits)(trainer.model)
+    DevLosses((loss,), 0, kept.epochs).write(folder)
+    return None
 
 
 def learn(
@@ -184,7 +198,7 @@ def learn(
         )
         return [grasp, *([] if watcher is None else [watcher(grasp)])]
 
-    _, _, added = _train(
+    _, _, added = fit(
         resources, folder, model, start, train, training, limits, seed, callbacks, rounds_every=control.every
     )
     grasp: GraspCallback = added[0]
@@ -223,76 +237,6 @@ def mask_stays(resources: Resources, *, training: Training, mask: Any = None, **
         raise GraspError("training.average: delta is of adapters without a mask; true averages under one")
     if training.average and isinstance(mask, EveryStep):
         raise GraspError("training.average is of epochs under one mask, and here every step prunes anew")
-
-
-def _as_chosen(training: Training, folder: Path) -> Training:
-    """With the number of epochs that was best there, and the learning rate where one was chosen."""
-    changes: dict[str, Any] = {"epochs": DevLosses.read(folder).best_epoch, "max_steps": None}
-    if (folder / LearnedRatio.FILE).exists():
-        rate = LearnedRatio.read(folder).learning_rate
-        changes |= {} if rate is None else {"learning_rate": rate}
-    return training.model_copy(update=changes)
-
-
-def found_by(at: float | Stage | Path) -> float:
-    """The ratio or threshold, or the one that the stage in the folder found."""
-    assert not isinstance(at, Stage), "stages arrive as folders"
-    return LearnedRatio.read(at).found if isinstance(at, Path) else at
-
-
-def _train(
-    resources: Resources,
-    folder: Path,
-    model: Model,
-    start: Lora | Path,
-    train: Sequence[Example],
-    training: Training,
-    limits: Limits,
-    seed: int,
-    callbacks: Callable[[Trainer, Backbone], list[TrainerCallback]],
-    *,
-    beside: Sequence[Example] = (),
-    rounds_every: int | None = None,
-) -> tuple[Trainer, Backbone, list[Any]]:
-    """Load, train to the end, and return the trainer and the callbacks that were added, in their order.
-
-    Where the folder holds a checkpoint, training goes on from it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = newest_checkpoint(folder / CHECKPOINTS_FOLDER)
-    if checkpoint is None:
-        empty(folder, keep=[Begun.FILE])  # logs of a training that was ended before its first checkpoint
-    backbone = resources.backbone(model)
-    if isinstance(start, Lora):
-        set_seed(seed)  # A is drawn from the global generator
-        adapted = new_adapter(backbone.model, start)
-    else:
-        adapted = load_adapter(backbone.model, start, trainable=True)
-    encoded = resources.encode(train, backbone, limits)
-    part = "" if folder.suffix == PARTIAL else folder.name  # a search trains in folders of its stage's
-    others = resources.encode(beside, backbone, limits)
-    step = 0 if checkpoint is None else step_of(checkpoint)
-    if step:
-        resources.shown.say(f"goes on after step {step}")
-    trainer = build_trainer(
-        adapted,
-        backbone.tokenizer,
-        encoded,
-        training,
-        seed,
-        folder,
-        part,
-        beside=others,
-        shown=resources.shown,
-        from_step=step,
-    )
-    added = callbacks(trainer, backbone)
-    saving = Saving(resources.checkpoint_every, rounds_every, resources.stopping)
-    for callback in (*added, SaveOften(saving)):
-        trainer.add_callback(callback)
-    with resources.stopping.looked_at():
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    return trainer, backbone, added
 
 
 def _parts(start: Lora | Path) -> Path | None:

@@ -1,16 +1,29 @@
 """Folders of stages that are not finished: who has them, and what of them stays."""
 
 import logging
+import os
 import shutil
+import socket
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from grasp_lora.errors import GraspError
-from grasp_lora.lm.logs import CHECKPOINTS_FOLDER
+from grasp_lora.lm.logs import CHECKPOINT, CHECKPOINTS_FOLDER, WHOLE_FILE
+from grasp_lora.workspace.changes import changes
 from grasp_lora.workspace.lock import hold
-from grasp_lora.workspace.records import Begun, Done
+from grasp_lora.workspace.records import Begun, Done, Maker
 
-__all__ = ["PARTIAL", "REPLACED", "begun_in", "forget_unfinished", "is_result", "move_aside", "take"]
+__all__ = [
+    "PARTIAL",
+    "REPLACED",
+    "begun_in",
+    "forget_unfinished",
+    "is_over",
+    "is_result",
+    "move_aside",
+    "step_reached",
+    "take",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -18,10 +31,11 @@ PARTIAL = ".partial"
 REPLACED = ".replaced-"  # and a number
 
 
-def take(partial: Path, held: ExitStack) -> bool:
+def take(partial: Path, begun: Begun, held: ExitStack) -> bool:
     """Hold the folder as long as `held` does, and make it where it is missing; False: another process has it.
 
-    What nobody knows to be of an unfinished stage is moved aside: it may be a user's.
+    What nobody knows to be of an unfinished stage is moved aside: it may be a user's. So is a training
+    that was begun with other settings than what begins now.
     """
     partial.mkdir(parents=True, exist_ok=True)
     try:
@@ -29,11 +43,42 @@ def take(partial: Path, held: ExitStack) -> bool:
             return False
     except FileNotFoundError:  # another process has just removed or renamed it
         return False
-    begun_writing = {Begun.FILE + PARTIAL}
-    if begun_in(partial) is None and not {path.name for path in partial.iterdir()} <= begun_writing:
+    left, names = begun_in(partial), {path.name for path in partial.iterdir()}
+    if left is None and not names <= {Begun.FILE + PARTIAL}:
         move_aside(partial)
-        return take(partial, held)
+        return take(partial, begun, held)
+    if left is not None and left != begun and step_reached(partial):
+        logger.warning(
+            "%s was begun with other settings and not finished: %s",
+            partial.name.removesuffix(PARTIAL),
+            "; ".join(changes(left.inputs, begun.inputs)) or "it did other work",
+        )
+        move_aside(partial)
+        return take(partial, begun, held)
     return True
+
+
+def step_reached(partial: Path) -> int:
+    """The step of the newest checkpoint in an unfinished stage; 0: there is none."""
+    steps = [p.parent.name.removeprefix(CHECKPOINT) for p in partial.rglob(f"{CHECKPOINT}*/{WHOLE_FILE}")]
+    return max((int(step) for step in steps if step.isdecimal()), default=0)
+
+
+def is_over(root: Path) -> bool:
+    """Whether the process that made a run has surely ended: in order, or it is gone from this machine."""
+    try:
+        maker = Maker.read(root)
+    except GraspError:
+        return True
+    if maker.host != socket.gethostname():
+        return False
+    try:
+        os.kill(maker.pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # it is another user's
+        return False
+    return False
 
 
 def begun_in(folder: Path) -> Begun | None:

@@ -47,6 +47,10 @@ class Whole(Shown):
             return "time left of the whole run: ?"
         return f"about {span(seconds)} left of the whole run" if seconds else ""
 
+    def brief(self) -> str:
+        seconds = self.seconds_left()
+        return f"({span(seconds)} in all)" if seconds else ""
+
     def seconds_left(self) -> float | None:
         """To the end of the last stage, about; None before anything is known."""
         first = self._number if self._over else max(self._number - 1, 0)

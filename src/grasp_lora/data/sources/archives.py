@@ -19,7 +19,10 @@ from grasp_lora.errors import GraspError
 __all__ = ["refuse_damage", "walk"]
 
 TARS = (".tar", ".tar.bz2", ".tbz2", ".tar.gz", ".tgz", ".tar.xz")
-DAMAGE = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile)
+DAMAGE = (
+    EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile,
+    NotImplementedError,  # a way to pack that zipfile does not know
+)  # fmt: skip
 
 FREE, RATIO = 256 << 20, 100
 """Bytes that any file on disk may hold packed, and how many times its size it may hold beyond that: text

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
 from grasp_lora.data.sources.base import BadRow, Options, Reader, Record
+from grasp_lora.errors import GraspError
 from grasp_lora.tasks.files import Faults, Row, csv_rows, json_rows, parquet_rows
 
 __all__ = ["CSV", "JSONL", "PARQUET"]
@@ -30,6 +31,8 @@ def _is_texts(value: object) -> bool:
 
 
 def _name(values: Mapping[str, Any], column: str) -> str:
+    if not isinstance(column, str):
+        raise GraspError(f"the options id and group of a card name a column, and one is {column!r}")
     value = values.get(column)
     if not isinstance(value, str | int) or isinstance(value, bool) or not str(value).strip():
         raise BadRow("missing column", f"{column!r}, which names rows or groups")
