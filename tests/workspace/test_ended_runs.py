@@ -164,7 +164,8 @@ def test_other_settings_begin_anew_and_what_was_begun_is_kept(setting, at_step, 
         capsys.readouterr().out.split()
     )
     train("other")
-    assert list(differing(files(setting / "runs/whole"), files(setting / "runs/other"))) == []
+    found = {k: v for k, v in files(setting / "runs/other").items() if ".replaced-" not in k}
+    assert list(differing(files(setting / "runs/whole"), found)) == []
     assert "seed42 was begun with other settings and not finished: control.every: was 2, now 3" in caplog.text
     kept = setting / "runs/other/learn/seed42.partial.replaced-1"
     assert (kept / "checkpoints/checkpoint-7/whole.json").exists()
