@@ -119,6 +119,12 @@ class Look:
                 {float(p): tuple(values) for p, values in found[name].items()}
                 for name in ("dev", "micro_dev")
             )
-            return cls(found["p"], dev, micro_dev, found["margin"], tuple(found["groups"]))
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            look = cls(float(found["p"]), dev, micro_dev, float(found["margin"]), tuple(found["groups"]))
+            for p in look.dev:
+                look.difference(p, look.p)
+                look.is_close(p, look.best)
+            for seen in micro_dev.values():
+                math.fsum(seen)
+            return look
+        except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
             raise GraspError(f"{path} cannot be read ({error})") from None

@@ -163,6 +163,10 @@ class DevLosses(Record):
     best_epoch: int
     averaged: int = 0
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.best_epoch < len(self.by_epoch):
+            raise ValueError(f"best_epoch {self.best_epoch} of {len(self.by_epoch)} losses")
+
     @property
     def best(self) -> float:
         return self.by_epoch[self.best_epoch]

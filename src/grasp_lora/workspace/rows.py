@@ -101,6 +101,23 @@ class Row:
     exhaustive: bool = False
     """Its ratio was found by training at every one: what a cheaper search is measured against."""
 
+    def _check(self) -> None:
+        """What the types alone do not say.
+
+        Raises:
+            ValueError, TypeError: Costs are none, or groups are not those of the rows.
+        """
+        for cost in (*self.costs.values(), *(self.all_costs or {}).values()):
+            counted = Cost(**cost)
+            if not all(isinstance(v, int | float) or v is None for v in asdict(counted).values()):
+                raise TypeError(f"a cost that is no number: {cost}")
+        for name, groups, losses in (
+            ("groups", self.groups, self.test_losses),
+            ("dev_groups", self.dev_groups, self.dev_losses),
+        ):
+            if groups and losses and len(groups) != len(losses):
+                raise ValueError(f"{len(groups)} {name} of {len(losses)} rows")
+
     @property
     def test_loss(self) -> float:
         return sum(self.test_losses) / len(self.test_losses)
@@ -152,6 +169,7 @@ class Row:
             answers = list(read_lines(folder / Answer.FILE))
             kind: Any = cls
             row: Self = _types(kind).validate_python({**named, **found, **read, "answers": answers})
+            row._check()
             return row
         except FileNotFoundError as error:
             raise GraspError(f"{error.filename} is missing: run that stage first, or `grasp run`") from None
