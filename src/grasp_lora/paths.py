@@ -1,9 +1,10 @@
 """Where things that can be made again are kept, and what makes files last."""
 
+import hashlib
 import os
 from pathlib import Path
 
-__all__ = ["cache_dir", "sync"]
+__all__ = ["cache_dir", "digest", "sync", "write_whole"]
 
 
 def cache_dir() -> Path:
@@ -14,6 +15,22 @@ def cache_dir() -> Path:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "grasp-lora"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is either whole, and on the disk, or as it was before."""
+    sibling = path.with_name(path.name + ".partial")
+    with sibling.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    sibling.replace(path)
 
 
 def sync(folder: Path, *, deep: bool = True) -> None:

@@ -15,7 +15,6 @@ MAX_EXPANDED = 4 << 20
 MAX_DEPTH = 60
 
 # What constructors of PyYAML end in, beside its own errors, where a value does not fit its tag.
-_TOO_DEEP = yaml.YAMLError(f"it is nested more than {MAX_DEPTH} levels deep")
 _FAULTS = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, OverflowError)
 
 
@@ -46,6 +45,11 @@ def parse_yaml(text: str, where: str) -> Any:
         raise GraspError(f"{where} is not valid YAML: {why}") from None
 
 
+class _TooDeep(yaml.YAMLError):
+    def __str__(self) -> str:
+        return f"it is nested more than {MAX_DEPTH} levels deep"
+
+
 class _Loader(yaml.SafeLoader):
     """PyYAML takes the last of two equal keys without a word; here it is an error. So is what is nested
     deeper than anybody would write, before PyYAML, for which every level makes all others slower, has read it
@@ -56,12 +60,12 @@ class _Loader(yaml.SafeLoader):
 
     def fetch_flow_collection_start(self, TokenClass: Any) -> None:
         if self.flow_level >= MAX_DEPTH:
-            raise _TOO_DEEP
+            raise _TooDeep
         super().fetch_flow_collection_start(TokenClass)
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.depth > MAX_DEPTH:
-            raise _TOO_DEEP
+            raise _TooDeep
         self.depth += 1
         node = super().compose_node(parent, index)
         self.depth -= 1
@@ -101,6 +105,6 @@ def _measure(node: yaml.Node, known: dict[int, tuple[int, int] | None]) -> tuple
     if size > MAX_EXPANDED:
         raise yaml.YAMLError("its aliases stand for more than anybody would write")
     if depth > MAX_DEPTH:
-        raise _TOO_DEEP
+        raise _TooDeep
     known[id(node)] = size, depth
     return size, depth

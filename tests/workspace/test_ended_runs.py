@@ -20,9 +20,9 @@ from grasp_lora.executors.local import execute
 from grasp_lora.experiment import start
 from grasp_lora.lm.saving import SaveOften, SavingTrainer
 from grasp_lora.methods.plan import plan
+from grasp_lora.paths import digest
 from grasp_lora.reporting.progress import BETWEEN, progress_of
 from grasp_lora.stopping import Interrupted
-from grasp_lora.workspace.changes import digest
 from grasp_lora.workspace.directory import RunDirectory
 from grasp_lora.workspace.files import read_lines
 from grasp_lora.workspace.resources import Resources
@@ -220,6 +220,32 @@ def test_an_explosion_says_the_step_and_keeps_the_last_good_checkpoint(setting, 
     monkeypatch.undo()
     monkeypatch.chdir(setting)
     go_on_and_compare(setting)
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind", "said"),
+    [
+        (PermissionError(13, "Permission denied"), GraspError, "Permission denied"),
+        (RuntimeError("file write failed"), GraspError, "file write failed"),
+        (RuntimeError("out of memory"), RuntimeError, "^out of memory$"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_written_says_why(setting, monkeypatch, raised, kind, said):
+    original = SavingTrainer._save_optimizer_and_scheduler
+
+    def fail(self, folder):
+        if "/learn/" in self.args.output_dir and self.state.global_step == 4:
+            raise raised
+        original(self, folder)
+
+    monkeypatch.setattr(SavingTrainer, "_save_optimizer_and_scheduler", fail)
+    with pytest.raises(kind, match=said) as error:
+        train("other")
+    if kind is GraspError:
+        assert "the checkpoint at step 4 cannot be written to " in str(error.value)
+        assert str(error.value).endswith("run the same command: it goes on from checkpoint-3")
+    (checkpoint,) = (setting / "runs/other/learn").rglob("checkpoint-*")
+    assert checkpoint.name == "checkpoint-3"
 
 
 def hold(root, held, end):

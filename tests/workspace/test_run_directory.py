@@ -11,7 +11,7 @@ import pytest
 
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.training import Training
-from grasp_lora.workspace.changes import digest
+from grasp_lora.paths import digest
 from grasp_lora.workspace.directory import RunDirectory
 from grasp_lora.workspace.lock import hold, is_held
 from grasp_lora.workspace.records import RunPlan

@@ -87,4 +87,5 @@ def _disk(found: "Forecast") -> str:
 
 def _runs(folders: Sequence[Path]) -> str:
     named = ", ".join(str(folder) for folder in folders[:SHOWN])
-    return named + (f" and {len(folders) - SHOWN} others" if len(folders) > SHOWN else "")
+    more = len(folders) - SHOWN
+    return named + (f" and {more} other{'s' if more > 1 else ''}" if more > 0 else "")

@@ -6,7 +6,6 @@ Here each callback's tensors go beside its files, and the marker that says they 
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from transformers import TrainerCallback
 
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.logs import CHECKPOINT, WHOLE_FILE
+from grasp_lora.paths import write_whole
 
 __all__ = ["CannotGoOn", "CarriesState", "check_settings", "misfit", "plain", "read_state", "write_state"]
 
@@ -81,10 +81,10 @@ def write_state(callback: CarriesState, state: Mapping[str, Any], checkpoint: Pa
     marker.parent.mkdir(exist_ok=True)
     marker.unlink(missing_ok=True)  # of another training that wrote here
     if tensors:
-        _write(_tensors(checkpoint, callback), written)
+        write_whole(_tensors(checkpoint, callback), written)
     digest = hashlib.sha256(written).hexdigest() if tensors else None
     said = {"step": step, "settings": _for_json(callback.settings()), "tensors": digest, "values": values}
-    _write(marker, json.dumps(said).encode())
+    write_whole(marker, json.dumps(said).encode())
 
 
 def read_state(callback: CarriesState, checkpoint: Path, step: int) -> dict[str, Any]:
@@ -180,13 +180,3 @@ def _marker(checkpoint: Path, callback: CarriesState) -> Path:
 
 def _tensors(checkpoint: Path, callback: CarriesState) -> Path:
     return checkpoint / STATE_FOLDER / f"{type(callback).__name__}.safetensors"
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Whole or not at all."""
-    sibling = path.with_name(path.name + ".partial")
-    with sibling.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    sibling.replace(path)

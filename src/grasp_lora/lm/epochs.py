@@ -60,7 +60,8 @@ class BestEpoch(CarriesState):
         self._go_on_from(carried)
         if len(self.losses) - 1 < math.floor(state.epoch):  # saved at an epoch's last step, before its end
             self._evaluate()
-        control.should_training_stop = self._out_of_patience()
+        if self._out_of_patience():
+            control.should_training_stop = True
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         # A run that resumes where patience had ended it takes one more step, which does not count.

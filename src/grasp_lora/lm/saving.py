@@ -1,7 +1,6 @@
 """Checkpoints of our own training: whole or absent, with the state of every callback, often enough."""
 
 import errno
-import hashlib
 import json
 import logging
 import math
@@ -19,7 +18,7 @@ from grasp_lora.cost import Cost, go_on_from, so_far
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.checkpoints import CarriesState, write_state
 from grasp_lora.lm.logs import CHECKPOINT, WHOLE_FILE
-from grasp_lora.paths import sync
+from grasp_lora.paths import digest, sync
 from grasp_lora.stopping import Stopping
 
 __all__ = [
@@ -80,7 +79,7 @@ class SavingTrainer(Trainer):
             for callback in self.callback_handler.callbacks:
                 if isinstance(callback, CarriesState):
                     write_state(callback, callback.state_dict(), partial / name, step)
-            written = {str(p.relative_to(partial / name)): _hash(p) for p in _files(partial / name)}
+            written = {str(p.relative_to(partial / name)): digest(p) for p in _files(partial / name)}
             (partial / name / WHOLE_FILE).write_text(json.dumps(written), encoding="utf-8")
             for log in (path for path in folder.parent.iterdir() if path.is_file()):
                 sync(log)  # which the checkpoint says how long it is
@@ -88,15 +87,15 @@ class SavingTrainer(Trainer):
             shutil.rmtree(folder / name, ignore_errors=True)
             (partial / name).rename(folder / name)
             sync(folder, deep=False)
-        except (OSError, RuntimeError, SafetensorError):  # torch says a full disk as a RuntimeError
-            if _is_full(folder):
-                error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            elif isinstance(error, RuntimeError) and "writ" not in str(error):  # of memory, for example
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch says a full disk as a RuntimeError
+            full = shutil.disk_usage(folder).free < 1 << 20
+            if isinstance(error, RuntimeError) and not full and "writ" not in str(error):  # of memory, say
                 raise
+            why = os.strerror(errno.ENOSPC) if full else error
             before = [one.name for one in _checkpoints(folder)]
             there = f"it goes on from {before[0]}" if before else "it begins this training again"
             raise GraspError(
-                f"the checkpoint at step {step} cannot be written to {folder} ({error}): mend that, and run "
+                f"the checkpoint at step {step} cannot be written to {folder} ({why}): mend that, and run "
                 f"the same command: {there}"
             ) from None
         finally:
@@ -188,10 +187,6 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix(CHECKPOINT))
 
 
-def _is_full(folder: Path) -> bool:
-    return shutil.disk_usage(folder).free < 1 << 20
-
-
 def _checkpoints(folder: Path) -> list[Path]:
     """The newest first."""
     found = [path for path in folder.glob(f"{CHECKPOINT}*") if path.name.removeprefix(CHECKPOINT).isdecimal()]
@@ -201,7 +196,9 @@ def _checkpoints(folder: Path) -> list[Path]:
 def _is_whole(checkpoint: Path) -> bool:
     try:
         written = json.loads((checkpoint / WHOLE_FILE).read_bytes())
-        files = {str(p.relative_to(checkpoint)): _hash(p) for p in _files(checkpoint) if p.name != WHOLE_FILE}
+        files = {
+            str(p.relative_to(checkpoint)): digest(p) for p in _files(checkpoint) if p.name != WHOLE_FILE
+        }
     except (OSError, ValueError, RecursionError):
         return False
     return bool(written == files)
@@ -209,8 +206,3 @@ def _is_whole(checkpoint: Path) -> bool:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

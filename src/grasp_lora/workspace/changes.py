@@ -1,15 +1,15 @@
 """Whether a finished stage is what the same inputs would make again."""
 
-import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from grasp_lora.errors import GraspError
+from grasp_lora.paths import digest
 from grasp_lora.workspace.records import LOGS, Done
 
-__all__ = ["FORMAT", "changes", "digest", "wrong_with"]
+__all__ = ["FORMAT", "changes", "wrong_with"]
 
 FORMAT = 2
 
@@ -45,9 +45,3 @@ def _change(key: str, old: Any, new: Any) -> str:
     if all(isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) for value in (old, new)):
         return f"{key}: was another; its contents changed"
     return f"{key}: was {old}, now {new}"
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

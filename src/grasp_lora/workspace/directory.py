@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 from grasp_lora.cost import measure
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.logs import CHECKPOINTS_FOLDER
-from grasp_lora.paths import sync
-from grasp_lora.workspace.changes import FORMAT, digest, wrong_with
+from grasp_lora.paths import digest, sync
+from grasp_lora.workspace.changes import FORMAT, wrong_with
 from grasp_lora.workspace.environment import environment
 from grasp_lora.workspace.files import empty, write_json
 from grasp_lora.workspace.lock import hold

@@ -1,24 +1,19 @@
 """JSON and JSON Lines."""
 
 import json
-import os
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from grasp_lora.paths import write_whole
 
 __all__ = ["append_line", "changed_at", "empty", "read_lines", "write_json", "write_lines"]
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that the file is either whole or absent."""
-    sibling = path.with_name(path.name + ".partial")
-    with sibling.open("w", encoding="utf-8") as file:
-        json.dump(value, file, ensure_ascii=False, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    sibling.replace(path)
+    write_whole(path, (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode())
 
 
 def empty(folder: Path, keep: Collection[str] = ()) -> None:

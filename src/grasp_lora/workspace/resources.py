@@ -23,11 +23,11 @@ from grasp_lora.lm.loss import TargetLoss
 from grasp_lora.lm.shown import Shown
 from grasp_lora.merging.hub import ADAPTER_FILES
 from grasp_lora.merging.parts import PARTS_FILE
+from grasp_lora.paths import digest
 from grasp_lora.stopping import Stopping
 from grasp_lora.tasks.example import Example, examples_digest
 from grasp_lora.tasks.lazy import FEW, joined, mapped, picked
 from grasp_lora.tasks.task import Task
-from grasp_lora.workspace.changes import digest
 from grasp_lora.workspace.inputs import Model, Rows
 from grasp_lora.workspace.records import Pruned
 
