@@ -79,6 +79,8 @@ def search(
         losses: list[float] = []
 
         def report(epoch: int, loss: float) -> None:
+            if epoch == 0:  # perhaps once more, where a checkpoint did not fit
+                losses.clear()
             losses.append(loss)
             if 0 < epoch < last:  # after the last there is nothing to save
                 trial.report(loss, epoch)

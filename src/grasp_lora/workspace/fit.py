@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import Trainer, TrainerCallback, set_seed
 
-from grasp_lora.cost import Cost, go_on_from
+from grasp_lora.cost import Cost, go_on_from, so_far
 from grasp_lora.lm.adapters import Lora, load_adapter, new_adapter
 from grasp_lora.lm.backbone import Backbone
 from grasp_lora.lm.checkpoints import CannotGoOn
@@ -37,12 +37,13 @@ def fit(resources: Resources, folder: Path, *given: Any, **more: Any) -> Fitted:
         given, more: As `_fit` has them.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    spent = so_far() or Cost()  # by earlier trainings of the same stage
     if (checkpoint := newest_checkpoint(folder / CHECKPOINTS_FOLDER)) is not None:
         try:
             return _fit(resources, folder, checkpoint, *given, **more)
         except CannotGoOn as error:  # an earlier version's, for example: it would be in the way for ever
             logger.warning("%s; this training begins again", error)
-            go_on_from(Cost())
+            go_on_from(spent)
     empty(folder, keep=[Begun.FILE])  # logs of a training that was ended before its first checkpoint
     return _fit(resources, folder, None, *given, **more)
 
