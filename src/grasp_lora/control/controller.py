@@ -139,9 +139,8 @@ class GraspController:
         """What the rounds of one log have in common, for JSON."""
         moving = ("p_curr", "mu", "sigma")
         policy = {k: v for k, v in vars(self.policy).items() if not k.startswith("_") and k not in moving}
-        policy["kind"] = type(self.policy).__name__
-        moments = {"reset_moments": self._moments is not None}
-        found = {"every": self.every, **self._pruning.settings(), **moments, "policy": policy}
+        found = {"every": self.every, **self._pruning.settings(), "reset_moments": self._moments is not None}
+        found |= {"policy": type(self.policy).__name__, **{f"policy.{k}": v for k, v in policy.items()}}
         return json.loads(json.dumps(found, default=str))  # type: ignore[no-any-return]
 
     def state_dict(self) -> dict[str, Any]:
