@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import shutil
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -287,11 +288,29 @@ def test_of_two_processes_that_begin_together_one_makes_the_stage_and_one_says_s
             made = said.index("made")
             assert said[1 - made].startswith("GraspError: ")
             assert (tmp_path / str(number) / "a/out.txt").read_text() == str(made)
-            assert not list(tmp_path.glob("*/a.*"))
+            assert not list((tmp_path / str(number)).glob("a.*"))
     finally:
         for maker in makers:
             maker.kill()
             maker.join()
+
+
+def test_what_another_process_made_while_this_one_waited_for_it_is_not_made_again(tmp_path, monkeypatch):
+    stage = Stage("a", WRITE, {})
+    late, made = directory(tmp_path), []
+
+    @contextmanager
+    def held_until_made(folder):
+        if not made:
+            made.append(True)
+            directory(tmp_path).make(stage)
+        with hold(folder) as got:
+            yield got
+
+    monkeypatch.setattr("grasp_lora.workspace.directory.hold", held_until_made)
+    late.make(stage)
+    assert CALLS == ["x"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def look_at_lock(resources, folder, **given):

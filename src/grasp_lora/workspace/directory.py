@@ -139,13 +139,9 @@ class RunDirectory:
         twins = {} if twins is None else twins
         self.resources.shown.begin(stage.name)
         if not self._is_done(stage, inputs):
-            with self.held(), self._start(stage, inputs) as partial, _writing(stage.name):
-                new = twin not in twins
-                done = self._work(stage, partial, inputs) if new else self._copy(twins[twin], partial)
-                sync(partial)
-                move_aside(folder)
-                partial.rename(folder)
-                done.write(folder)
+            with self.held():
+                if not self._is_done(stage, inputs):  # whoever held it until now may have made it
+                    self._make(stage, inputs, twins.get(twin))
         forget_unfinished(folder)
         twins.setdefault(twin, folder)
         return folder
@@ -208,6 +204,15 @@ class RunDirectory:
             else "make that stage again first, with --force."
         )
         raise GraspError(f"{folder} {wrong}Give the run another name, or {again}")
+
+    def _make(self, stage: Stage, inputs: Mapping[str, Any], twin: Path | None) -> None:
+        folder = self.path(stage.name)
+        with self._start(stage, inputs) as partial, _writing(stage.name):
+            done = self._copy(twin, partial) if twin else self._work(stage, partial, inputs)
+            sync(partial)
+            move_aside(folder)
+            partial.rename(folder)
+            done.write(folder)
 
     def _work(self, stage: Stage, partial: Path, inputs: Mapping[str, Any]) -> Done:
         from grasp_lora.workspace.card import write_card  # whose inputs know what a run directory is
