@@ -5,7 +5,7 @@ import json
 import random
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,12 +92,12 @@ def train(path: str) -> dict[str, float]:
         return {"mb": memory("VmHWM"), "seconds": time.perf_counter() - start}
 
 
-def many_rows(count: int) -> list[dict[str, Any]]:
+def many_rows(count: int, kinds: Sequence[str] = ("jsonl", "csv", "parquet")) -> list[dict[str, Any]]:
     """Each kind of file with `count` rows against one with a thousand."""
     found = []
     with tempfile.TemporaryDirectory() as temporary:
         paths = {}
-        for kind in ("jsonl", "csv", "parquet"):
+        for kind in kinds:
             for rows in (FEW, count):
                 paths[kind, rows] = Path(temporary) / f"{rows}.{kind}"
                 write_rows(paths[kind, rows], rows)
@@ -109,8 +109,10 @@ def many_rows(count: int) -> list[dict[str, Any]]:
             found.append(
                 result("a look at all rows", size, sum(seconds.values()), "s", 60.0 * max(1, count / 10**6))
             )
-        few, many = (in_own_process("train_on_rows", path=str(paths["jsonl", rows])) for rows in (FEW, count))
-    size = f"{count:,} rows, jsonl, 50 steps"
+        few, many = (
+            in_own_process("train_on_rows", path=str(paths[kinds[0], rows])) for rows in (FEW, count)
+        )
+    size = f"{count:,} rows, {kinds[0]}, 50 steps"
     what = f"memory of a run that trains on the rows, above that of {FEW:,}"
     found.append(result(what, size, many["mb"] - few["mb"], "MB", 150.0, whole_mb=round(many["mb"])))
     found.append(

@@ -69,7 +69,9 @@ def at_step(monkeypatch):
         monkeypatch.setattr(SaveOften, "on_step_end", on_step_end)
         return done
 
-    return when
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # shells let jobs beside them ignore it
+    yield when
+    signal.signal(signal.SIGINT, before)
 
 
 def go_on_and_compare(setting):
@@ -429,6 +431,6 @@ def test_a_clock_that_jumps_changes_nothing(setting, monkeypatch):
 
 @pytest.mark.slow
 def test_kills_at_random_moments_change_nothing(tmp_path: Path):
-    found = soak(8, seed=1, folder=tmp_path)
-    assert found.count >= 8
+    found = soak(5, seed=1, folder=tmp_path)
+    assert found.count >= 5
     assert found.different == []
