@@ -164,8 +164,11 @@ def test_watch_waits_for_a_run_follows_it_and_ends_with_it(tmp_path):
     made = directory(folder)
     with Terminal("watch", folder, "--every", "0.1") as terminal:
         terminal.until("nothing is there yet. Ctrl-C ends.")
-        for stage in STAGES[:2]:
-            made.make(stage)
+        with made.held():  # a process has begun, and no stage yet
+            time.sleep(0.5)
+            assert terminal.process.poll() is None
+            for stage in STAGES[:2]:
+                made.make(stage)
         terminal.until("2 of 4 stages · 1 of 2 methods")
         assert terminal.process.poll() is None
         for stage in STAGES[2:]:

@@ -107,9 +107,12 @@ def _follow(run: Path, every: float, console: "Console") -> "Progress":
 
 
 def _may_become_one(folder: Path) -> bool:
-    """Whether nothing is there yet."""
+    """Whether nothing is there yet, or a process that has not begun the first stage."""
+    from grasp_lora.workspace.records import Maker
+
     try:
-        return not any(folder.iterdir())
+        names = [path.name for path in folder.iterdir()]
+        return not names or any(Maker.FILE in name for name in names)  # or what it is called while written
     except OSError as error:
         return isinstance(error, FileNotFoundError)
 
