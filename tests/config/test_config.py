@@ -25,6 +25,11 @@ def write(tmp_path):
     return write
 
 
+def test_a_config_that_is_read_again_is_the_same_to_the_letter(write):
+    config = load_config(write(SMALL))
+    assert repr(load_config(config)) == repr(config)  # 32 and 32.0 make other files
+
+
 def test_defaults_are_table_7(write):
     config = load_config(write(SMALL))
     training, control = config.training, config.control

@@ -33,7 +33,7 @@ class Lora(Settings):
 
     r: Count = 8
     """Rank of an adapter before merging; the sum of two has twice as much."""
-    alpha: float = 32
+    alpha: float = 32.0
     """Scaling times rank: an adapter's part is multiplied by alpha / r."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
     """Share of an adapter's inputs that training leaves out at random."""
