@@ -105,7 +105,7 @@ class Row:
         """What the types alone do not say.
 
         Raises:
-            ValueError, TypeError: Costs are none, or groups are not those of the rows.
+            ValueError, TypeError: Costs are none, groups not those of the rows, or an answer has no reference.
         """
         for cost in (*self.costs.values(), *(self.all_costs or {}).values()):
             counted = Cost(**cost)
@@ -117,6 +117,8 @@ class Row:
         ):
             if groups and losses and len(groups) != len(losses):
                 raise ValueError(f"{len(groups)} {name} of {len(losses)} rows")
+        if bare := [answer.id for answer in self.answers if not answer.references]:
+            raise ValueError(f"the answer to {bare[0]} has no reference")
 
     @property
     def test_loss(self) -> float:
