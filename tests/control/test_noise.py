@@ -173,6 +173,14 @@ def test_a_look_is_read_as_it_was_written(tmp_path):
     (tmp_path / "on_dev.json").write_text("{}")
     with pytest.raises(GraspError, match=r"on_dev\.json cannot be read"):
         Look.read(tmp_path)
+    for damaged in (
+        Look(0.5, look.dev, look.micro_dev, math.nan),
+        Look(0.5, look.dev, {0.0: (math.inf,), 0.5: (2.0,)}),
+        Look(0.5, {**look.dev, math.inf: (1.0, 1.0)}, look.micro_dev),
+    ):
+        damaged.write(tmp_path)
+        with pytest.raises(GraspError, match=r"a number that is not finite"):
+            Look.read(tmp_path)
     assert Look.read(tmp_path / "elsewhere") is None
 
 

@@ -17,6 +17,8 @@ ROW = Row("merge", 42, 2.0, [1.0, 3.0], {}, [Answer("a", "", "x", ["y"])], {"mer
         ("scores.json", lambda text: {**text, "groups": ["p", "q", "r"]}, "3 groups of 2 rows"),
         ("cost.json", lambda text: {"stages": {"merge": {"seconds": "long"}}}, "a cost that is no number"),
         ("cost.json", lambda text: {"stages": {"merge": {"minutes": 1}}}, "minutes"),
+        ("scores.json", lambda text: {**text, "made_by": ["a" * 256]}, "no folder is called aaaa"),
+        ("scores.json", lambda text: {**text, "adapter": "a/" * 1001}, "no folder is called a/a/"),
         ("predictions.jsonl", lambda text: {**text, "references": []}, "the answer to a has no reference"),
     ],
 )

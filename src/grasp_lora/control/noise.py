@@ -120,11 +120,12 @@ class Look:
                 for name in ("dev", "micro_dev")
             )
             look = cls(float(found["p"]), dev, micro_dev, float(found["margin"]), tuple(found["groups"]))
+            rewards = (value for seen in (dev, micro_dev) for values in seen.values() for value in values)
+            if not all(map(math.isfinite, (look.p, look.margin, *dev, *micro_dev, *rewards))):
+                raise ValueError("a number that is not finite")
             for p in look.dev:
                 look.difference(p, look.p)
                 look.is_close(p, look.best)
-            for seen in micro_dev.values():
-                math.fsum(seen)
             return look
         except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
             raise GraspError(f"{path} cannot be read ({error})") from None

@@ -15,6 +15,8 @@ from grasp_lora.workspace.files import read_lines, write_json, write_lines
 
 __all__ = ["Answer", "Row"]
 
+LONGEST = 2000  # bytes of a folder's name, below the run's
+
 
 @cache
 def _types(cls: Any) -> TypeAdapter[Any]:
@@ -105,7 +107,8 @@ class Row:
         """What the types alone do not say.
 
         Raises:
-            ValueError, TypeError: Costs are none, groups not those of the rows, or an answer has no reference.
+            ValueError, TypeError: Costs are none, groups not those of the rows, a folder's name is too
+                long, or an answer has no reference.
         """
         for cost in (*self.costs.values(), *(self.all_costs or {}).values()):
             counted = Cost(**cost)
@@ -117,6 +120,10 @@ class Row:
         ):
             if groups and losses and len(groups) != len(losses):
                 raise ValueError(f"{len(groups)} {name} of {len(losses)} rows")
+        stages = (*self.costs, *(self.all_costs or {}), *self.made_by)
+        for name in (*stages, *self.source_losses, self.adapter or ""):
+            if len(name.encode()) > LONGEST or any(len(part.encode()) > 255 for part in name.split("/")):
+                raise ValueError(f"no folder is called {name[:40]}...")
         if bare := [answer.id for answer in self.answers if not answer.references]:
             raise ValueError(f"the answer to {bare[0]} has no reference")
 
