@@ -18,6 +18,8 @@ ROW = Row("merge", 42, 2.0, [1.0, 3.0], {}, [Answer("a", "", "x", ["y"])], {"mer
         ("cost.json", lambda text: {"stages": {"merge": {"seconds": "long"}}}, "a cost that is no number"),
         ("cost.json", lambda text: {"stages": {"merge": {"minutes": 1}}}, "minutes"),
         ("scores.json", lambda text: {**text, "made_by": ["a" * 256]}, "no folder is called aaaa"),
+        ("scores.json", lambda text: {**text, "method": "a" * 256}, "no folder is called aaaa"),
+        ("scores.json", lambda text: {**text, "seed": 10**300}, "no folder is called seed1000"),
         ("scores.json", lambda text: {**text, "adapter": "a/" * 1001}, "no folder is called a/a/"),
         ("predictions.jsonl", lambda text: {**text, "references": []}, "the answer to a has no reference"),
     ],

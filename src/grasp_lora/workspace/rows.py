@@ -121,7 +121,8 @@ class Row:
             if groups and losses and len(groups) != len(losses):
                 raise ValueError(f"{len(groups)} {name} of {len(losses)} rows")
         stages = (*self.costs, *(self.all_costs or {}), *self.made_by)
-        for name in (*stages, *self.source_losses, self.adapter or ""):
+        own = (self.method, f"seed{self.seed}", str(self.draw), self.test_set)
+        for name in (*stages, *own, *self.source_losses, self.adapter or ""):
             if len(name.encode()) > LONGEST or any(len(part.encode()) > 255 for part in name.split("/")):
                 raise ValueError(f"no folder is called {name[:40]}...")
         if bare := [answer.id for answer in self.answers if not answer.references]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import asdict
 
-from grasp_lora.cost import JOULES, PEAKS, SUMMED
+from grasp_lora.cost import JOULES, PEAKS, SUMMED, Cost
 from grasp_lora.reporting.blocks import Block, Data, Table
 from grasp_lora.reporting.found import Found
 
@@ -31,7 +31,7 @@ def blocks(found: Found) -> Iterator[Block]:
     rows = []
     for result in paid:
         cost = result.cost
-        runs = sum(one["backward_examples"] > 0 for one in result.rows[0].costs.values())
+        runs = sum(Cost(**one).backward_examples > 0 for one in result.rows[0].costs.values())
         peak = (cost.peak_gpu_memory_bytes or cost.peak_memory_bytes) / MIB
         faster = [
             f"{grid / own:.2f}" if own else ""
