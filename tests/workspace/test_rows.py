@@ -17,6 +17,7 @@ ROW = Row("merge", 42, 2.0, [1.0, 3.0], {}, [Answer("a", "", "x", ["y"])], {"mer
         ("scores.json", lambda text: {**text, "groups": ["p", "q", "r"]}, "3 groups of 2 rows"),
         ("cost.json", lambda text: {"stages": {"merge": {"seconds": "long"}}}, "a cost that is no number"),
         ("cost.json", lambda text: {"stages": {"merge": {"minutes": 1}}}, "minutes"),
+        ("cost.json", lambda text: {"stages": {"merge": {"seconds": 10**400}}}, "too large"),
         ("scores.json", lambda text: {**text, "made_by": ["a" * 256]}, "no folder is called aaaa"),
         ("scores.json", lambda text: {**text, "method": "a" * 256}, "no folder is called aaaa"),
         ("scores.json", lambda text: {**text, "seed": 10**300}, "no folder is called seed1000"),

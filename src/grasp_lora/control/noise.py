@@ -127,5 +127,13 @@ class Look:
                 look.difference(p, look.p)
                 look.is_close(p, look.best)
             return look
-        except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        except (
+            OSError,
+            ValueError,
+            TypeError,
+            ArithmeticError,
+            LookupError,
+            AttributeError,
+            RecursionError,
+        ) as error:
             raise GraspError(f"{path} cannot be read ({error})") from None

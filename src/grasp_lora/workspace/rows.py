@@ -1,6 +1,7 @@
 """An evaluation: what an adapter scored, what was answered, what it cost."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -112,7 +113,8 @@ class Row:
         """
         for cost in (*self.costs.values(), *(self.all_costs or {}).values()):
             counted = Cost(**cost)
-            if not all(isinstance(v, int | float) or v is None for v in asdict(counted).values()):
+            numbers = [value for value in asdict(counted).values() if value is not None]
+            if not all(isinstance(one, int | float) and math.isfinite(one) for one in numbers):
                 raise TypeError(f"a cost that is no number: {cost}")
         for name, groups, losses in (
             ("groups", self.groups, self.test_losses),
@@ -183,7 +185,15 @@ class Row:
             return row
         except FileNotFoundError as error:
             raise GraspError(f"{error.filename} is missing: run that stage first, or `grasp run`") from None
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except (
+            OSError,
+            ValueError,
+            TypeError,
+            ArithmeticError,
+            KeyError,
+            AttributeError,
+            RecursionError,
+        ) as error:
             raise GraspError(
                 f"{folder} holds no evaluation that can be read ({error}): make it again, with --force"
             ) from None
