@@ -181,6 +181,10 @@ def test_a_look_is_read_as_it_was_written(tmp_path):
         damaged.write(tmp_path)
         with pytest.raises(GraspError, match=r"a number that is not finite"):
             Look.read(tmp_path)
+    text = json.dumps({"p": 0.5, "margin": 10**400, "groups": [], "dev": {}, "micro_dev": {}})
+    (tmp_path / "on_dev.json").write_text(text)
+    with pytest.raises(GraspError, match=r"too large"):
+        Look.read(tmp_path)
     assert Look.read(tmp_path / "elsewhere") is None
 
 

@@ -114,7 +114,8 @@ def test_any_time_can_be_shown(run, seconds, passes, capsys):
     "config",
     [
         "methods: 3", "methods: [grasp, 1, [a]]", "methods: grasp", "methods: null", "target: null",
-        "target: 3", "target: {draws: x}", "variants: [a]", "variants: {a: 1, 2: {}}", "control: []",
+        "target: 3", "target: {draws: x}", "target: {draws: 9999999999}",
+        "variants: [a]", "variants: {a: 1, 2: {}}", "control: []",
         "seeds: 3", "seeds: [[1], a]", "- 1", "\xff", "a: [", "a: !!int ''", "a: !!timestamp x",
         "a: !!bool x", "? [1]\n: 2",
     ],

@@ -1,5 +1,6 @@
 """What sections and tables of several runs say, on made-up rows, by hand."""
 
+import json
 import re
 from dataclasses import replace
 from statistics import fmean
@@ -157,6 +158,14 @@ def test_a_figure_on_its_own_is_on_white_and_in_a_page_in_its_ink(tmp_path):
     assert "currentColor" in inline
     assert "#1f2329" not in inline
     assert "costs $5 and $6 &lt;b&gt;" in inline
+
+
+def test_a_cost_may_leave_numbers_out(tmp_path):
+    run = made_up_run(tmp_path / "run")
+    path = run / "eval/merge/seed42/cost.json"
+    path.write_text(json.dumps({"stages": {"merge/seed42": {"forward_examples": 7}}}))
+    report([run], tmp_path / "report")
+    assert re.search(r"MERGE +\| +0 \| +7 \| +0 \|", (tmp_path / "report/summary.md").read_text())
 
 
 def test_a_loss_that_is_no_number_is_named(tmp_path):

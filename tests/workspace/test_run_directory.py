@@ -1,5 +1,6 @@
 """Stages are whole or absent, skipped when done, and never delete what a user has."""
 
+import gc
 import json
 import multiprocessing
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from grasp_lora.errors import GraspError
+from grasp_lora.executors.local import execute
 from grasp_lora.lm.training import Training
 from grasp_lora.paths import digest
 from grasp_lora.workspace.directory import RunDirectory
@@ -311,6 +313,14 @@ def test_what_another_process_made_while_this_one_waited_for_it_is_not_made_agai
     late.make(stage)
     assert CALLS == ["x"]
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_run_looks_for_garbage_among_what_it_made_alone(tmp_path):
+    seen = []
+    stage = Stage("a", Work(lambda resources, folder: seen.append(gc.get_freeze_count())), {})
+    execute([(directory(tmp_path), [stage])])
+    assert seen[0] > 10_000  # torch, transformers
+    assert gc.get_freeze_count() == 0
 
 
 def look_at_lock(resources, folder, **given):

@@ -41,6 +41,10 @@ def detectable(error: float) -> float:
     return (Z + POWER) * error
 
 
+_DAMAGED = (OSError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError, RecursionError)
+"""What a file brings about that holds something else."""
+
+
 @dataclass(frozen=True, slots=True)
 class Look:
     """One look at some ratios after a learning run's last step, before any fine-tuning at them.
@@ -127,13 +131,5 @@ class Look:
                 look.difference(p, look.p)
                 look.is_close(p, look.best)
             return look
-        except (
-            OSError,
-            ValueError,
-            TypeError,
-            ArithmeticError,
-            LookupError,
-            AttributeError,
-            RecursionError,
-        ) as error:
+        except _DAMAGED as error:
             raise GraspError(f"{path} cannot be read ({error})") from None

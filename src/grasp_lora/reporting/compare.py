@@ -33,7 +33,8 @@ def read_results(
     config = config_of(run)
     asked, many = config.get("seeds"), mapping_of(config, "target").get("draws")
     seeds = (asked if isinstance(asked, list) else []) if seeds is None else seeds
-    draws = [f"{DRAWS_FOLDER}/{n}/" for n in range(1, many if isinstance(many, int) else 1)]
+    there = [int(path.name) for path in run.glob(f"{DRAWS_FOLDER}/*") if path.name.isdecimal()]
+    draws = [f"{DRAWS_FOLDER}/{n}/" for n in sorted(there) if isinstance(many, int) and 0 < n < many]
     found: dict[str, dict[int, list[Path]]] = {}
     for place in ("", *draws):
         for path in (run / f"{place}{EVALUATIONS}").glob(f"{method or '*'}/seed*"):
