@@ -2,7 +2,10 @@
 
 from typing import Any, get_args
 
-__all__ = ["GraspError", "check_choice"]
+__all__ = ["DAMAGED", "GraspError", "check_choice"]
+
+DAMAGED = (OSError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError, RecursionError)
+"""What reading a file brings about that holds something else than one of its kind."""
 
 
 class GraspError(ValueError):

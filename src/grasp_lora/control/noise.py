@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from grasp_lora.errors import GraspError
+from grasp_lora.errors import DAMAGED, GraspError
 
 __all__ = ["LOOK_FILE", "MARGIN", "Look", "Z", "detectable", "paired_error"]
 
@@ -39,10 +39,6 @@ def paired_error(first: Sequence[float], second: Sequence[float], groups: Sequen
 def detectable(error: float) -> float:
     """The smallest true difference that a test at 5 % finds four times in five, with this standard error."""
     return (Z + POWER) * error
-
-
-_DAMAGED = (OSError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError, RecursionError)
-"""What a file brings about that holds something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,5 +127,5 @@ class Look:
                 look.difference(p, look.p)
                 look.is_close(p, look.best)
             return look
-        except _DAMAGED as error:
+        except DAMAGED as error:
             raise GraspError(f"{path} cannot be read ({error})") from None
