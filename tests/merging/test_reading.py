@@ -3,9 +3,11 @@
 import json
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from tests.helpers.models import random_adapter, tiny_llama
 
-from grasp_lora.merging.reading import same_base_model
+from grasp_lora.merging.reading import WEIGHTS_FILE, read_adapters, same_base_model
 from grasp_lora.merging.writing import other_loaders
 
 
@@ -35,6 +37,22 @@ def test_base_models_in_folders(tmp_path):
     assert not same_base_model(a, b)  # both are here, and differ
     assert same_base_model(a, "meta/LLaMA")  # one is here, the other is a hub name
     assert not same_base_model(a, "meta/mistral")
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz,
+     torch.float8_e8m0fnu, torch.float16, torch.bfloat16],
+)  # fmt: skip
+def test_factors_in_fewer_bits_are_read_as_float32(tmp_path, dtype):
+    folder = random_adapter(tiny_llama(), tmp_path / "a", seed=0, target_modules=["q_proj"], r=2)
+    stored = {name: tensor.abs().to(dtype) for name, tensor in load_file(folder / WEIGHTS_FILE).items()}
+    save_file(stored, folder / WEIGHTS_FILE)
+    (read,) = read_adapters({"a": folder})
+    for site, factors in read.sites.items():
+        for factor, name in ((factors.A, "A"), (factors.B, "B")):
+            assert factor.dtype == torch.float32
+            assert torch.equal(factor, stored[f"base_model.model.{site}.lora_{name}.weight"].float())
 
 
 @pytest.mark.parametrize("pattern", ["rank_pattern", "alpha_pattern", None])

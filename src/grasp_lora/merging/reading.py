@@ -147,8 +147,9 @@ def _read_adapter(name: str, folder: Path) -> Adapter:
         if ".lora_" not in key:
             others[key] = tensor
         elif (match := _FACTOR.fullmatch(key)) and ".base_layer" not in key:
-            # PEFT computes with float32 factors too, whatever is stored.
-            wide = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+            # PEFT computes with float32 factors too, whatever is stored; torch promotes no float8.
+            narrow = tensor.dtype.itemsize < 4
+            wide = tensor.float() if narrow else tensor.to(torch.promote_types(tensor.dtype, torch.float32))
             factors.setdefault(match["site"], {})[match["factor"]] = wide
             if match["embedding"]:
                 embeddings.add(match["site"])
