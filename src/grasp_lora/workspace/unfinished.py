@@ -74,7 +74,7 @@ def is_over(root: Path) -> bool:
         return False
     try:
         os.kill(maker.pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # no process has so large a number
         return True
     except OSError:  # it is another user's
         return False
