@@ -128,6 +128,18 @@ def test_force_mends_a_damaged_record(tmp_path, content):
     assert (folder / "out.txt").read_text() == "x"
 
 
+@pytest.mark.parametrize("name", ["", ".", "a" * 300])
+def test_outputs_whose_names_no_file_can_have_are_damage(tmp_path, name):
+    folder = directory(tmp_path).make(Stage("a", WRITE, {}))
+    done = json.loads((folder / "done.json").read_text())
+    (folder / "done.json").write_text(json.dumps(done | {"outputs": {name: "0" * 64}}))
+    with pytest.raises(GraspError, match=r"damaged.*--force to make it again"):
+        directory(tmp_path).make(Stage("a", WRITE, {}))
+    if len(name) < 300:
+        with pytest.raises(GraspError, match=r"done\.json is damaged"):
+            directory(tmp_path).results("a")
+
+
 @pytest.mark.parametrize("text", [None, "changed"])
 def test_outputs_that_are_gone_or_changed_are_noticed(tmp_path, text):
     folder = directory(tmp_path).make(Stage("a", WRITE, {}))

@@ -37,6 +37,7 @@ __all__ = [
     "MeasuredDeployment",
     "Pruned",
     "RankCheck",
+    "Record",
     "RunPlan",
     "Trial",
     "Weights",
@@ -101,6 +102,10 @@ class Done(Cost, Record):
     """SHA-256 of each file."""
     commits: Mapping[str, str] = field(default_factory=dict)
     """Of the backbones that it loaded from the hub, whatever branch or tag was asked for."""
+
+    def __post_init__(self) -> None:
+        if not all(Path(file).parts for file in self.outputs):
+            raise ValueError("an output without a name")
 
     @property
     def cost(self) -> dict[str, Any]:
