@@ -1,8 +1,13 @@
 """The search that a user would take instead of a grid."""
 
+import json
+
 import pytest
 
-from grasp_lora.stages.optuna import Optuna, new_study, random_trials
+from grasp_lora.cost import measure
+from grasp_lora.stages.optuna import Optuna, _trials_so_far, new_study, random_trials
+from grasp_lora.workspace.files import read_lines
+from grasp_lora.workspace.records import Trial
 
 pytest.importorskip("optuna")
 
@@ -40,3 +45,33 @@ def test_hopeless_trials_are_stopped(pruner):
     study.optimize(objective, n_trials=20)
     assert stopped
     assert min(stopped) > study.best_params["p"]
+
+
+COST = '"cost": {"seconds": 3.0}'
+
+
+@pytest.mark.parametrize(
+    "notes",
+    ["{", "{}", "[]", "\xff", f"{{{COST}}}", '{"trials": []}', f'{{{COST}, "trials": [{{"p": 0.5}}]}}',
+     f'{{{COST}, "trials": [{{"p": 0.5, "dev_loss": []}}]}}',
+     f'{{{COST}, "trials": [{{"p": 0.5, "dev_loss": "low"}}]}}'],
+)  # fmt: skip
+def test_a_search_whose_notes_are_damaged_begins_again(tmp_path, caplog, notes):
+    (tmp_path / "checkpoints/trial-1").mkdir(parents=True)
+    for name in ("checkpoints/trials.json", "trials.jsonl", ".begun.json"):
+        (tmp_path / name).write_text(notes, encoding="latin-1")
+    assert _trials_so_far(tmp_path) == []
+    assert "trials.json is damaged and is not used; this search begins again" in caplog.text
+    assert [path.name for path in tmp_path.iterdir()] == [".begun.json"]
+
+
+def test_a_search_goes_on_after_the_trials_that_are_finished(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    one = {"p": 0.5, "dev_loss": [3.0, 2.5]}
+    (tmp_path / "checkpoints/trials.json").write_text(
+        json.dumps({"trials": [one], "cost": {"seconds": 3.0, "steps": 4}})
+    )
+    with measure() as cost:
+        assert _trials_so_far(tmp_path) == [Trial(**one)]
+    assert (cost.seconds > 3, cost.steps) == (True, 4)
+    assert list(read_lines(tmp_path / "trials.jsonl")) == [one]

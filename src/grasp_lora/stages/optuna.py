@@ -1,13 +1,13 @@
 """What a user would take instead of a grid today: Optuna's TPE over the ratio, with a pruner."""
 
 import importlib
-import json
+import logging
 import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import model_validator
 
@@ -16,16 +16,16 @@ from grasp_lora.errors import GraspError
 from grasp_lora.lm.logs import CHECKPOINTS_FOLDER
 from grasp_lora.lm.training import Training
 from grasp_lora.settings import Count, Ratio, Settings
-from grasp_lora.workspace.files import append_line, write_json, write_lines
+from grasp_lora.workspace.files import append_line, empty, write_lines
 from grasp_lora.workspace.passes import passes_of_training
-from grasp_lora.workspace.records import LearnedRatio, Trial
+from grasp_lora.workspace.records import Begun, LearnedRatio, Record, Trial
 from grasp_lora.workspace.resources import Resources
 from grasp_lora.workspace.stage import Work
 from grasp_lora.workspace.training import Fixed, fine_tune
 
-_NOTES = f"{CHECKPOINTS_FOLDER}/trials.json"  # with what is gone once the stage is finished
-
 __all__ = ["SEARCH", "Optuna", "new_study", "random_trials"]
+
+logger = logging.getLogger(__name__)
 
 
 class Optuna(Settings):
@@ -45,6 +45,20 @@ class Optuna(Settings):
         if self.p_min > self.p_max:
             raise ValueError(f"need p_min <= p_max, got {self.p_min}, {self.p_max}")
         return self
+
+
+@dataclass(frozen=True, slots=True)
+class _Finished(Record):
+    """The trials so far and what they took, among what is gone once the stage is finished."""
+
+    FILE: ClassVar[str] = f"{CHECKPOINTS_FOLDER}/trials.json"
+
+    trials: Sequence[Trial]
+    cost: Cost
+
+    def __post_init__(self) -> None:
+        if not all(trial.dev_loss for trial in self.trials):
+            raise ValueError("a trial without a dev loss")
 
 
 def search(
@@ -124,23 +138,26 @@ def search(
 
 def _trials_so_far(folder: Path) -> list[Trial]:
     """Those that an ended process finished; what they took is counted."""
-    notes = folder / _NOTES
+    notes = folder / _Finished.FILE
     if not notes.exists():
         (folder / Trial.FILE).unlink(missing_ok=True)
         return []
-    known = json.loads(notes.read_text(encoding="utf-8"))
-    go_on_from(Cost(**known["cost"]))
-    write_lines(folder / Trial.FILE, known["trials"])
-    return [Trial(**one) for one in known["trials"]]
+    try:
+        found = _Finished.read(folder)
+    except GraspError:
+        logger.warning("%s is damaged and is not used; this search begins again", notes)
+        empty(folder, keep=[Begun.FILE])
+        return []
+    go_on_from(found.cost)
+    write_lines(folder / Trial.FILE, map(asdict, found.trials))
+    return list(found.trials)
 
 
 def _finish(folder: Path, scratch: Path, known: list[Trial], trial: Trial) -> None:
     """Note a trial, and what all took."""
     known.append(trial)
-    notes = folder / _NOTES
-    notes.parent.mkdir(exist_ok=True)
-    trials, cost = [asdict(one) for one in known], so_far() or Cost()
-    write_json(notes, {"trials": trials, "cost": asdict(cost)})
+    (folder / _Finished.FILE).parent.mkdir(exist_ok=True)
+    _Finished(known, so_far() or Cost()).write(folder)
     append_line(folder / Trial.FILE, asdict(trial))
     shutil.rmtree(scratch, ignore_errors=True)
 
