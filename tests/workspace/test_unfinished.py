@@ -1,7 +1,7 @@
 """What the folders of unfinished stages, and who made them, are taken for."""
 
-import os
 import socket
+import subprocess
 
 import pytest
 
@@ -16,12 +16,10 @@ def test_a_process_whose_number_none_can_have_is_over(tmp_path, pid):
 
 
 def test_of_a_process_on_another_machine_nobody_knows_that_it_is_over(tmp_path):
-    gone = os.fork()
-    if not gone:
-        os._exit(0)
-    os.waitpid(gone, 0)
+    gone = subprocess.Popen(["true"])
+    gone.wait()
     for host, over in ((socket.gethostname(), True), ("elsewhere.invalid", False)):
-        Maker(gone, host, "2026-01-01 00:00:00").write(tmp_path)
+        Maker(gone.pid, host, "2026-01-01 00:00:00").write(tmp_path)
         assert is_over(tmp_path) is over
 
 
