@@ -16,7 +16,7 @@ from transformers import Trainer, TrainerCallback
 
 from grasp_lora.cost import Cost, go_on_from, so_far
 from grasp_lora.errors import GraspError
-from grasp_lora.lm.checkpoints import CarriesState, write_state
+from grasp_lora.lm.checkpoints import CarriesState, misfit, write_state
 from grasp_lora.lm.logs import CHECKPOINT, WHOLE_FILE
 from grasp_lora.paths import digest, sync
 from grasp_lora.stopping import Stopping
@@ -155,10 +155,13 @@ class CarriesLoss(CarriesState):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if (carried := self.carried(args, state)) is not None:
-            self.trainer._tr_loss.fill_(carried["_tr_loss"])
+            try:
+                self.trainer._tr_loss.fill_(carried["_tr_loss"])
+                for name in self.sums:
+                    setattr(self.trainer, name, carried[name])
+            except (KeyError, TypeError) as error:
+                raise misfit(self, error) from None
             self.trainer._initial_global_step = 0
-            for name in self.sums:
-                setattr(self.trainer, name, carried[name])
 
 
 class CarriesCost(CarriesState):
@@ -170,7 +173,10 @@ class CarriesCost(CarriesState):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if spent := self.carried(args, state):
-            go_on_from(Cost(**spent))
+            try:
+                go_on_from(Cost(**spent))
+            except TypeError as error:  # another version's has other fields
+                raise misfit(self, error) from None
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

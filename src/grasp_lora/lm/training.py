@@ -22,7 +22,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from grasp_lora.cost import count_passes
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.batches import TargetCollator
-from grasp_lora.lm.checkpoints import CarriesState
+from grasp_lora.lm.checkpoints import CarriesState, misfit
 from grasp_lora.lm.encoding import Encoded
 from grasp_lora.lm.logs import CHECKPOINTS_FOLDER, TENSORBOARD_FOLDER, TRAIN_LOG_FILE
 from grasp_lora.lm.progress import Progress
@@ -222,8 +222,13 @@ class _Log(CarriesState):
         return {"bytes": self.path.stat().st_size if self.path.exists() else 0}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if (carried := self.carried(args, state)) is not None and self.path.exists():
-            os.truncate(self.path, min(int(carried["bytes"]), self.path.stat().st_size))
+        if (carried := self.carried(args, state)) is None or not self.path.exists():
+            return
+        try:
+            length = int(carried["bytes"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise misfit(self, error) from None
+        os.truncate(self.path, min(length, self.path.stat().st_size))
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any
