@@ -4,11 +4,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import TrainerState
+from tests.control.test_callback import EXAMPLES, TOKENIZER, adapted
+from transformers import TrainerCallback, TrainerState
 
 from grasp_lora.lm.checkpoints import CannotGoOn, write_state
-from grasp_lora.lm.saving import CarriesCost, CarriesLoss
-from grasp_lora.lm.training import _Log
+from grasp_lora.lm.encoding import Limits, encode
+from grasp_lora.lm.saving import CarriesCost, CarriesLoss, SaveOften, Saving
+from grasp_lora.lm.training import Training, _Log, build_trainer
 
 AFTER = TrainerState(global_step=3)
 
@@ -19,6 +21,34 @@ def saved(callback, state, folder):
     callback.checkpoint.mkdir()
     write_state(callback, state, callback.checkpoint, AFTER.global_step)
     return callback
+
+
+class Saves(TrainerCallback):
+    def __init__(self):
+        self.steps = []
+
+    def on_save(self, args, state, control, **_):
+        self.steps.append(state.global_step)
+
+
+def test_an_epochs_last_step_is_saved_once_and_the_last_of_all_not_at_all(tmp_path):
+    rows = [encode(example, TOKENIZER, Limits(40, 8)) for example in EXAMPLES]
+    training = Training(max_steps=7, batch_size=2, gradient_accumulation=1)
+    trainer, saves = build_trainer(adapted(), TOKENIZER, rows, training, 42, tmp_path, ""), Saves()
+    for callback in (saves, SaveOften(Saving(every=1))):
+        trainer.add_callback(callback)
+    trainer.train()
+    assert saves.steps == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_log_is_cut_where_the_checkpoint_was(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text("before\n")
+    log = _Log(path)
+    saved(log, log.state_dict(), tmp_path)
+    path.write_text("before\nafter\n")
+    log.on_train_begin(None, AFTER, None)
+    assert path.read_text() == "before\n"
 
 
 @pytest.mark.parametrize(
@@ -38,3 +68,13 @@ def test_a_state_that_another_version_saved_does_not_fit(tmp_path, kind, state):
     callback.trainer = SimpleNamespace(_tr_loss=torch.zeros(()))
     with pytest.raises(CannotGoOn, match=f"state of {kind.__name__} does not fit this training"):
         saved(callback, state, tmp_path).on_train_begin(None, AFTER, None)
+
+
+def test_a_state_that_is_written_half_leaves_no_marker_of_an_earlier_one(tmp_path):
+    callback = saved(CarriesCost(), {"seconds": 1.0}, tmp_path)
+    marker = callback.checkpoint / "grasp_lora/CarriesCost.json"
+    assert marker.exists()
+    marker.with_suffix(".safetensors").mkdir()  # a file cannot take its place
+    with pytest.raises(OSError, match="directory"):
+        write_state(callback, {"seconds": torch.ones(1)}, callback.checkpoint, AFTER.global_step)
+    assert not marker.exists()
