@@ -259,7 +259,8 @@ def littered(run, tmp_path):
     (run / "a.partial").write_text("a file")
     leave(run, "combined/ties.partial", file="adapter_config.json")
     leave(run, "mystuff.partial", file="notes.txt")  # no file of ours
-    made.make(Stage("eval/grasp/seed42/tests/old.partial", WRITE, {}))  # done, by an earlier version's rules
+    # Done, by an earlier version's rules.
+    made.make(Stage("eval/grasp/seed42/tests/old.partial", WRITE, {"files": ("out.txt", "rounds.jsonl")}))
     os.utime(run / "eval/grasp/seed42/tests/old.partial", (0, 0))
     elsewhere = leave(tmp_path, "elsewhere/b.partial")
     (run / "b.partial").symlink_to(elsewhere)

@@ -345,6 +345,19 @@ def test_a_twin_replaces_what_was_begun(tmp_path):
     assert len(tries) == 2
 
 
+def test_what_other_inputs_began_is_not_gone_on_with(tmp_path):
+    def work(resources, folder, text):
+        (folder / text).write_text("x")
+        if text == "half":
+            raise RuntimeError("killed")
+
+    directory, shared = RunDirectory(tmp_path, Resources()), Work(work, resumes=True)
+    with pytest.raises(RuntimeError):
+        directory.make(Stage("a", shared, {"text": "half"}))
+    folder = directory.make(Stage("a", shared, {"text": "whole"}))
+    assert sorted(path.name for path in folder.iterdir()) == ["done.json", "whole"]
+
+
 def test_an_unknown_folder_of_such_a_name_is_moved_aside(tmp_path):
     (tmp_path / "a.partial").mkdir()
     (tmp_path / "a.partial/mine.txt").write_text("mine")
