@@ -398,9 +398,15 @@ OTHER = {
         lambda t, f: GraspCallback(t, MICRO_DEV[:1], every=2, folder=f / "learn"),
         lambda t, f: GraspCallback(t, MICRO_DEV, every=2, unit="tensor", folder=f / "learn"),
         lambda t, f: GraspCallback(t, MICRO_DEV, every=2, policy=RatioPolicy(eta=0.1), folder=f / "learn"),
+        lambda t, f: GraspCallback(t, MICRO_DEV, every=2, reset_moments=False, folder=f / "learn"),
     ],
     "fixed mask": [lambda t, f: FixedMaskCallback(0.6), lambda t, f: FixedMaskCallback(0.4, unit="tensor")],
-    "prune by inputs": [lambda t, f: MergePruneCallback(0.5, validation=DEV, rescore_every=4)],
+    "prune by inputs": [
+        lambda t, f: MergePruneCallback(0.5, validation=DEV, rescore_every=4),
+        lambda t, f: MergePruneCallback(0.4, validation=DEV, rescore_every=2),
+        lambda t, f: MergePruneCallback(0.4, rescore="train_batch", rescore_every=4),
+        lambda t, f: MergePruneCallback(0.4, validation=DEV, rescore_every=4, inputs="layer"),
+    ],
 }
 
 
