@@ -7,6 +7,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -98,7 +99,9 @@ def test_what_peft_itself_writes_is_read(adapter, tmp_path, reader):
 
 @pytest.mark.hostile("patterns of modules that take for ever", "refused")
 @pytest.mark.parametrize("reader", READ)
-@pytest.mark.parametrize("pattern", ["(a+)+$", "(.|.)*x", ".*.*.*.*.*x", "(", "x" * 2000])
+@pytest.mark.parametrize(
+    "pattern", ["(a+)+$", "(?x)(a+) # c\n+$", "(.|.)*x", "(a|aa)" * 12 + "$", ".*.*.*.*.*x", "(", "x" * 2000]
+)
 def test_patterns_that_take_for_ever(adapter, tmp_path, reader, pattern):
     for change in ({"rank_pattern": {pattern: 2}}, {"target_modules": pattern}):
         edit_config(adapter, rank_pattern={}, target_modules=["q_proj"])
@@ -282,6 +285,15 @@ def test_rows_that_pack_a_thousand_times(tmp_path, monkeypatch):
         for _ in range(40):
             file.write(b'{"text": "a", "target": "b"}\n' * 10_000)
     with pytest.raises(GraspError, match=r"en.jsonl.gz holds more than 100 times its size"):
+        prepare_card(any_card(tmp_path), tmp_path, tmp_path / "out")
+
+
+@pytest.mark.hostile("archive bombs", "stopped at a limit")
+def test_rows_that_pack_a_thousand_times_in_a_zip(tmp_path, monkeypatch):
+    monkeypatch.setattr("grasp_lora.data.sources.archives.FREE", 1 << 20)
+    with zipfile.ZipFile(tmp_path / "en.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("en.jsonl", b'{"text": "a", "target": "b"}\n' * 400_000)
+    with pytest.raises(GraspError, match=r"en.zip holds more than 100 times its size"):
         prepare_card(any_card(tmp_path), tmp_path, tmp_path / "out")
 
 
