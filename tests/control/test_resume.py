@@ -259,6 +259,17 @@ def test_a_checkpoint_without_the_state_is_refused(uninterrupted, tmp_path, name
         run(tmp_path / "run", MAKERS[name], resume=True)
 
 
+def test_what_is_named_to_resume_from_has_the_whole_state(uninterrupted, tmp_path):
+    whole, *_ = uninterrupted("grasp")
+    tensors = ended_after(8, whole, tmp_path / "run") / "grasp_lora/GraspCallback.safetensors"
+    tensors.unlink()
+    with pytest.raises(GraspError, match=r"checkpoint-8 holds no state of .*resume from checkpoint-7, which"):
+        run(tmp_path / "run", MAKERS["grasp"], resume=True)
+    (tmp_path / "run/checkpoint-7/grasp_lora/GraspCallback.safetensors").write_bytes(b"")
+    with pytest.raises(GraspError, match=r"checkpoint-8 holds no state of .*resume from checkpoint-6, which"):
+        run(tmp_path / "run", MAKERS["grasp"], resume=True)
+
+
 def test_a_checkpoint_from_elsewhere_is_named_by_hand(uninterrupted, tmp_path):
     whole, _, weights, _ = uninterrupted("grasp")
     checkpoint = ended_after(8, whole, tmp_path / "run").rename(tmp_path / "kept")
@@ -414,8 +425,9 @@ OTHER = {
 def test_other_settings_are_refused(uninterrupted, tmp_path, name, make):
     whole, *_ = uninterrupted(name)
     ended_after(8, whole, tmp_path / "run")
-    with pytest.raises(GraspError, match=r"was made with [\w.]+ .*, not .*: resume with the settings"):
+    with pytest.raises(GraspError, match=r"was made with ([\w.]+ .*, not .*|another \w+): resume w") as error:
         run(tmp_path / "run", make, resume=True)
+    assert "another, not" not in str(error.value)  # what is too long to show
 
 
 def test_without_the_optimizer_nothing_goes_on(tmp_path):

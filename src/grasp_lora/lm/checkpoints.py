@@ -95,16 +95,10 @@ def read_state(callback: CarriesState, checkpoint: Path, step: int) -> dict[str,
     """
     name = type(callback).__name__
     try:
-        said = json.loads(_marker(checkpoint, callback).read_bytes())
-        values, of_step, digest, settings = (said[k] for k in ("values", "step", "tensors", "settings"))
-        written = b"" if digest is None else _tensors(checkpoint, callback).read_bytes()
-        hashed = None if digest is None else hashlib.sha256(written).hexdigest()
-        if not isinstance(values, Mapping) or hashed != digest:
-            raise ValueError("its tensors are others")
-        state = {**values, **(load(written) if digest is not None else {})}
+        state, of_step, settings = _read(callback, checkpoint)
     except FileNotFoundError:
-        raise CannotGoOn(_nothing_there(name, checkpoint)) from None
-    except (OSError, ValueError, TypeError, KeyError, RecursionError, SafetensorError) as error:
+        raise CannotGoOn(_nothing_there(callback, checkpoint)) from None
+    except _DAMAGED as error:
         raise CannotGoOn(
             f"the state of {name} in {checkpoint} is damaged ({error}): resume from an earlier checkpoint, "
             "or train from the start"
@@ -113,6 +107,20 @@ def read_state(callback: CarriesState, checkpoint: Path, step: int) -> dict[str,
         raise CannotGoOn(f"training resumes at step {step}, and {checkpoint} holds {name} at step {of_step}")
     check_settings(settings, callback.settings(), f"the state of {name} in {checkpoint}")
     return state
+
+
+def _read(callback: CarriesState, checkpoint: Path) -> tuple[dict[str, Any], Any, Any]:
+    """The state, its step, and the settings that it was made with."""
+    said = json.loads(_marker(checkpoint, callback).read_bytes())
+    values, of_step, digest, settings = (said[k] for k in ("values", "step", "tensors", "settings"))
+    written = b"" if digest is None else _tensors(checkpoint, callback).read_bytes()
+    hashed = None if digest is None else hashlib.sha256(written).hexdigest()
+    if not isinstance(values, Mapping) or hashed != digest:
+        raise ValueError("its tensors are others")
+    return {**values, **(load(written) if digest is not None else {})}, of_step, settings
+
+
+_DAMAGED = (OSError, ValueError, TypeError, KeyError, RecursionError, SafetensorError)
 
 
 def check_settings(saved: Any, now: Mapping[str, Any], what: str) -> None:
@@ -127,7 +135,7 @@ def check_settings(saved: Any, now: Mapping[str, Any], what: str) -> None:
     for key in sorted({*before, *now}):
         if before.get(key, missing) != now.get(key, missing):
             raise CannotGoOn(
-                f"{what} was made with {key} {_shown(before.get(key))}, not {_shown(now.get(key))}: "
+                f"{what} was made with {_difference(key, before.get(key), now.get(key))}: "
                 "resume with the settings that it began with, or train from the start"
             )
 
@@ -137,9 +145,10 @@ def _for_json(settings: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _shown(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else "another"
+def _difference(key: str, was: Any, now: Any) -> str:
+    """In words; what is too long to show, as a hash is, shows nothing."""
+    short = len(str(was)) <= 60 and len(str(now)) <= 60
+    return f"{key} {was}, not {now}" if short else f"another {key}"
 
 
 def misfit(callback: CarriesState, error: Exception) -> CannotGoOn:
@@ -155,19 +164,29 @@ def plain(error: Exception) -> str:
     return f"{error} is missing" if isinstance(error, KeyError) else str(error)
 
 
-def _nothing_there(name: str, checkpoint: Path) -> str:
+def _nothing_there(callback: CarriesState, checkpoint: Path) -> str:
+    name = type(callback).__name__
     if not checkpoint.is_dir():
         return (
             f"training resumes, and {checkpoint} is not there: set `checkpoint` of the {name} to the folder "
             "that it resumes from"
         )
-    steps = checkpoint.parent.glob(f"{CHECKPOINT}*/{STATE_FOLDER}/{name}.json")
-    others = sorted((path.parents[1].name for path in steps), key=lambda one: (len(one), one))
-    there = f"resume from {others[-1]}, which has it" if others else "train from the start"
+    found = checkpoint.parent.glob(f"{CHECKPOINT}*")
+    others = [path.name for path in found if _is_there(callback, path)]
+    newest = max(others, key=lambda one: (len(one), one), default=None)
+    there = f"resume from {newest}, which has it" if newest else "train from the start"
     return (
         f"{checkpoint} holds no state of {name}, which would begin anew: it was saved without it, or the "
         f"process ended while it was saved; {there}"
     )
+
+
+def _is_there(callback: CarriesState, checkpoint: Path) -> bool:
+    try:
+        _read(callback, checkpoint)
+    except _DAMAGED:
+        return False
+    return True
 
 
 def _is_tensor(value: Any) -> bool:
