@@ -32,6 +32,14 @@ def test_a_file_that_holds_no_rounds_is_said(tmp_path, content):
         read_rounds(tmp_path)
 
 
+def test_of_a_damaged_file_the_line_is_named(tmp_path):
+    whole, bare = (made(1, 0.4, -3.0, *probes).to_json() for probes in ([(0.5, 0.9)], []))
+    for last, why in (whole[:-20], "is no round, or not a whole one"), (bare, "has no probes"):
+        (tmp_path / ROUNDS_FILE).write_text(f"{whole}\n{last}")
+        with pytest.raises(GraspError, match=rf"rounds\.jsonl .*: line 2 {why}.*: make it again, with --f"):
+            read_rounds(tmp_path)
+
+
 def test_what_a_log_shows():
     values = made(1, 0.4, -3.0, (0.5, 0.9), (0.9, -0.5), (0.2, 0.2), (0.05, 0.0)).log_values()
     assert values == {

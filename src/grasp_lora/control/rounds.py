@@ -76,17 +76,24 @@ def read_rounds(folder: Path) -> tuple[Round, ...]:
     """
     path = folder / ROUNDS_FILE
     try:
-        rounds = tuple(map(_ROUND.validate_json, path.read_bytes().splitlines()))
-    except (OSError, ValueError) as error:
-        raise GraspError(f"{path} cannot be read as rounds ({error})") from None
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise GraspError(f"{path} cannot be read as rounds: {error.strerror}") from None
+    rounds = []
+    for number, line in enumerate(lines, 1):
+        try:
+            rounds.append(_ROUND.validate_json(line))
+        except ValueError:
+            raise GraspError(_damaged(path, number, "is no round, or not a whole one")) from None
+        if not _is_possible(rounds[-1]):
+            raise GraspError(_damaged(path, number, "has no probes, or a number that no round has"))
     if not rounds:
-        raise GraspError(f"{path} holds no round")
-    for number, one in enumerate(rounds, 1):
-        if not _is_possible(one):
-            raise GraspError(
-                f"{path} cannot be read as rounds: line {number} has no probes, or a number that no round has"
-            )
-    return rounds
+        raise GraspError(f"{path} holds no round: make it again, with --force")
+    return tuple(rounds)
+
+
+def _damaged(path: Path, line: int, why: str) -> str:
+    return f"{path} cannot be read as rounds: line {line} {why}: make it again, with --force"
 
 
 _ROUND = TypeAdapter(Round)
