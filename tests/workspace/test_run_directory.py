@@ -162,6 +162,15 @@ def test_a_file_where_a_folder_should_be_is_said(tmp_path):
         directory(tmp_path / "run").make(Stage("a", WRITE, {}))
 
 
+def test_of_a_file_above_a_stage_the_name_is_said(tmp_path):
+    run = directory(tmp_path)
+    (tmp_path / "learn").write_text("x")
+    with pytest.raises(GraspError, match=r"cannot write \S*/learn: a file, or a link to nothing, has such"):
+        run.make(Stage("learn/more/seed42", WRITE, {}))
+    (tmp_path / "learn").unlink()
+    assert run.make(Stage("learn/more/seed42", WRITE, {})).is_dir()
+
+
 def test_a_stage_depends_on_what_the_ones_before_found_and_not_on_their_logs(tmp_path):
     first = Stage("a", WRITE, {"text": "one"})
     second = Stage("b", WRITE, {"text": "two", "before": first})

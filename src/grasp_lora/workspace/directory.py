@@ -104,10 +104,7 @@ class RunDirectory:
                         f"{self.root} is being made by {_maker(self.root)}: wait until it has ended"
                     )
             except OSError as error:
-                why = error.strerror
-                if isinstance(error, FileExistsError | NotADirectoryError):
-                    why = "a file, or a link to nothing, has such a name"
-                raise GraspError(f"cannot write {self.root}: {why}") from None
+                raise _cannot_write(self.root, error) from None
             with suppress(OSError):  # where nothing can be written, nothing will be made
                 since = time.strftime("%Y-%m-%d %H:%M:%S")
                 Maker(os.getpid(), socket.gethostname(), since).write(self.root)
@@ -255,7 +252,7 @@ class RunDirectory:
                 begun.write(partial)
                 self._describe()
             except OSError as error:
-                raise GraspError(f"cannot write {partial}: {error.strerror}") from None
+                raise _cannot_write(partial, error) from None
             yield partial
 
     def _describe(self) -> None:
@@ -278,6 +275,15 @@ def _writing(stage: str) -> Iterator[None]:
         if not on_disk and not any(os.strerror(number) in str(error) for number in _DISK):
             raise
         raise GraspError(f"{stage}: {error}: mend that, and run the same command, which goes on") from None
+
+
+def _cannot_write(folder: Path, error: OSError) -> GraspError:
+    """What is in the way is named, which may be above the folder."""
+    at, why = Path(error.filename or folder), error.strerror
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        ways = [path for path in (at, *at.parents) if os.path.lexists(path) and not path.is_dir()]
+        at, why = (ways or [at])[-1], "a file, or a link to nothing, has such a name"
+    return GraspError(f"cannot write {at}: {why}")
 
 
 def _maker(root: Path) -> str:
