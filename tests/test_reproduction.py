@@ -328,7 +328,7 @@ def test_the_plan_of_several_runs(setting, three, capsys):
     assert main([*command, "--stages"]) == 0
     shown = capsys.readouterr().out
     count = len(planned) - len(states)
-    assert re.search(rf"runs/three \| +{count} \| +{count} \| +0 \| +0 \| +0 \| +0 \|", shown)
+    assert re.search(rf"runs/three \| +{count} \| +{count} \| +0 \| +0 \| +0 \| +0 \| +0 \|", shown)
     assert re.search(rf"done +{measured['three', 'learn/seed42']} .*runs/three/learn/seed42\n", shown)
 
 

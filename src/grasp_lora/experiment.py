@@ -108,7 +108,7 @@ def run(config: Named | Sequence[Named], *, force: bool = False, **overrides: An
 
 
 def preview(configs: Sequence[Named], overrides: Iterable[str] | Mapping[str, Any] = ()) -> list[Planned]:
-    """What `run` would do with the configs, in its order; only the rows of their tasks are read.
+    """What `run` would do with the configs, in its order; the rows of their tasks are read, and what is done.
 
     Raises:
         GraspError: As `run`.

@@ -113,6 +113,21 @@ def test_a_run_beside_it_tells_where_backbone_dtype_and_device_are_the_same(sett
     assert capsys.readouterr().out.endswith("All is done.\n")
 
 
+@pytest.mark.parametrize("name", [Done.FILE, "dev_losses.json"])
+def test_what_run_would_refuse_as_damaged_is_called_so(setting, tmp_path, capsys, name):
+    shutil.copytree(setting / "runs", tmp_path / "runs")
+    (tmp_path / "runs/tiny/adapters/ar" / name).write_text("{")
+    states = {one.name: one.state for one in of(setting, runs=str(tmp_path / "runs")).planned}
+    assert (states["adapters/en"], states["adapters/ar"], states["merged"]) == ("done", "damaged", "changed")
+    command = ["run", str(setting / "run.yaml"), f"runs={tmp_path}/runs"]
+    assert main([*command, "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "All is done." not in shown
+    assert "Of damaged stages a file is missing or was changed: run --force" in shown
+    assert main(command) == 2
+    assert "adapters/ar " in capsys.readouterr().err
+
+
 def test_the_disk_is_about_what_a_run_leaves(setting, tmp_path):
     left = sum(path.stat().st_size for path in (setting / "runs" / "tiny").rglob("*") if path.is_file())
     found = of(setting, runs=str(tmp_path / "none"))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["show"]
 
 SHOWN = 2  # runs, of those that told something
-STATES = ("done", "shared", "changed", "unfinished", "new")
+STATES = ("done", "shared", "changed", "damaged", "unfinished", "new")
 
 
 def show(found: "Forecast", *, stages: bool) -> None:
@@ -41,7 +41,9 @@ def show(found: "Forecast", *, stages: bool) -> None:
     else:
         print("\nAll is done.")
     if any(one.state == "changed" for one in found.planned):
-        print("\nChanged stages were made with other settings: run --force makes them again.")
+        print("\nChanged stages had other settings, or what is made again: run --force makes them again.")
+    if any(one.state == "damaged" for one in found.planned):
+        print("\nOf damaged stages a file is missing or was changed: run --force makes them again.")
 
 
 def _row(name: str, stages: "Sequence[Planned]") -> list[str]:

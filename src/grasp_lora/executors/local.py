@@ -24,7 +24,7 @@ def execute(plans: Sequence[tuple[RunDirectory, Sequence[Stage]]]) -> None:
     """
     for _, stages in plans:
         _check_order(stages)
-    whole, twins = Whole(preview(plans)), dict[str, Path]()
+    whole, twins = Whole(preview(plans, contents=False)), dict[str, Path]()
     with ExitStack() as held, _old_objects_left_alone():
         for run, _ in plans:
             held.enter_context(run.held())

@@ -3,31 +3,48 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from grasp_lora.errors import GraspError
 from grasp_lora.paths import digest
 from grasp_lora.workspace.records import LOGS, Done
 
-__all__ = ["FORMAT", "changes", "wrong_with"]
+__all__ = ["FORMAT", "Wrong", "changes", "wrong_with"]
 
 FORMAT = 2
 
 
-def wrong_with(folder: Path, inputs: Mapping[str, Any]) -> str:
-    """Why a finished stage is not what these inputs would make; empty where it is."""
+class Wrong(NamedTuple):
+    """Why a finished stage is not what its inputs would make.
+
+    Attributes:
+        state: "changed", where it was given other inputs; "damaged", where its files are not as it left them.
+        why: In words, which go on from the name of its folder.
+    """
+
+    state: str
+    why: str
+
+
+def wrong_with(folder: Path, inputs: Mapping[str, Any], *, contents: bool = True) -> Wrong | None:
+    """Why a finished stage is not what these inputs would make; None where it is.
+
+    Args:
+        contents: Whether its files are hashed, too.
+    """
     try:
         done = Done.read(folder)
     except GraspError:
-        return f"has a damaged {Done.FILE}. "
+        return Wrong("damaged", f"has a damaged {Done.FILE}. ")
     if done.format != FORMAT:
-        return "was made by an earlier version, which kept other notes of what it was given. "
+        earlier = "was made by an earlier version, which kept other notes of what it was given. "
+        return Wrong("changed", earlier)
     if changed := changes(done.inputs, inputs):
-        return "was made with other settings:\n  " + "\n  ".join(changed) + "\n"
-    for file, sha256 in done.outputs.items():
+        return Wrong("changed", "was made with other settings:\n  " + "\n  ".join(changed) + "\n")
+    for file, sha256 in done.outputs.items() if contents else ():
         if Path(file).parts[0] not in LOGS and not _is(folder / file, sha256):
-            return f"is damaged: {file} is missing or was changed. "
-    return ""
+            return Wrong("damaged", f"is damaged: {file} is missing or was changed. ")
+    return None
 
 
 def _is(path: Path, sha256: str) -> bool:

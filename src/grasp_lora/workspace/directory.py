@@ -157,10 +157,6 @@ class RunDirectory:
         """Whether the stage is finished, with whatever inputs."""
         return (self.path(name) / Done.FILE).exists()
 
-    def same_inputs(self, stage: Stage) -> bool:
-        """Whether a finished stage, and all that it needs, was made with the same inputs."""
-        return self.done(stage.name).inputs == self.inputs(stage)
-
     def inputs(self, stage: Stage) -> dict[str, Any]:
         """What it is given, flat, as `done.json` has it; stages that it needs must be done."""
         found = {key: fingerprint(value, self) for key, value in stage.given.items()}
@@ -200,7 +196,7 @@ class RunDirectory:
             if allowed
             else "make that stage again first, with --force."
         )
-        raise GraspError(f"{folder} {wrong}Give the run another name, or {again}")
+        raise GraspError(f"{folder} {wrong.why}Give the run another name, or {again}")
 
     def _make(self, stage: Stage, inputs: Mapping[str, Any], twin: Path | None) -> None:
         folder = self.path(stage.name)

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from grasp_lora.errors import GraspError
+from grasp_lora.workspace.changes import wrong_with
 from grasp_lora.workspace.directory import RunDirectory
 from grasp_lora.workspace.records import Done, RunPlan
 from grasp_lora.workspace.stage import Stage, fingerprint, flat, resolve
@@ -24,8 +26,9 @@ class Planned:
         run: The run's folder.
         name: The stage's.
         work: The name of its work.
-        state: "done"; "changed", where it was done with other inputs, so that only `force` makes it again;
-            "shared" with one that comes before it; "unfinished", where it was begun alike; or "new".
+        state: "done"; "changed", where it was done with other inputs, or "damaged", where its files are not
+            as it left them, so that only `force` makes it again; "shared" with one that comes before it;
+            "unfinished", where it was begun alike; or "new".
         passes: Example passes at most, forward and backward; 0 where no model works.
     """
 
@@ -38,11 +41,15 @@ class Planned:
     @property
     def to_make(self) -> bool:
         """Whether it takes time, once it may be made."""
-        return self.state in ("changed", "unfinished", "new")
+        return self.state in ("changed", "damaged", "unfinished", "new")
 
 
-def preview(plans: Sequence[tuple[RunDirectory, Sequence[Stage]]]) -> list[Planned]:
-    """All stages in the order in which they would be made; rows are read, nothing else is."""
+def preview(plans: Sequence[tuple[RunDirectory, Sequence[Stage]]], *, contents: bool = True) -> list[Planned]:
+    """All stages in the order in which they would be made; rows are read, and what is done is hashed.
+
+    Args:
+        contents: Whether finished stages are hashed; else only their notes can be damaged.
+    """
     seen: set[str] = set()
     planned = []
     for run, stages in plans:
@@ -52,9 +59,9 @@ def preview(plans: Sequence[tuple[RunDirectory, Sequence[Stage]]]) -> list[Plann
             inputs = json.dumps([stage.work.name, flat(given)], sort_keys=True, default=str)
             key = before.keys[stage.name] = hashlib.sha256(inputs.encode()).hexdigest()
             if run.is_done(stage.name):
-                whole = all(states[need.name] == "done" for need in stage.needs)
-                again = "new" if stage.derived else "changed"  # a report is made again without being asked
-                state = "done" if whole and _is_same(run, stage) else again
+                state = _state(run, stage, states, contents)
+                if stage.derived and state != "done":  # a report is made again without being asked
+                    state = "new"
             elif key in seen:
                 state = "shared"
             else:
@@ -73,11 +80,17 @@ def plan_of(run: RunDirectory, stages: Sequence[Stage], methods: Sequence[str]) 
     return RunPlan(passes, tuple(methods), {stage.name: stage.work.name for stage in stages})
 
 
-def _is_same(run: RunDirectory, stage: Stage) -> bool:
+def _state(run: RunDirectory, stage: Stage, states: Mapping[str, str], contents: bool) -> str:
+    folder = run.path(stage.name)
+    if all(states[need.name] == "done" for need in stage.needs):
+        with suppress(GraspError):  # what it would be given cannot be read
+            wrong = wrong_with(folder, run.inputs(stage), contents=contents)
+            return wrong.state if wrong else "done"
     try:
-        return run.same_inputs(stage)
-    except GraspError:  # its notes are damaged
-        return False
+        Done.read(folder)
+    except GraspError:
+        return "damaged"
+    return "changed"
 
 
 def _goes_on(run: RunDirectory, stage: Stage) -> bool:
