@@ -337,7 +337,7 @@ def test_clean_leaves_what_is_held_however_old(littered):
     assert partial.exists()
 
 
-@pytest.mark.hostile("symlinks out of the run's folder", "not followed; nothing there is changed")
+@pytest.mark.hostile("symlinks out of the run's folder", "followed to stages alone; nothing there is changed")
 def test_clean_leaves_a_later_folder_of_the_same_name(littered):
     aside = littered / "merged.replaced-1"
     (found,) = [one for one in leftovers(littered) if one.path == aside]

@@ -362,7 +362,7 @@ def test_the_commit_of_a_backbone(model, tmp_path):
     assert load_backbone(str(model), device="cpu").commit is None
 
 
-@pytest.mark.hostile("symlinks out of the run's folder", "not followed; nothing there is changed")
+@pytest.mark.hostile("symlinks out of the run's folder", "followed to stages alone; nothing there is changed")
 def test_clean_stays_in_the_run(tmp_path):
     run, outside = tmp_path / "run", tmp_path / "outside"
     for folder in (run, outside / "x.partial", outside / "x.replaced-1"):

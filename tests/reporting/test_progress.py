@@ -178,7 +178,7 @@ def test_a_folder_that_becomes_a_stage_while_it_is_looked_at(tmp_path):
     assert making_in(tmp_path, "a.partial", time.time()) is None
 
 
-@pytest.mark.hostile("symlinks out of the run's folder", "not followed; nothing there is changed")
+@pytest.mark.hostile("symlinks out of the run's folder", "followed to stages alone; nothing there is changed")
 def test_links_are_not_followed(run, finished):
     (run / "elsewhere").symlink_to(finished)
     (run / "a.partial").symlink_to(finished)
@@ -187,6 +187,16 @@ def test_links_are_not_followed(run, finished):
     assert len(found.made) == 9
     bare = overviews(finished)[0].bytes
     assert bare < overviews(run)[0].bytes < bare + 1000  # the links' own bytes
+
+
+@pytest.mark.parametrize("name", ["adapters/en", "eval", "final/seed42"])
+def test_a_stage_may_be_elsewhere_as_for_whoever_makes_the_run(run, tmp_path, name):
+    (run / name).symlink_to((run / name).rename(tmp_path / "elsewhere"))
+    found = progress_of(run)
+    assert (found.state, found.stages, found.methods) == ("done", (9, 9), (2, 2))
+    (tmp_path / "elsewhere/up").symlink_to(run)
+    (run / "gone").symlink_to("gone")
+    assert len(progress_of(run).made) == 9
 
 
 @pytest.mark.parametrize("content", [None, "notes.txt"])

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,11 +86,11 @@ def progress_of(folder: Path, now: float | None = None) -> Progress:
     if not is_run(folder):
         raise GraspError(f"{folder} is no run: it has no {CONFIG_FILE}, which `grasp run` writes first")
     now = time.time() if now is None else now
-    stages, partials = _stages(folder)
+    plan, config = _plan(folder), config_of(folder)
+    stages, partials = _stages(folder, plan.passes)
     found = [made_in(folder, *one) for one in stages.items()]
     made = tuple(sorted((one for one in found if one is not None), key=lambda one: one.at))
     making = tuple(one for name in partials if (one := making_in(folder, name, now)) is not None)
-    plan, config = _plan(folder), config_of(folder)
     scored, unreadable = scored_in(folder, {one.name: one.at for one in made})
     started = changed_at(folder / CONFIG_FILE)
     changed = max([started, *(one.at for one in made), *(one.changed for one in making)])
@@ -127,13 +127,19 @@ def progress_of(folder: Path, now: float | None = None) -> Progress:
     )
 
 
-def _stages(root: Path) -> tuple[dict[str, float], list[str]]:
-    """Finished stages and when they were, and the folders of others; links are not followed."""
+def _stages(root: Path, planned: Collection[str]) -> tuple[dict[str, float], list[str]]:
+    """Finished stages and when they were, and the folders of others.
+
+    Links are followed to what is planned alone, as whoever makes the run follows them: others may lead
+    anywhere, and in circles.
+    """
     done, partials, waiting = dict[str, float](), [], [""]
     while waiting:
         place = waiting.pop()
-        for name in _folders(root / place):
+        for name, linked in _folders(root / place):
             path = f"{place}/{name}" if place else name
+            if linked and not any(f"{one}/".startswith(f"{path}/") for one in planned):
+                continue
             if name.endswith(PARTIAL):
                 partials.append(path)
             elif REPLACED not in name and name != TENSORBOARD_FOLDER:
@@ -143,12 +149,14 @@ def _stages(root: Path) -> tuple[dict[str, float], list[str]]:
     return done, sorted(partials)
 
 
-def _folders(folder: Path) -> Iterator[str]:
+def _folders(folder: Path) -> Iterator[tuple[str, bool]]:
+    """Names, and whether each is a link, to whatever."""
     try:
         with os.scandir(folder) as entries:
-            yield from [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
-    except OSError:  # it was renamed or removed meanwhile
+            found = [(one.name, one.is_symlink(), one.is_dir(follow_symlinks=False)) for one in entries]
+    except OSError:  # it was renamed or removed meanwhile, or is a link to a file
         return
+    yield from ((name, linked) for name, linked, is_folder in found if linked or is_folder)
 
 
 def _learning(folder: Path, made: Sequence[Made], making: Sequence[Making]) -> Learning | None:
