@@ -99,6 +99,16 @@ def test_one_message(made, capsys, arguments, reason):
     assert reason in capsys.readouterr().err
 
 
+def test_a_run_without_its_config_is_said(made, tmp_path, capsys):
+    run = shutil.copytree(made[1].folder, tmp_path / "run")
+    (run / "config.yaml").unlink()
+    for verb_of in ["generate", run, "a"], ["watch", run]:
+        assert main([str(one) for one in verb_of]) == 2
+        assert "run is a run without its config.yaml: the `grasp run`" in capsys.readouterr().err
+    assert main(["runs", str(tmp_path)]) == 0
+    assert "run  no config " in capsys.readouterr().out
+
+
 def test_a_prompt_with_several_fields():
     template = parse_template("{context}\nQuestion: {question}\n")
     example = verb._example("A b.", ["question=Who?"], template)

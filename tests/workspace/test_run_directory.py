@@ -363,3 +363,36 @@ def test_what_the_run_will_make_is_written_when_its_first_stage_starts(tmp_path)
     assert not (tmp_path / "run").exists()
     run.make(stage)
     assert RunPlan.read(tmp_path / "run") == run.plan
+
+
+@pytest.mark.parametrize("spoil", [None, b"", b"name: r", b"name: [", b"- a\n", b"\xff"])
+def test_what_a_folder_says_of_its_run_is_written_again_where_it_was_lost(tmp_path, spoil):
+    stages = [Stage(name, WRITE, {"text": name}) for name in ("one", "two")]
+    run = directory(tmp_path, config="name: run\n")
+    run.plan = RunPlan({"one": 3, "two": 3}, ["merge"])
+    execute([(run, stages)])
+    files = [tmp_path / name for name in ("config.yaml", "env.json", RunPlan.FILE)]
+    whole = [path.read_bytes() for path in files]
+
+    def spoil_all():
+        for path in files:
+            path.unlink() if spoil is None else path.write_bytes(spoil)
+
+    spoil_all()
+    execute([(run, stages)])
+    assert [path.read_bytes() for path in files] == whole
+    assert CALLS == ["one", "two"]
+    spoil_all()
+    spoilt = [path.exists() and path.read_bytes() for path in files]
+    with pytest.raises(GraspError, match="text: was two, now other"):
+        execute([(run, [stages[0], Stage("two", WRITE, {"text": "other"})])])
+    assert [path.exists() and path.read_bytes() for path in files] == spoilt
+
+
+def test_what_a_folder_says_of_its_run_stays_where_it_is_whole(tmp_path):
+    execute([(directory(tmp_path, config="name: run\n"), [Stage("a", WRITE, {})])])
+    (tmp_path / "config.yaml").write_text("name: run\nmethods: [other]\n")
+    (tmp_path / "env.json").write_text("{}")
+    execute([(directory(tmp_path, config="name: run\n"), [Stage("a", WRITE, {})])])
+    assert (tmp_path / "config.yaml").read_text() == "name: run\nmethods: [other]\n"
+    assert (tmp_path / "env.json").read_text() == "{}"

@@ -95,11 +95,14 @@ def _found(what: str) -> _Found:
     """What to answer with: of a run, the first seed's adapter of the method that its verdict names."""
     from grasp_lora.merging.hub import find_adapter
     from grasp_lora.reporting.compare import read_results
+    from grasp_lora.reporting.progress import LOST_CONFIG, has_lost_config
     from grasp_lora.reporting.verdict import verdict
     from grasp_lora.workspace.publishing import run_above
     from grasp_lora.workspace.records import CONFIG_FILE
 
     folder = Path(what)
+    if has_lost_config(folder):
+        raise GraspError(LOST_CONFIG.format(folder))
     if not (folder / CONFIG_FILE).is_file():
         adapter = find_adapter(what)
         return _Found(adapter, what, run_above(adapter))

@@ -34,6 +34,7 @@ def execute(plans: Sequence[tuple[RunDirectory, Sequence[Stage]]]) -> None:
                 for stage in stages:
                     run.make(stage, twins)
                     run.resources.stopping.end("the same command continues with what is not done")
+            run.restore()
 
 
 @contextmanager

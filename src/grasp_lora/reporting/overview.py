@@ -13,12 +13,14 @@ from rich.text import Text
 
 from grasp_lora.errors import GraspError
 from grasp_lora.reporting.plain import ago, harmless, ratio, size
-from grasp_lora.reporting.progress import Progress, is_run, progress_of
+from grasp_lora.reporting.progress import Progress, has_lost_config, is_run, progress_of
 from grasp_lora.reporting.scored import Scored
 
 __all__ = ["Overview", "overviews", "table_of"]
 
-STATES = {"done": "green", "running": "bold green", "stopped": "yellow", "no run": "dim"}
+STATES = {
+    "done": "green", "running": "bold green", "stopped": "yellow", "no config": "bold red", "no run": "dim",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,7 @@ class Overview:
     """One folder.
 
     Attributes:
-        state: As of `Progress`, or "no run".
+        state: As of `Progress`, or "no run"; "no config" where a run has lost that.
         methods: How many are evaluated, and how many will be.
         p: p*, of the run's own learning run.
         best: The method with the lowest dev loss.
@@ -104,7 +106,8 @@ def _overview(folder: Path, now: float | None) -> Overview:
     sizes = list(_files(folder))
     total, changed = sum(count for count, _ in sizes), max((at for _, at in sizes), default=0.0)
     if found is None:
-        return Overview(folder, "no run", (0, 0), None, None, total, changed)
+        state = "no config" if has_lost_config(folder) else "no run"
+        return Overview(folder, state, (0, 0), None, None, total, changed)
     p = None if found.learning is None else found.learning.p
     last = max(changed, found.changed)
     return Overview(folder, found.state, found.methods, p, found.best, total, last, found.unreadable)

@@ -15,12 +15,23 @@ from grasp_lora.reporting.made import Made, made_in, seconds_left
 from grasp_lora.reporting.making import Making, making_in
 from grasp_lora.reporting.scored import Scored, scored_in
 from grasp_lora.workspace.files import changed_at
-from grasp_lora.workspace.records import CONFIG_FILE, DRAWS_FOLDER, REPORT, Done, LearnedRatio, RunPlan
+from grasp_lora.workspace.records import (
+    CONFIG_FILE,
+    DRAWS_FOLDER,
+    ENVIRONMENT_FILE,
+    REPORT,
+    Done,
+    LearnedRatio,
+    RunPlan,
+)
 from grasp_lora.workspace.unfinished import PARTIAL, REPLACED
 
-__all__ = ["BETWEEN", "Learning", "Progress", "is_run", "progress_of"]
+__all__ = ["BETWEEN", "LOST_CONFIG", "Learning", "Progress", "has_lost_config", "is_run", "progress_of"]
 
 BETWEEN = 10.0  # seconds that one stage may take to follow another
+
+
+LOST_CONFIG = f"{{}} is a run without its {CONFIG_FILE}: the `grasp run` that made it writes that again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +86,12 @@ def is_run(folder: Path) -> bool:
     return os.path.isfile(folder / CONFIG_FILE)  # False, too, where one may not look
 
 
+def has_lost_config(folder: Path) -> bool:
+    """Whether there is a run in the folder, but for its config."""
+    left = (ENVIRONMENT_FILE, RunPlan.FILE, f"{REPORT}/{Done.FILE}")
+    return not is_run(folder) and any(os.path.isfile(folder / name) for name in left)
+
+
 def progress_of(folder: Path, now: float | None = None) -> Progress:
     """How far the run in the folder is.
 
@@ -83,6 +100,8 @@ def progress_of(folder: Path, now: float | None = None) -> Progress:
     Raises:
         GraspError: It is no run's folder.
     """
+    if has_lost_config(folder):
+        raise GraspError(LOST_CONFIG.format(folder))
     if not is_run(folder):
         raise GraspError(f"{folder} is no run: it has no {CONFIG_FILE}, which `grasp run` writes first")
     now = time.time() if now is None else now

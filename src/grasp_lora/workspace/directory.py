@@ -24,12 +24,10 @@ from grasp_lora.errors import GraspError
 from grasp_lora.lm.logs import CHECKPOINTS_FOLDER
 from grasp_lora.paths import digest, sync
 from grasp_lora.workspace.changes import FORMAT, wrong_with
-from grasp_lora.workspace.environment import environment
-from grasp_lora.workspace.files import empty, write_json
+from grasp_lora.workspace.described import describe
+from grasp_lora.workspace.files import empty
 from grasp_lora.workspace.lock import hold
 from grasp_lora.workspace.records import (
-    CONFIG_FILE,
-    ENVIRONMENT_FILE,
     LOGS,
     Begun,
     Done,
@@ -64,7 +62,7 @@ class RunDirectory:
         root: The run's folder; created when the first stage starts.
         resources: What the work of stages may use.
         config: The resolved config, written beside versions and hardware whenever a stage starts: a command
-            that only finds that something does not fit leaves both as they are.
+            that only finds that something does not fit leaves both as they are. See `restore`.
         force: Replace finished stages whose inputs differ. What they hold is moved aside, not deleted.
         only: The stages that may be made; the others must be done, with the same inputs. None: all may.
 
@@ -142,6 +140,17 @@ class RunDirectory:
         forget_unfinished(folder)
         twins.setdefault(twin, folder)
         return folder
+
+    def restore(self) -> None:
+        """Write what the folder says of the run again where that was lost: once all its stages are done.
+
+        Raises:
+            GraspError: It cannot be written.
+        """
+        try:
+            describe(self.root, self.config, self.plan, lost=True)
+        except OSError as error:
+            raise _cannot_write(self.root, error) from None
 
     def done(self, name: str) -> Done:
         """What is known of a finished stage.
@@ -246,17 +255,10 @@ class RunDirectory:
                 if not (stage.work.resumes and begun_in(partial) == begun):
                     empty(partial, keep=[Begun.FILE])  # which says to the end that the rest is ours
                 begun.write(partial)
-                self._describe()
+                describe(self.root, self.config, self.plan)
             except OSError as error:
                 raise _cannot_write(partial, error) from None
             yield partial
-
-    def _describe(self) -> None:
-        if self.config is not None:
-            (self.root / CONFIG_FILE).write_text(self.config, encoding="utf-8")
-            write_json(self.root / ENVIRONMENT_FILE, environment())
-        if self.plan is not None:
-            self.plan.write(self.root)
 
 
 @contextmanager
