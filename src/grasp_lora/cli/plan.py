@@ -41,7 +41,7 @@ def show(found: "Forecast", *, stages: bool) -> None:
     else:
         print("\nAll is done.")
     if any(one.state == "changed" for one in found.planned):
-        print("\nChanged stages had other settings, or what is made again: run --force makes them again.")
+        print("\nChanged stages had other settings, or need one that changes: run --force makes them again.")
     if any(one.state == "damaged" for one in found.planned):
         print("\nOf damaged stages a file is missing or was changed: run --force makes them again.")
 
