@@ -2,7 +2,7 @@
 
 from typing import Any, get_args
 
-__all__ = ["DAMAGED", "GraspError", "check_choice"]
+__all__ = ["DAMAGED", "GraspError", "check_choice", "fault"]
 
 DAMAGED = (OSError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError, RecursionError)
 """What reading a file brings about that holds something else than one of its kind."""
@@ -43,3 +43,14 @@ def check_choice(name: str, value: object, kind: Any) -> None:
     """
     if value not in get_args(kind):
         raise GraspError(f"{name} is one of {', '.join(get_args(kind))}; got {value!r}")
+
+
+def fault(error: Exception) -> str:
+    """What is wrong with a file; of pydantic's faults the first, without its types and addresses."""
+    from pydantic import ValidationError  # which takes long to import where nothing is wrong
+
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    return f"{place}: {first['msg']}" if place else first["msg"]

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from grasp_lora.errors import GraspError
+from grasp_lora.workspace.records import Done
 from grasp_lora.workspace.rows import Answer, Row
 
 ROW = Row("merge", 42, 2.0, [1.0, 3.0], {}, [Answer("a", "", "x", ["y"])], {"merge": {"seconds": 1.0}})
@@ -36,3 +37,14 @@ def test_what_does_not_fit_is_refused(tmp_path, file, change, said):
         return
     with pytest.raises(GraspError, match=f"holds no evaluation that can be read .*{said}.*--force"):
         Row.read(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [('{"seconds": 1', "Invalid JSON: EOF while"), ('{"seconds": "x"}', "seconds: Input should be")],
+)
+def test_a_fault_is_said_in_words(tmp_path, content, said):
+    (tmp_path / Done.FILE).write_text(content)
+    with pytest.raises(GraspError, match=rf"done\.json is damaged \({said}[^\n]*\): make that") as error:
+        Done.read(tmp_path)
+    assert "pydantic" not in str(error.value)

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 
 from grasp_lora.control.rounds import TIMINGS_FILE
 from grasp_lora.cost import Cost
-from grasp_lora.errors import GraspError
+from grasp_lora.errors import GraspError, fault
 from grasp_lora.lm.logs import TENSORBOARD_FOLDER, TRAIN_LOG_FILE
 from grasp_lora.lm.measured import Deployment
 from grasp_lora.workspace.files import write_json
@@ -84,7 +84,8 @@ class Record:
         except FileNotFoundError:
             raise GraspError(f"{path} is missing: run that stage first, or `grasp run`") from None
         except (OSError, ValueError) as error:
-            raise GraspError(f"{path} is damaged ({error}): make that stage again, with --force") from None
+            why = fault(error)
+            raise GraspError(f"{path} is damaged ({why}): make that stage again, with --force") from None
 
 
 @dataclass(slots=True)

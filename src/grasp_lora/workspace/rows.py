@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 from pydantic import TypeAdapter
 
 from grasp_lora.cost import Cost
-from grasp_lora.errors import DAMAGED, GraspError
+from grasp_lora.errors import DAMAGED, GraspError, fault
 from grasp_lora.workspace.files import read_lines, write_json, write_lines
 
 __all__ = ["Answer", "Row"]
@@ -187,7 +187,7 @@ class Row:
             raise GraspError(f"{error.filename} is missing: run that stage first, or `grasp run`") from None
         except DAMAGED as error:
             raise GraspError(
-                f"{folder} holds no evaluation that can be read ({error}): make it again, with --force"
+                f"{folder} holds no evaluation that can be read ({fault(error)}): make it again, with --force"
             ) from None
 
 
