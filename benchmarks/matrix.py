@@ -137,12 +137,17 @@ def methods_of(cell: Mapping[str, Any]) -> str:
         if not re.fullmatch(POINT, name) or p:
             known = ["" if p is None else f"{p:.3f}", row["steps"], row["choosing_steps"]]
             losses = [*row["source_losses"].values(), row["dev_loss"], test]
-            shown = [*map(str, known), str(sum(row["labels"].values())), *(f"{v:.4f}" for v in losses)]
+            shown = [*map(str, known), str(sum(row["labels"].values())), *map(_loss, losses)]
             rows.append([row["title"], *shown, f"{test - zero:+.4f}"])
     (sources,) = {tuple(row["source_losses"]) for row in cell.values()}
     on_dev = [f"{name} dev" for name in sources]
     headers = ["method", "p", "steps", "choosing", "labels", *on_dev, "dev", "test", "test − p = 0"]
     return markdown(headers, rows)
+
+
+def _loss(value: float | None) -> str:
+    """A refit has no dev loss: it was trained on those rows."""
+    return "" if value is None else f"{value:.4f}"
 
 
 def _place(method: str) -> tuple[int, str]:

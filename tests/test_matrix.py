@@ -69,3 +69,13 @@ def test_rows_are_kept_as_json_lines(tmp_path, monkeypatch):
     assert found["matrix-x", 1]["grasp"]["test_losses"] == [1.0, 2.0]
     text = (tmp_path / "rows/matrix-x.jsonl").read_text().splitlines()[0]
     assert json.loads(text)["passes"] is None
+
+
+def test_a_refit_has_no_dev_loss():
+    zero = {**line("sweep_p0.00", [1.0]), "title": "p = 0.00", "dev_loss": 2.0}
+    again = {**line("merge_refit", [0.5]), "title": "again", "dev_loss": None}
+    known = {"steps": 3, "choosing_steps": 0, "labels": {"train": 5}, "source_losses": {"en": 4.0}}
+    table = matrix.methods_of({row["method"]: {**row, **known} for row in (zero, again)})
+    (found,) = [row for row in table.splitlines() if "again" in row]
+    cells = [cell.strip() for cell in found.split("|")[1:-1]]
+    assert cells == ["again", "0.000", "3", "0", "5", "4.0000", "", "0.5000", "-0.5000"]
