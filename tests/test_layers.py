@@ -31,7 +31,7 @@ LAYERS = [
     {"metrics"},
     {"cost"},
     {"yamls"},
-    {"energy", "errors", "paths", "settings", "stopping", "version"},
+    {"collecting", "energy", "errors", "paths", "ranks", "settings", "stopping", "version"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 

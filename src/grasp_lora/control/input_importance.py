@@ -13,6 +13,7 @@ from grasp_lora.control.units import InputsOf, Parts, ResetUnit, prune_units
 from grasp_lora.cost import count_passes
 from grasp_lora.errors import GraspError, check_choice
 from grasp_lora.lm.loss import TargetLoss, evaluation_mode
+from grasp_lora.ranks import is_first, summed
 
 __all__ = ["InputImportance", "Rescore"]
 
@@ -77,19 +78,19 @@ class InputImportance:
         """What the next call depends on: the training passes since the last one."""
         seen = {} if self._training is None else self._training.squares
         totals = {f"squares.{name}": total.clone() for name, total in seen.items()}
-        if torch.distributed.is_initialized():  # each rank has its own part
-            for total in totals.values():
-                torch.distributed.all_reduce(total)
+        for total in totals.values():  # each rank has its own part
+            summed(total)
         return totals
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Go on from what `state` gave."""
         if self._training is not None:
-            device = self.parameters[0].device
             found = {n.removeprefix("squares."): t for n, t in state.items() if n.startswith("squares.")}
-            first = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+            devices = {
+                n.split(".lora_")[0]: w.device for n, w in zip(self._index, self.parameters, strict=True)
+            }
             self._training.squares = {
-                n: t.to(device) if first else t.to(device) * 0 for n, t in found.items()
+                n: t.to(devices[n]) * (1 if is_first() else 0) for n, t in found.items()
             }
 
     @torch.no_grad()
@@ -205,9 +206,8 @@ class _ProjectionInputs:
     def take(self) -> dict[str, Tensor]:
         """(in,) in float32 by name, over all passes since the last `take` and over all ranks."""
         taken, self.squares = self.squares, {}
-        if torch.distributed.is_initialized():  # each rank had its own part of the batch
-            for total in taken.values():
-                torch.distributed.all_reduce(total)
+        for total in taken.values():  # each rank had its own part of the batch
+            summed(total)
         return taken
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ from grasp_lora.control.masked import MaskedAdapter
 from grasp_lora.control.noise import paired_error
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.loss import evaluation_mode
+from grasp_lora.ranks import summed, world
 
 __all__ = ["Prober", "Reward", "Seen"]
 
@@ -83,8 +84,6 @@ class Prober:
         return Seen(mean, tuple(rewards.tolist()) if rewards.ndim else ())
 
     def _mean_over_ranks(self, rewards: Tensor) -> Tensor:
-        if not torch.distributed.is_initialized():
+        if world() == 1:
             return rewards
-        total = rewards.to(self.masked.parameters[0].device, copy=True)
-        torch.distributed.all_reduce(total)
-        return total / torch.distributed.get_world_size()
+        return summed(rewards.to(self.masked.parameters[0].device, copy=True)) / world()
