@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from grasp_lora.control.moments import reset_optimizer_state
-from grasp_lora.control.pruning import entries_to_prune, masks_at, thresholds
+from grasp_lora.control.pruning import entries_to_prune, masks_at, numbers, thresholds
 from grasp_lora.control.units import PruneUnit, Pruning, prune_units
 
 __all__ = ["MaskedAdapter"]
@@ -108,8 +108,8 @@ class MaskedAdapter:
             self._moved = [torch.zeros_like(c) for c in changed]
             return 0.0, 0.0
         again = [moved & c for moved, c in zip(self._moved, changed, strict=True)]
-        counts = [torch.stack([mask.sum() for mask in masks]).sum() for masks in (changed, again)]
-        some, back = torch.stack(counts).tolist()
+        counts = numbers([mask.sum() for masks in (changed, again) for mask in masks])
+        some, back = sum(counts[: len(changed)]), sum(counts[len(changed) :])
         for moved, c in zip(self._moved, changed, strict=True):
             moved |= c
         return some / sum(c.numel() for c in changed), back / max(1, some)
@@ -149,14 +149,14 @@ class MaskedAdapter:
 
     def pruned_shares(self) -> dict[str, float]:
         """The pruned share of every unit under the committed mask: p, more where scores tie, 0 if pending."""
-        pruned = torch.stack([unit.of(self._masks).logical_not().sum() for unit in self.units]).tolist()
+        pruned = numbers([unit.of(self._masks).logical_not().sum() for unit in self.units])
         return {u.name: n / u.of(self._masks).numel() for u, n in zip(self.units, pruned, strict=True)}
 
     @torch.no_grad()
     def importances(self) -> dict[str, float]:
         """Each unit's mean importance: the mean magnitude of its dense values (GRASP Sec. 3.3)."""
         self._update_dense()
-        means = torch.stack([unit.of(self._dense).abs().mean() for unit in self.units]).tolist()
+        means = numbers([unit.of(self._dense).abs().mean() for unit in self.units])
         return {unit.name: mean for unit, mean in zip(self.units, means, strict=True)}
 
     @torch.no_grad()
@@ -164,10 +164,11 @@ class MaskedAdapter:
         """The share of every unit's squared norm, of dense values, that the committed mask takes away."""
         self._update_dense()
         squares = [(unit.of(self._dense).square(), unit.of(self._masks)) for unit in self.units]
-        sums = [torch.stack([s.sum(), (s * ~mask).sum()]) for s, mask in squares]
+        sums = numbers([s.sum() for s, _ in squares] + [(s * ~mask).sum() for s, mask in squares])
+        count = len(self.units)
         return {
             unit.name: gone / whole if whole else 0.0
-            for unit, (whole, gone) in zip(self.units, torch.stack(sums).tolist(), strict=True)
+            for unit, whole, gone in zip(self.units, sums[:count], sums[count:], strict=True)
         }
 
     @torch.no_grad()
@@ -243,7 +244,7 @@ class MaskedAdapter:
 
     def _zeros(self, tensors: Sequence[Tensor]) -> list[PruneUnit]:
         """The units that are all zeros."""
-        touched = torch.stack([unit.of(tensors).count_nonzero() for unit in self.units]).tolist()
+        touched = numbers([unit.of(tensors).count_nonzero() for unit in self.units])
         return [unit for unit, count in zip(self.units, touched, strict=True) if not count]
 
     def _report(self) -> None:

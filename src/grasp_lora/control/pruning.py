@@ -16,7 +16,7 @@ from grasp_lora.control.importance import magnitude
 from grasp_lora.control.units import PruneUnit
 from grasp_lora.errors import GraspError
 
-__all__ = ["entries_to_prune", "masks_at", "pruned_share", "thresholds"]
+__all__ = ["entries_to_prune", "masks_at", "numbers", "pruned_share", "thresholds"]
 
 
 TOGETHER = 1 << 20
@@ -89,6 +89,12 @@ def pruned_share(masks: Iterable[Tensor]) -> float:
     """The share of all entries that keep masks prune."""
     kept = [(int(mask.sum()), mask.numel()) for mask in masks]
     return 1.0 - sum(k for k, _ in kept) / max(1, sum(n for _, n in kept))
+
+
+def numbers(values: Sequence[Tensor]) -> list[float]:
+    """What the scalars hold, waited for once, though a backbone be spread over several devices."""
+    first = values[0].device if values else None
+    return torch.stack([value.to(first) for value in values]).tolist() if values else []
 
 
 def _ranked(scores: Tensor) -> Tensor:
