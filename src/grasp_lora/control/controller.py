@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -23,6 +22,8 @@ from grasp_lora.control.selection import GraspResult, SelectionRule, select_rati
 from grasp_lora.control.units import ImportanceRefresh, Parts, Pruning, UnitKind, adapter_parameters
 from grasp_lora.errors import GraspError, check_choice
 from grasp_lora.lm.checkpoints import CannotGoOn, check_settings, plain
+from grasp_lora.lm.sharded import average_gradients
+from grasp_lora.ranks import is_first
 
 __all__ = ["EVERY", "GraspController"]
 
@@ -98,7 +99,9 @@ class GraspController:
         self.every, self.select, self.margin = every, select, margin
         self.folder, self.on_round, self.groups = folder, on_round, groups
         self._pruning = Pruning(parts, unit, importance_refresh)
-        self.masked = MaskedAdapter(adapter_parameters(model), self._pruning)
+        parameters = adapter_parameters(model)
+        average_gradients(model, parameters.values())
+        self.masked = MaskedAdapter(parameters, self._pruning)
         self.prober = Prober(model, self.masked, reward)
         self.step = 0
         self.rounds: list[Round] = []
@@ -231,16 +234,12 @@ class GraspController:
 
     def _cut(self, name: str, size: int) -> None:
         """Leave of a log what was there at the checkpoint."""
-        if _is_main_process() and self._size(name) > size:
+        if is_first() and self._size(name) > size:
             assert self.folder is not None
             os.truncate(self.folder / name, size)
 
     def _write(self, name: str, line: str) -> None:
-        if self.folder is not None and _is_main_process():
+        if self.folder is not None and is_first():
             self.folder.mkdir(parents=True, exist_ok=True)
             with (self.folder / name).open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
-
-
-def _is_main_process() -> bool:
-    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0

@@ -10,6 +10,7 @@ from grasp_lora.control.pruning import entries_to_prune
 from grasp_lora.control.units import Pruning, UnitKind, adapter_parameters
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.checkpoints import CarriesState, misfit
+from grasp_lora.lm.sharded import average_gradients
 from grasp_lora.merging.parts import PartsOrFolder, find_parts
 
 __all__ = ["FixedMaskCallback"]
@@ -48,7 +49,9 @@ class FixedMaskCallback(CarriesState):
         self._built = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: nn.Module, **_: Any) -> None:
-        self.masked = MaskedAdapter(adapter_parameters(model), self._pruning)
+        parameters = adapter_parameters(model)
+        average_gradients(model, parameters.values())
+        self.masked = MaskedAdapter(parameters, self._pruning)
         if self.after_steps and self.after_steps >= state.max_steps:
             raise GraspError(
                 f"the mask would be built after {self.after_steps} steps, and training takes "

@@ -31,6 +31,7 @@ from grasp_lora.control.units import (
 from grasp_lora.errors import GraspError, check_choice
 from grasp_lora.lm.checkpoints import CarriesState, misfit
 from grasp_lora.lm.loss import TargetLoss
+from grasp_lora.lm.sharded import average_gradients
 from grasp_lora.merging.parts import PartsOrFolder, find_parts
 
 __all__ = ["MergePruneCallback", "PrunedEpoch", "StepPruner"]
@@ -168,6 +169,7 @@ class MergePruneCallback(CarriesState):
         self._close()
         self.epochs = []
         parameters = adapter_parameters(model)
+        average_gradients(model, parameters.values())
         self._pruner = StepPruner(parameters, self._parts, **self._options)
         if self.importance == "input":
             self._score = InputImportance(
@@ -200,10 +202,12 @@ class MergePruneCallback(CarriesState):
     def _go_on_from(self, state: Mapping[str, Any], epochs: int) -> None:
         assert self._score is not None
         assert self._pruner is not None
-        count, device = len(self._pruner.parameters), self._pruner.parameters[0].device
+        devices = list(enumerate(w.device for w in self._pruner.parameters))
         try:
-            kinds = ([state[f"{kind}.{i}"] for i in range(count)] for kind in ("score", "keep", "reset"))
-            self.scores, self._keep, self._pruner.reset = ([t.to(device) for t in one] for one in kinds)
+            self.scores, self._keep, self._pruner.reset = (
+                [state[f"{kind}.{i}"].to(device) for i, device in devices]
+                for kind in ("score", "keep", "reset")
+            )
             self._score.load(state)
             self.epochs = [PrunedEpoch(**epoch) for epoch in state["epochs"]]
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:

@@ -1,6 +1,7 @@
 """The loss on target tokens: in training, on the dev sets, and as the controller's reward."""
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,8 @@ from grasp_lora.cost import count_passes
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.batches import IGNORED, TargetCollator, batches_by_tokens
 from grasp_lora.lm.encoding import Encoded, Limits, encode, lost_targets
+from grasp_lora.lm.sharded import is_sharded
+from grasp_lora.ranks import rank, summed, world
 from grasp_lora.tasks.example import Example
 
 __all__ = ["TargetLoss", "evaluation_mode", "target_nll"]
@@ -126,19 +129,29 @@ class TargetLoss:
             seen: Told how many examples each batch had, once it is done.
         """
         device = next(model.parameters()).device
-        distributed = torch.distributed.is_initialized()
-        rank = torch.distributed.get_rank() if distributed else 0
-        world = torch.distributed.get_world_size() if distributed else 1
         losses = torch.zeros(self.count, device=device)
-        for rows, batch in list(zip(self.rows, self.batches, strict=True))[rank::world]:
+        for rows, batch in self._share(model):
             inputs = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+            if not rows:  # others have one batch more
+                target_nll(model, inputs)
+                continue
             losses[torch.tensor(rows, device=device)] = target_nll(model, inputs)
             count_passes(forward=len(rows))
             if seen is not None:
                 seen(len(rows))
-        if distributed:
-            torch.distributed.all_reduce(losses)
-        return losses
+        return summed(losses)
+
+    def _share(self, model: nn.Module) -> list[tuple[Sequence[int], Mapping[str, Any]]]:
+        """This process's batches, and their rows. A sharded model's forward pass needs every process: who has
+        one batch less takes one whose rows it does not count.
+        """
+        batches: list[tuple[Sequence[int], Mapping[str, Any]]] = list(
+            zip(self.rows, self.batches, strict=True)
+        )
+        own = batches[rank() :: world()]
+        if is_sharded(model) and len(own) < math.ceil(len(batches) / world()):
+            own.append(((), self.batches[-1]))
+        return own
 
 
 @contextmanager
