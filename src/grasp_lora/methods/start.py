@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -120,7 +121,7 @@ class Start:
         """m held-out rows of the target for the controller; never made up from dev."""
         return Rows(self.task, self.config.target.language, "micro_dev", wanted, at_least=wanted)
 
-    @property
+    @cached_property
     def sources(self) -> dict[str, Stage | Path]:
         """The sources' adapters by label: trained, or given."""
         return {side.label: self._adapter(side) for side in self.config.sources}
@@ -136,7 +137,7 @@ class Start:
             raise GraspError(f"it takes one source, and there are {', '.join(self.sources)}")
         return next(iter(self.sources.values()))
 
-    @property
+    @cached_property
     def target(self) -> Stage | Path:
         """The target language's adapter: trained, or given.
 
@@ -153,7 +154,7 @@ class Start:
         target = self.config.target
         return self.sources | ({} if target.adapter == "none" else {target.label: self.target})
 
-    @property
+    @cached_property
     def merged(self) -> Stage:
         """Their sum (Eq. 1), or what else `merge` says."""
         given = {"adapters": self.adapters, "method": self.config.merge}

@@ -177,7 +177,7 @@ class Behind(Input):
         names = {stage.name for stage in made_in}
         steps, choosing, labels, folds = 0, 0, dict[str, int](), 0
         for stage in behind(*self.stages):
-            rows = [v for v in inside(stage.given) if isinstance(v, Rows) and self._is_own(v)]
+            rows = [one for one in stage.inputs if isinstance(one, Rows) and self._is_own(one)]
             folds = max([folds, *(one.fold.of for one in rows if one.fold)])
             for found in (one for several in rows for one in several.each):
                 # a limit takes the first rows, so that the longest holds the others

@@ -8,6 +8,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +84,12 @@ class Stage:
     counted: bool = True
     derived: bool = False
 
-    @property
+    @cached_property
+    def inputs(self) -> tuple["Input", ...]:
+        """The inputs that it was given."""
+        return tuple(value for value in inside(self.given) if isinstance(value, Input))
+
+    @cached_property
     def needs(self) -> tuple["Stage", ...]:
         """The stages that it was given, each once."""
         found = {value.name: value for value in inside(self.given) if isinstance(value, Stage)}
@@ -108,12 +114,17 @@ class Input(ABC):
 
 
 def inside(value: Any) -> Iterator[Any]:
-    """Everything that a stage's `given` holds; a stage is not entered."""
+    """Everything that a stage's `given` holds; neither a stage nor a group of settings is entered."""
     yield value
-    if isinstance(value, Stage):
+    if isinstance(value, _LEAVES):
         return
     for part in _parts(value).values():
         yield from inside(part)
+
+
+_PLAIN = (str, int, float, type(None))  # plans hold millions of these, and nothing is quicker to tell
+_LEAVES = (*_PLAIN, Path, Stage, BaseModel)
+_SETTLED = (*_PLAIN, BaseModel)  # in which no stage or input is
 
 
 def behind(*values: Any) -> list[Stage]:
@@ -147,6 +158,8 @@ def _alike(one: Any, other: Any) -> bool:
     """Whether two values are equal; stages in them by their names, since each is looked at itself."""
     if one is other:
         return True
+    if isinstance(one, _PLAIN):
+        return type(one) is type(other) and bool(one == other)
     if isinstance(one, Stage) and isinstance(other, Stage):
         return one.name == other.name
     if isinstance(one, Mapping) and isinstance(other, Mapping):
@@ -160,14 +173,14 @@ def _alike(one: Any, other: Any) -> bool:
 
 def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
     """The value with each stage and each input in it as `change` makes it."""
+    if isinstance(value, _SETTLED):
+        return value
     if isinstance(value, Stage | Input):
         return change(value)
     if isinstance(value, Mapping):
         return {key: mapped(part, change) for key, part in value.items()}
     if isinstance(value, tuple):
         return tuple(mapped(part, change) for part in value)
-    if isinstance(value, BaseModel):
-        return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.replace(
             value, **{name: mapped(part, change) for name, part in _parts(value).items()}
@@ -182,6 +195,8 @@ def resolve(value: Any, run: "RunDirectory") -> Any:
 
 def fingerprint(value: Any, run: "RunDirectory") -> Any:
     """What of the value a result depends on, as JSON; an adapter's folder counts by what is in it."""
+    if isinstance(value, _PLAIN):
+        return value
     if isinstance(value, Stage):
         return run.results(value.name)
     if isinstance(value, Input):
