@@ -26,16 +26,20 @@ class Interrupted(KeyboardInterrupt):
         super().__init__(said)
         self.signal = number
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Interrupted, (self.signal, str(self))
+
 
 class Stopping:
     """Whether somebody asked to end, and whether anybody will look.
 
     Attributes:
         requested: The number of the signal; 0 while nobody asked.
+        patient: A second signal is no haste: somebody else sends one as well.
     """
 
-    def __init__(self) -> None:
-        self.requested = 0
+    def __init__(self, *, patient: bool = False) -> None:
+        self.requested, self.patient = 0, patient
         self._looked_at = False
 
     def end(self, said: str) -> None:
@@ -78,7 +82,9 @@ class Stopping:
     def _ask(self, number: int, frame: Any) -> None:
         again = "the same command continues with what is not done"
         before, self.requested = self.requested, number
-        if before or not self._looked_at:
+        if (before and not self.patient) or not self._looked_at:
             raise Interrupted(number, again)
         bar = "\n" if sys.stderr.isatty() else ""  # which may stand in this line
+        if self.patient:
+            return
         logger.warning("%sending after this step, with a checkpoint; once more ends at once", bar)

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from grasp_lora.errors import GraspError
-from grasp_lora.lm.logs import CHECKPOINT, WHOLE_FILE
+from grasp_lora.lm.logs import CHECKPOINT
 from grasp_lora.paths import write_whole
 
 __all__ = ["CannotGoOn", "CarriesState", "check_settings", "misfit", "plain", "read_state", "write_state"]
@@ -37,6 +37,7 @@ class CarriesState(TrainerCallback):
     """
 
     checkpoint: str | Path | None = None
+    written_at: int | None = None  # the step of a checkpoint whose Trainer has written this as well
 
     def state_dict(self) -> dict[str, Any]:
         """All that a later step depends on: tensors, and values that JSON can hold, by name."""
@@ -48,9 +49,8 @@ class CarriesState(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         folder = Path(args.output_dir) / f"{CHECKPOINT}{state.global_step}"
-        # Ours is written with the Trainer's files, and without the optimizer nothing can go on. A search for
-        # hyperparameters has folders of its own.
-        if (folder / WHOLE_FILE).exists() or args.save_only_model:
+        # Without the optimizer nothing can go on. A search for hyperparameters has folders of its own.
+        if self.written_at == state.global_step or args.save_only_model:
             return
         carried = self.state_dict()  # on every rank, which may have to put their parts together
         if state.is_world_process_zero and folder.is_dir():

@@ -19,6 +19,7 @@ from grasp_lora.errors import GraspError
 from grasp_lora.lm.checkpoints import CarriesState, misfit, write_state
 from grasp_lora.lm.logs import CHECKPOINT, WHOLE_FILE
 from grasp_lora.paths import digest, sync
+from grasp_lora.ranks import gathered, is_first, largest, rank, world
 from grasp_lora.stopping import Stopping
 
 __all__ = [
@@ -60,7 +61,8 @@ class SavingTrainer(Trainer):
 
     It is written beside the previous one, synced, renamed, and only then is the previous one removed. It
     holds the adapter, the optimizer, the scheduler, all random states and what callbacks carry; neither the
-    tokenizer nor a pickle of the arguments, which nobody reads.
+    tokenizer nor a pickle of the arguments, which nobody reads. Of several processes each has an
+    `output_dir` of its own, and the first one's checkpoint is of all.
     """
 
     _being_written: Path | None = None
@@ -78,7 +80,12 @@ class SavingTrainer(Trainer):
             super()._save_checkpoint(model, trial)
             for callback in self.callback_handler.callbacks:
                 if isinstance(callback, CarriesState):
-                    write_state(callback, callback.state_dict(), partial / name, step)
+                    carried = callback.state_dict()  # on every process, which may put their parts together
+                    callback.written_at = step
+                    if is_first():
+                        write_state(callback, carried, partial / name, step)
+            if not is_first():
+                return
             written = {str(p.relative_to(partial / name)): digest(p) for p in _files(partial / name)}
             (partial / name / WHOLE_FILE).write_text(json.dumps(written), encoding="utf-8")
             for log in (path for path in folder.parent.iterdir() if path.is_file()):
@@ -105,13 +112,23 @@ class SavingTrainer(Trainer):
             if old.name != name:
                 shutil.rmtree(old, ignore_errors=True)
 
+    def _save_rng_state(self, output_dir: str) -> None:
+        os.makedirs(output_dir, exist_ok=True)
+        super()._save_rng_state(output_dir)
+        if world() > 1:
+            own = f"rng_state_{rank()}.pth"  # what the Trainer calls it
+            states = gathered((Path(output_dir) / own).read_bytes())
+            for number, written in enumerate(states if is_first() else ()):
+                (Path(output_dir) / f"rng_state_{number}.pth").write_bytes(written)
+
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         self.model.save_pretrained(output_dir, state_dict=state_dict, save_embedding_layers=False)
 
     def _check_finite(self, step: int) -> None:
         """A checkpoint of weights that are not finite would replace the last good one."""
         trained = [p.detach() for p in self.model.parameters() if p.requires_grad]
-        total = torch.stack([p.double().sum() for p in trained]).sum().item()
+        first = trained[0].device  # a backbone may be spread over several
+        total = torch.stack([p.double().sum().to(first) for p in trained]).sum().item()
         if not math.isfinite(total):
             raise GraspError(f"the weights at step {step} are not finite; lower the learning rate")
 
@@ -136,6 +153,8 @@ class SaveOften(TrainerCallback):
     def _ask(self, state: Any, control: Any, due: bool) -> None:
         if control.should_training_stop:  # and what was trained is saved for good in a moment
             return
+        # A signal reaches several processes at different steps.
+        self.saving.stopping.requested = largest(self.saving.stopping.requested)
         if self.saving.every is None:
             self.saving.stopping.end("no checkpoints are kept; the same command begins this training again")
         elif due or self.saving.stopping.requested:
@@ -150,16 +169,20 @@ class CarriesLoss(CarriesState):
     def __init__(self) -> None:
         self.trainer: Any = None
 
+    def settings(self) -> dict[str, Any]:
+        return {"processes": world()}
+
     def state_dict(self) -> dict[str, Any]:
-        return {"_tr_loss": self.trainer._tr_loss.item(), **{n: getattr(self.trainer, n) for n in self.sums}}
+        each = gathered(self.trainer._tr_loss.item())  # the Trainer averages them when it logs
+        return {"_tr_loss": each, **{n: getattr(self.trainer, n) for n in self.sums}}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if (carried := self.carried(args, state)) is not None:
             try:
-                self.trainer._tr_loss.fill_(carried["_tr_loss"])
+                self.trainer._tr_loss.fill_(carried["_tr_loss"][rank()])
                 for name in self.sums:
                     setattr(self.trainer, name, carried[name])
-            except (KeyError, TypeError) as error:
+            except (KeyError, TypeError, IndexError) as error:
                 raise misfit(self, error) from None
             self.trainer._initial_global_step = 0
 
@@ -169,13 +192,14 @@ class CarriesCost(CarriesState):
 
     def state_dict(self) -> dict[str, Any]:
         cost = so_far()
-        return {} if cost is None else asdict(cost)
+        own = {} if cost is None else asdict(cost)
+        return own if world() == 1 else {"each": gathered(own)}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if spent := self.carried(args, state):
             try:
-                go_on_from(Cost(**spent))
-            except TypeError as error:  # another version's has other fields
+                go_on_from(Cost(**(spent["each"][rank()] if "each" in spent else spent)))
+            except (TypeError, IndexError) as error:  # another version's has other fields
                 raise misfit(self, error) from None
 
 

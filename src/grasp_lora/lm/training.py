@@ -28,6 +28,7 @@ from grasp_lora.lm.logs import CHECKPOINTS_FOLDER, TENSORBOARD_FOLDER, TRAIN_LOG
 from grasp_lora.lm.progress import Progress
 from grasp_lora.lm.saving import CarriesCost, CarriesLoss, SavingTrainer
 from grasp_lora.lm.shown import Shown
+from grasp_lora.ranks import rank, world
 from grasp_lora.settings import Count, NotNegative, Settings
 
 __all__ = ["Training", "build_trainer"]
@@ -57,13 +58,32 @@ class Training(Settings):
     average: bool | Literal["delta"] = False
     """Keep the mean of all epochs' A and B (delta: of B A), the start excluded, not the best on dev."""
 
-    def steps_per_epoch(self, examples: int, processes: int = 1) -> int:
+    def steps_per_epoch(self, examples: int) -> int:
         """Optimizer steps that it takes to see every example once."""
-        return math.ceil(examples / (self.batch_size * self.gradient_accumulation * processes))
+        return math.ceil(examples / (self.batch_size * self.gradient_accumulation))
 
     def steps(self, examples: int) -> int:
         """Optimizer steps of a whole run in one process."""
         return self.max_steps or self.epochs * self.steps_per_epoch(examples)
+
+    def each_of(self, processes: int, *, pairs: bool = False) -> "Training":
+        """What each of several processes does, so that a step has the same rows in all as of one process.
+
+        Args:
+            pairs: Whether rows are trained on in pairs, whose batches' means are of whole batches.
+
+        Raises:
+            GraspError: They cannot be shared.
+        """
+        if self.gradient_accumulation % processes == 0:
+            return self.model_copy(update={"gradient_accumulation": self.gradient_accumulation // processes})
+        if self.batch_size % processes == 0 and not pairs:
+            return self.model_copy(update={"batch_size": self.batch_size // processes})
+        divide = "gradient_accumulation, with source rows beside" if pairs else "one of the two"
+        raise GraspError(
+            f"{processes} processes cannot share a step of batch_size {self.batch_size} x "
+            f"gradient_accumulation {self.gradient_accumulation}: start as many as divide {divide}"
+        )
 
 
 def build_trainer(
@@ -93,17 +113,18 @@ def build_trainer(
         shown: Who shows how far it is.
         from_step: Of the checkpoint that it will resume from: what TensorBoard has beyond it is hidden.
     """
-    arguments = _arguments(training, seed, folder, next(model.parameters()).device)
+    own = training.each_of(world(), pairs=bool(beside))
+    arguments = _arguments(own, seed, folder, next(model.parameters()).device)
     optimizer = torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad],
         lr=training.learning_rate,
         weight_decay=training.weight_decay,
     )
-    epoch = training.steps_per_epoch(len(examples), arguments.world_size)
+    epoch = training.steps_per_epoch(len(examples))
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, epoch, gamma=training.lr_decay_per_epoch)
     collator = TargetCollator(tokenizer, model)
     kind: type[SavingTrainer] = _TrainerOfPairs if beside else SavingTrainer
-    pairs = _Pairs(examples, beside, seed) if beside else None
+    pairs = _Pairs(examples, beside, seed, arguments.train_batch_size) if beside else None
     sums = CarriesLoss()
     trainer = kind(
         model=model,
@@ -157,17 +178,24 @@ def _arguments(training: Training, seed: int, folder: Path, device: torch.device
 
 
 class _Pairs(Dataset[tuple[Encoded, Encoded]]):
-    """Each example with the next one of others that go round in random orders."""
+    """Each example with the next one of others that go round in random orders.
 
-    def __init__(self, examples: Sequence[Encoded], beside: Sequence[Encoded], seed: int) -> None:
-        self.examples = examples
+    Several processes take batches of them in turn, as they do of the examples.
+    """
+
+    def __init__(
+        self, examples: Sequence[Encoded], beside: Sequence[Encoded], seed: int, batch_size: int
+    ) -> None:
+        self.examples, self.batch_size = examples, batch_size
         self.beside, self.seed = beside, seed
         self.go_to(0)
 
     def go_to(self, taken: int) -> None:
-        """Go on where so many pairs were taken."""
-        places = _round_and_round(len(self.beside), random.Random(self.seed))
-        self._places = islice(places, taken, None)
+        """Go on where all processes have taken so many pairs."""
+        places = islice(_round_and_round(len(self.beside), random.Random(self.seed)), taken, None)
+        self._places = (
+            place for n, place in enumerate(places, taken) if n // self.batch_size % world() == rank()
+        )
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -193,9 +221,12 @@ class _FindsPlace(TrainerCallback):
         self.pairs = pairs
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        batch = args.train_batch_size * args.gradient_accumulation_steps
-        epochs, steps = divmod(state.global_step, math.ceil(len(self.pairs) / batch))
-        self.pairs.go_to(epochs * len(self.pairs) + steps * batch)
+        together = args.train_batch_size * world()
+        step = together * args.gradient_accumulation_steps
+        epochs, steps = divmod(state.global_step, math.ceil(len(self.pairs) / step))
+        # Several processes have as many rows each, some of which the last batches take from the beginning.
+        epoch = len(self.pairs) if world() == 1 else together * math.ceil(len(self.pairs) / together)
+        self.pairs.go_to(epochs * epoch + steps * step)
 
 
 class _TrainerOfPairs(SavingTrainer):

@@ -15,6 +15,7 @@ from grasp_lora.lm.loss import evaluation_mode
 from grasp_lora.lm.packaged.encoders import packaged_encoder
 from grasp_lora.metrics.bertscore import BertScorer
 from grasp_lora.metrics.scoring import METRICS, needs_encoder, score_predictions
+from grasp_lora.ranks import shared
 from grasp_lora.settings import Count, Settings
 from grasp_lora.tasks.example import Example, examples_digest, groups_of, prompt_hash, shortened
 from grasp_lora.workspace.inputs import Encoder, Model
@@ -124,7 +125,9 @@ def evaluate(
     shown = test[:answers]
     pruned = Pruned.of(adapter)
     with resources.shown.counting(len(shown), "answer") as counter:
-        texts = generate(adapted, backbone.tokenizer, shown, limits, counter.update)
+        texts = shared(
+            lambda part: generate(adapted, backbone.tokenizer, part, limits, counter.update), on=shown
+        )
     references = [example.references or (example.target,) for example in shown]
     Row(
         **about,
