@@ -5,22 +5,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
-from grasp_lora.config.loading import load_config, validated
+from grasp_lora.collecting import old_objects_left_alone
 from grasp_lora.config.tree import Config
-from grasp_lora.data.find import find_task
 from grasp_lora.errors import GraspError
-from grasp_lora.executors.local import execute
+from grasp_lora.executors.execute import execute
+from grasp_lora.executors.launched import follow, leading
+from grasp_lora.executors.settings import Executor
 from grasp_lora.lm.adapters import load_adapter
 from grasp_lora.merging.hub import CONFIG_FILE as ADAPTER_CONFIG
-from grasp_lora.methods.plan import NAMES, plan
+from grasp_lora.methods.plan import plan
+from grasp_lora.methods.reading import Named, read_config, read_configs, start
 from grasp_lora.methods.ready import check_ready
 from grasp_lora.methods.start import Start
 from grasp_lora.methods.steps import evaluation
 from grasp_lora.metrics.significance import Test
+from grasp_lora.ranks import is_first
 from grasp_lora.reporting.compare import comparison, overview, read_results, reference_of
 from grasp_lora.reporting.found import MethodResult, together
+from grasp_lora.reporting.report import report
 from grasp_lora.reporting.verdict import verdict
-from grasp_lora.tasks.task import Task
 from grasp_lora.workspace.directory import RunDirectory
 from grasp_lora.workspace.forecast import Forecast
 from grasp_lora.workspace.forecast import forecast as forecast_of
@@ -39,11 +42,11 @@ __all__ = [
     "make",
     "preview",
     "read_config",
+    "read_configs",
+    "report_of",
     "run",
     "start",
 ]
-
-Named = Config | str | Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +79,11 @@ def run(config: Named | Sequence[Named], *, force: bool = False, **overrides: An
     """Run a whole experiment, or several: adapters, merge, learn, final run, evaluation, report.
 
     A stage that is done is skipped. Of several experiments, stages of equal inputs are made once, and the
-    others get a copy.
+    others get a copy. Where a launcher such as torchrun started several processes, each calls this: they
+    train together, the first one writes, and all have the result.
 
     Args:
-        config: A YAML file or a config; or several.
+        config: A YAML file or a config; or several, of which YAML files may have `axes`.
         force: Make stages again whose settings changed; what they held is moved aside.
         overrides: Keys of the config, of a part by its keys (`control={"every": 5}`) or dotted
             (`**{"control.every": 5}`).
@@ -92,19 +96,36 @@ def run(config: Named | Sequence[Named], *, force: bool = False, **overrides: An
         >>> result.ratio, result.adapter  # doctest: +SKIP
     """
     if isinstance(config, Config | str | Path):
-        return run([config], force=force, **overrides)[0]
+        return run([read_config(config, overrides)], force=force)[0]
     if isinstance(config, Mapping | bytes) or not isinstance(config, Iterable):
         raise GraspError(f"an experiment is a YAML file, a Config, or a list of them; got {config!r}")
-    starts = [start(one, overrides) for one in config]
-    plans = _plans(starts, force)
+    follow()
+    with leading(), old_objects_left_alone():
+        read = [(one, read_configs(one, overrides)) for one in config]
+        starts = [start(one) for _, several in read for one in several]
+        plans = _plans(starts, force)
+        if is_first() and plans:
+            _make_all(starts, plans)
+            for file, several in read:
+                if len(several) > 1:
+                    report_of(file, several)
+    return [_result(directory, stages) for directory, stages in plans]
+
+
+def report_of(file: Named, configs: Sequence[Config]) -> Path:
+    """Make the one report of all runs that a YAML file with `axes` made; the page."""
+    name = file.name if isinstance(file, Config) else Path(file).stem
+    return report([config.folder for config in configs], Path("reports") / name)
+
+
+def _make_all(starts: Sequence[Start], plans: Sequence[tuple[RunDirectory, list[Stage]]]) -> None:
     for x, (directory, stages) in zip(starts, plans, strict=True):
         check_ready(x, stages, directory)
     for directory, stages in plans:
         rows = stages[-1].given["rows"]
         methods = dict.fromkeys(row.given["method"] for row in rows)
         directory.plan = plan_of(directory, stages, tuple(methods))
-    execute(plans)
-    return [_result(directory, stages) for directory, stages in plans]
+    execute(plans, _executor(starts))
 
 
 def preview(configs: Sequence[Named], overrides: Iterable[str] | Mapping[str, Any] = ()) -> list[Planned]:
@@ -113,7 +134,8 @@ def preview(configs: Sequence[Named], overrides: Iterable[str] | Mapping[str, An
     Raises:
         GraspError: As `run`.
     """
-    return preview_of(_plans([start(one, overrides) for one in configs], force=False))
+    with old_objects_left_alone():
+        return preview_of(_plans(_starts(configs, overrides), force=False))
 
 
 def forecast(configs: Sequence[Named], overrides: Iterable[str] | Mapping[str, Any] = ()) -> Forecast:
@@ -122,7 +144,12 @@ def forecast(configs: Sequence[Named], overrides: Iterable[str] | Mapping[str, A
     Raises:
         GraspError: As `run`.
     """
-    return forecast_of(_plans([start(one, overrides) for one in configs], force=False))
+    with old_objects_left_alone():
+        return forecast_of(_plans(_starts(configs, overrides), force=False))
+
+
+def _starts(configs: Sequence[Named], overrides: Iterable[str] | Mapping[str, Any]) -> list[Start]:
+    return [start(one) for config in configs for one in read_configs(config, overrides)]
 
 
 def make(x: Start, stages: Sequence[Stage], *, force: bool = False) -> list[Path]:
@@ -133,7 +160,7 @@ def make(x: Start, stages: Sequence[Stage], *, force: bool = False) -> list[Path
     """
     directory = _directory(x, Resources(), force, only={stage.name for stage in stages})
     check_ready(x, stages, directory)
-    execute([(directory, behind(*stages))])
+    execute([(directory, behind(*stages))], x.config.executor)
     return [directory.path(stage.name) for stage in stages]
 
 
@@ -227,38 +254,11 @@ def _evaluated(name: str, config: Config | None) -> list[MethodResult]:
     return read_results(config.folder, name, config.seeds)
 
 
-def read_config(config: Named, overrides: Iterable[str] | Mapping[str, Any] = ()) -> Config:
-    """The config of a YAML file, or a config, whose methods are known ones.
-
-    Raises:
-        GraspError: One message that lists every fault.
-    """
-    if not isinstance(config, Config):
-        return load_config(Path(config), overrides, NAMES)
-    if overrides:
-        raise GraspError("a Config takes no overrides: change it with model_copy, or give the YAML file")
-    return validated(config.model_dump(), "the Config", NAMES)  # model_copy looks at nothing
-
-
-def start(config: Named, overrides: Iterable[str] | Mapping[str, Any] = ()) -> Start:
-    """A config with its tasks, each of which is prepared if it has a card and is not there yet."""
-    read = read_config(config, overrides)
-    target, task = read.target, _task(read.task, read.target.language)
-    if target.tests:
-        for name, path in target.tests.items():
-            if not path.is_file():
-                raise GraspError(f"target.tests.{name}: {path} does not exist, or is no file")
-        splits = task.languages.get(target.language, {}) | {f"tests/{k}": p for k, p in target.tests.items()}
-        task = task.model_copy(update={"languages": task.languages | {target.language: splits}})
-    return Start(
-        read,
-        task,
-        {side.label: _task(side.task, side.language) for side in read.sources if side.task is not None},
-    )
-
-
-def _task(task: Task | str, language: str) -> Task:
-    return task if isinstance(task, Task) else find_task(task, language)
+def _executor(starts: Sequence[Start]) -> Executor:
+    first, *others = (x.config.executor for x in starts)
+    if any(other != first for other in others):
+        raise GraspError("several experiments have one executor: give the same to all, as executor.jobs=2")
+    return first
 
 
 def _plans(starts: Sequence[Start], force: bool) -> list[tuple[RunDirectory, list[Stage]]]:
@@ -275,10 +275,10 @@ def _directory(x: Start, resources: Resources, force: bool, only: set[str] | Non
 
 
 def _result(directory: RunDirectory, stages: Sequence[Stage]) -> Result:
-    report = stages[-1].given
-    rows = tuple(Row.read(directory.path(row.name)) for row in report["rows"])
+    shown = stages[-1].given
+    rows = tuple(Row.read(directory.path(row.name)) for row in shown["rows"])
     said = verdict(together(rows))
     deployed = next(i for i, row in enumerate(rows) if row.method == said.method)
-    adapter = resolve(report["rows"][deployed].given["adapter"], directory)
-    ratio = next(row.p for row in rows if row.method == report["reference"])
+    adapter = resolve(shown["rows"][deployed].given["adapter"], directory)
+    ratio = next(row.p for row in rows if row.method == shown["reference"])
     return Result(directory.root, said.lines, adapter, ratio, rows)

@@ -8,6 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from grasp_lora.config.tree import Config
 from grasp_lora.errors import GraspError
+from grasp_lora.executors.settings import Executor
 from grasp_lora.experiment import read_config as load_config
 from grasp_lora.settings import FolderName
 
@@ -23,6 +24,28 @@ def write(tmp_path):
         return path
 
     return write
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], {}),
+        (["executor=ray"], {"where": "ray"}),
+        (["executor=ray", "executor.jobs=2"], {"where": "ray", "jobs": 2}),
+        (["executor.jobs=2", "executor=ray"], {"where": "ray", "jobs": 2}),
+        (["executor.address=auto", "executor.gpus=0.5"], {"where": "ray", "address": "auto", "gpus": 0.5}),
+    ],
+)
+def test_an_executor_by_its_name_and_its_keys(write, overrides, expected):
+    assert load_config(write(SMALL), overrides).executor == Executor(**expected)
+    written = write(f"{SMALL}executor: ray\n")
+    assert load_config(written, overrides).executor == Executor(**{"where": "ray", **expected})
+
+
+@pytest.mark.parametrize("value", ["slurm", "{jobs: 0}", "{where: local, address: auto}", "3"])
+def test_an_executor_that_there_is_not(write, value):
+    with pytest.raises(GraspError, match="executor"):
+        load_config(write(SMALL), [f"executor={value}"])
 
 
 def test_a_config_that_is_read_again_is_the_same_to_the_letter(write):

@@ -16,7 +16,7 @@ from tests.soak import CONFIG, differing, files, soak
 
 from grasp_lora.cli.main import main
 from grasp_lora.errors import GraspError
-from grasp_lora.executors.local import execute
+from grasp_lora.executors.execute import execute
 from grasp_lora.experiment import start
 from grasp_lora.lm.saving import SaveOften, SavingTrainer
 from grasp_lora.methods.plan import plan

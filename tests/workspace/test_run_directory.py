@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from grasp_lora.errors import GraspError
-from grasp_lora.executors.local import execute
+from grasp_lora.executors.execute import execute
 from grasp_lora.lm.training import Training
 from grasp_lora.paths import digest
 from grasp_lora.workspace.directory import RunDirectory

@@ -39,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)\b")
     try:
+        _check_launcher(arguments)
         arguments.verb(arguments)
     except GraspError as error:
         if arguments.debug:
@@ -55,6 +56,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{bar}grasp: interrupted; {what}", file=sys.stderr)
         return 128 + getattr(interrupt, "signal", signal.SIGINT)
     return 0
+
+
+def _check_launcher(arguments: argparse.Namespace) -> None:
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes != "1" and not getattr(arguments, "may_be_launched", False):
+        raise GraspError(
+            f"a launcher started {processes} processes, which would all do and write the same. Start this "
+            "verb once, without it; a launcher is for grasp run, and for your own scripts"
+        )
 
 
 def build_parser() -> argparse.ArgumentParser:

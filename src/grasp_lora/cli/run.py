@@ -1,7 +1,6 @@
 """The verbs that make stages of a run, or look at them."""
 
 import argparse
-import os
 from collections.abc import Callable
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -39,6 +38,7 @@ def add_run_verbs(verbs: Any, common: argparse.ArgumentParser) -> None:
         "grasp run titles.yaml questions.yaml",
         "grasp run titles.yaml --dry-run",
     )
+    run.set_defaults(may_be_launched=True)
     run.add_argument(
         "--dry-run", action="store_true", help="show stages, time, memory and disk; write nothing"
     )
@@ -132,16 +132,12 @@ def _add_looks(verbs: Any, common: argparse.ArgumentParser) -> None:
 def _start(arguments: argparse.Namespace) -> "Start":
     from grasp_lora.experiment import start
 
-    if (processes := os.environ.get("WORLD_SIZE", "1")) != "1":
-        raise GraspError(
-            f"a launcher started {processes} processes, which would all write the same run directory. "
-            "Start grasp once, without it; a launcher is for GraspCallback in your own Trainer"
-        )
     return start(arguments.config, arguments.overrides)
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from grasp_lora.experiment import read_config, run
+    from grasp_lora.experiment import read_configs, report_of, run, start
+    from grasp_lora.ranks import is_first
     from grasp_lora.reporting.page import PAGE_FILE
     from grasp_lora.workspace.records import REPORT, SUMMARY_FILE
 
@@ -149,17 +145,19 @@ def _run(arguments: argparse.Namespace) -> None:
         arguments.stages = True
         _plan(arguments)
         return
-    files = _more_configs(arguments)
-    x = _start(arguments)
-    configs = [x.config, *(read_config(file, arguments.overrides) for file in files)]
-    results = run(configs, force=arguments.force)
-    for result in results:
-        if not files:
-            print((result.folder / REPORT / SUMMARY_FILE).read_text(encoding="utf-8"))
-    if not files:
-        _show_adapter(x, results[0])
+    files = [arguments.config, *_more_configs(arguments)]
+    read = [read_configs(file, arguments.overrides) for file in files]
+    results = run([config for configs in read for config in configs], force=arguments.force)
+    if not is_first():
+        return
+    if len(results) == 1:
+        print((results[0].folder / REPORT / SUMMARY_FILE).read_text(encoding="utf-8"))
+        _show_adapter(start(read[0][0]), results[0])
     for result in results:
         print(f"Everything is in {result.folder}/; the report: {result.folder / REPORT / PAGE_FILE}")
+    for file, configs in zip(files, read, strict=True):
+        if len(configs) > 1:
+            print(f"All runs of {file} together: {report_of(file, configs)}")
 
 
 def _more_configs(arguments: argparse.Namespace) -> list[str]:

@@ -115,6 +115,8 @@ def _keys_of(name: str, part: str) -> Iterator[Key]:
     if part == "Config":
         text = "Another config, relative to this one, which this one changes."
         yield Key("extends", text, "path", "null")
+        text = "Keys, and the values that each goes through: one file for many runs."
+        yield Key("axes", text, "mapping of keys to lists of values", "null")
 
 
 def _find(name: str) -> Key:

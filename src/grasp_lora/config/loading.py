@@ -1,18 +1,19 @@
 """Reading a config: a YAML file, the one it extends, `key=value` overrides, one message for all faults."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from grasp_lora.config.axes import AXES, points
 from grasp_lora.config.tree import Config, MethodNames
 from grasp_lora.errors import GraspError
 from grasp_lora.tasks.task import Task
 from grasp_lora.yamls import parse_yaml
 
-__all__ = ["is_config", "load_config", "validated"]
+__all__ = ["is_config", "load_config", "load_configs", "pair", "validated"]
 
 
 def is_config(path: Path) -> bool:
@@ -23,7 +24,7 @@ def is_config(path: Path) -> bool:
         return False
     if not isinstance(values, dict):
         return False
-    of_config, of_task = {"extends", *Config.model_fields}, set(Task.model_fields)
+    of_config, of_task = {"extends", AXES, *Config.model_fields}, set(Task.model_fields)
     return bool(values.keys() & of_config - of_task) and not values.keys() & of_task - of_config
 
 
@@ -40,12 +41,51 @@ def load_config(
         methods: Which methods there are; None takes any name.
 
     Raises:
-        GraspError: One message that lists every fault.
+        GraspError: One message that lists every fault, or the file is one of several runs.
+    """
+    first, *others = load_configs(path, overrides, methods)
+    if others:
+        raise GraspError(
+            f"the axes of {path} make {1 + len(others)} runs, {first.name} to {others[-1].name}: say which "
+            "by one value for each axis, as target.language=ar"
+        )
+    return first
+
+
+def load_configs(
+    path: Path, overrides: Iterable[str] | Mapping[str, Any] = (), methods: MethodNames | None = None
+) -> list[Config]:
+    """The same of a file that may have `axes`: one config for each of their points, named after it.
+
+    An override of an axis's key says which of its values, or which of its names, is the only one.
     """
     data = _read(path)
-    for key, value in overrides.items() if isinstance(overrides, Mapping) else map(_pair, overrides):
-        data = _merge(data, _nested(key.split("."), value))
-    return validated(data, str(path), methods)
+    pairs = list(overrides.items() if isinstance(overrides, Mapping) else map(pair, overrides))
+    if (axes := data.pop(AXES, None)) is None:
+        return [validated(_over(data, pairs), str(path), methods)]
+    keys = [str(key) for key in axes] if isinstance(axes, Mapping) else []
+    of_axes = {key: value for one in pairs for key, value in _each(*one, keys) if key in keys}
+    found = []
+    for label, values in points(axes, str(path), of_axes):
+        own = _over(data, [*pairs, *values.items()])
+        name = "-".join(filter(None, [str(own.get("name", "")), label]))
+        found.append(validated({**own, "name": name}, f"{path} at {label or 'its axes'}", methods))
+    return found
+
+
+def _each(key: str, value: Any, keys: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """An override; where it is of several keys at once, and some of these are wanted, each of them."""
+    if isinstance(value, Mapping) and any(one.startswith(f"{key}.") for one in keys):
+        for below, part in value.items():
+            yield from _each(f"{key}.{below}", part, keys)
+    else:
+        yield key, value
+
+
+def _over(data: dict[str, Any], pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    for key, value in pairs:
+        data = _merge(_spelled_out(data), _spelled_out(_nested(key.split("."), value)))
+    return data
 
 
 def validated(data: Any, where: str, methods: MethodNames | None = None) -> Config:
@@ -64,7 +104,18 @@ def validated(data: Any, where: str, methods: MethodNames | None = None) -> Conf
         raise GraspError("\n".join([f"{where} is not a valid config:", *faults])) from error
 
 
-def _pair(override: str) -> tuple[str, Any]:
+def _spelled_out(data: dict[str, Any]) -> dict[str, Any]:
+    """The data with `executor: ray` as a mapping, so that `executor.jobs=2` beside it adds to it."""
+    executor = data.get("executor")
+    return {**data, "executor": {"where": executor}} if isinstance(executor, str) else data
+
+
+def pair(override: str) -> tuple[str, Any]:
+    """Key and value of `dotted.key=value`.
+
+    Raises:
+        GraspError: It is not of that form.
+    """
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise GraspError(f"override '{override}' is not of the form key=value")

@@ -22,6 +22,7 @@ from pydantic import (
 
 from grasp_lora.config.parts import Final, Part, Ratios, Source, Sweep, Target, Tune
 from grasp_lora.control.settings import Control, MergePrune
+from grasp_lora.executors.settings import Executor
 from grasp_lora.lm.adapters import Lora
 from grasp_lora.lm.backbone import DType
 from grasp_lora.lm.encoding import Limits
@@ -134,6 +135,8 @@ class Config(Settings):
     """Most tokens of one evaluation batch, padding included; less needs less memory."""
     checkpoint_every: Count | None = 50
     """Optimizer steps after which a training can be resumed, beside each epoch and round; null: never."""
+    executor: Executor = Executor()
+    """Where stages are made, and how many at a time; with as many threads for each, nothing else changes."""
     seed: Seed = 42
     """Of the adapters, the learning run and the policy."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (42,)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from grasp_lora.control.rounds import Round
 from grasp_lora.reporting.logs import latest_log, numbers, read_so_far, rounds_so_far
+from grasp_lora.workspace.claims import worked_in
 from grasp_lora.workspace.files import changed_at
 from grasp_lora.workspace.lock import QUIET, is_held
 from grasp_lora.workspace.records import Trial
@@ -42,8 +43,9 @@ class Making:
 def making_in(root: Path, name: str, now: float) -> Making | None:
     """How far the stage is that is made in the folder `name`; None where that is gone by now."""
     folder = root / name
-    held, lines = is_held(folder), latest_log(folder)
-    changed = max([changed_at(folder), *map(changed_at, folder.glob("*"))])
+    held, inside = is_held(folder), worked_in(folder)
+    lines = latest_log(inside)
+    changed = max([changed_at(folder), *map(changed_at, (*folder.glob("*"), *inside.glob("*")))])
     if not changed_at(folder):
         return None
     over = held is False and begun_in(folder) is not None and is_over(root)
@@ -58,6 +60,6 @@ def making_in(root: Path, name: str, now: float) -> Making | None:
         steps=int(steps[-1]) if steps else None,
         losses=numbers(lines, "loss"),
         dev_losses=numbers(lines, "dev_loss"),
-        rounds=rounds_so_far(folder),
-        trials=len(read_so_far(folder / Trial.FILE)),
+        rounds=rounds_so_far(inside),
+        trials=len(read_so_far(inside / Trial.FILE)),
     )

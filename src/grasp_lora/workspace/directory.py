@@ -5,15 +5,15 @@ A stage works in `NAME.partial` beside its folder; that is synced and renamed, a
 checkpoint where it is the same stage.
 """
 
-import errno
 import hashlib
 import json
 import logging
 import os
 import shutil
 import socket
+import threading
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +24,7 @@ from grasp_lora.errors import GraspError
 from grasp_lora.lm.logs import CHECKPOINTS_FOLDER
 from grasp_lora.paths import digest, sync
 from grasp_lora.workspace.changes import FORMAT, wrong_with
+from grasp_lora.workspace.claims import gather
 from grasp_lora.workspace.described import describe
 from grasp_lora.workspace.files import empty
 from grasp_lora.workspace.lock import hold
@@ -43,6 +44,7 @@ from grasp_lora.workspace.unfinished import (
     is_result,
     move_aside,
     take,
+    writing,
 )
 
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ __all__ = ["RunDirectory"]
 
 logger = logging.getLogger(__name__)
 
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
+Elsewhere = Callable[["RunDirectory", Stage, Path, Mapping[str, Any]], Done]
 
 
 class RunDirectory:
@@ -68,6 +70,7 @@ class RunDirectory:
 
     Attributes:
         plan: What the whole run will make, once that is known: written beside the config, for who watches.
+        elsewhere: Does `work` in this process's stead, as in another process.
     """
 
     def __init__(
@@ -82,7 +85,9 @@ class RunDirectory:
         self.root, self.resources = root, resources
         self.config, self.force, self.only = config, force, only
         self.plan: RunPlan | None = None
+        self.elsewhere: Elsewhere | None = None
         self._held = False
+        self._describing = threading.Lock()  # several stages may start at a time
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -130,8 +135,7 @@ class RunDirectory:
                 and may not be made, or another process is making it.
         """
         inputs, folder = self.inputs(stage), self.path(stage.name)
-        twin = hashlib.sha256(json.dumps([stage.work.name, inputs]).encode()).hexdigest()
-        twins = {} if twins is None else twins
+        twin, twins = _key(stage, inputs), {} if twins is None else twins
         self.resources.shown.begin(stage.name)
         if not self._is_done(stage, inputs):
             with self.held():
@@ -172,6 +176,10 @@ class RunDirectory:
         inputs: dict[str, Any] = json.loads(json.dumps(flat(found)))
         return inputs
 
+    def key(self, stage: Stage) -> str:
+        """Equal for stages that do the same with the same inputs; what it needs must be done."""
+        return _key(stage, self.inputs(stage))
+
     def chosen(self, name: str) -> float:
         """What a finished stage chose among its points."""
         return LearnedRatio.read(self.path(name)).found
@@ -209,14 +217,20 @@ class RunDirectory:
 
     def _make(self, stage: Stage, inputs: Mapping[str, Any], twin: Path | None) -> None:
         folder = self.path(stage.name)
-        with self._start(stage, inputs) as partial, _writing(stage.name):
-            done = self._copy(twin, partial) if twin else self._work(stage, partial, inputs)
+        with self._start(stage, inputs) as partial, writing(stage.name):
+            if twin:
+                done = self._copy(twin, partial)
+            elif self.elsewhere is not None:
+                done = self.elsewhere(self, stage, partial, inputs)
+            else:
+                done = self.work(stage, partial, inputs)
             sync(partial)
             move_aside(folder)
             partial.rename(folder)
             done.write(folder)
 
-    def _work(self, stage: Stage, partial: Path, inputs: Mapping[str, Any]) -> Done:
+    def work(self, stage: Stage, partial: Path, inputs: Mapping[str, Any]) -> Done:
+        """Do the stage's work, in this process and in that folder; what is known of it then."""
         from grasp_lora.workspace.card import write_card  # whose inputs know what a run directory is
 
         shown = self.resources.shown
@@ -252,27 +266,19 @@ class RunDirectory:
                     raise GraspError(
                         f"another process is making {folder}: wait until it has ended, or end it"
                     )
+                gather(partial)
                 if not (stage.work.resumes and begun_in(partial) == begun):
                     empty(partial, keep=[Begun.FILE])  # which says to the end that the rest is ours
                 begun.write(partial)
-                describe(self.root, self.config, self.plan)
+                with self._describing:
+                    describe(self.root, self.config, self.plan)
             except OSError as error:
                 raise _cannot_write(partial, error) from None
             yield partial
 
 
-@contextmanager
-def _writing(stage: str) -> Iterator[None]:
-    """A disk that is full or cannot be written is the user's to mend."""
-    try:
-        yield
-    except GraspError:
-        raise
-    except Exception as error:  # safetensors and torch have their own
-        on_disk = isinstance(error, OSError) and error.errno in _DISK
-        if not on_disk and not any(os.strerror(number) in str(error) for number in _DISK):
-            raise
-        raise GraspError(f"{stage}: {error}: mend that, and run the same command, which goes on") from None
+def _key(stage: Stage, inputs: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps([stage.work.name, inputs]).encode()).hexdigest()
 
 
 def _cannot_write(folder: Path, error: OSError) -> GraspError:

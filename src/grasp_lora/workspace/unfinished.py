@@ -1,10 +1,12 @@
-"""Folders of stages that are not finished: who has them, and what of them stays."""
+"""Folders of stages that are not finished: who has them, what of them stays, and disks that are full."""
 
+import errno
 import logging
 import os
 import shutil
 import socket
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from grasp_lora.errors import GraspError
@@ -23,12 +25,14 @@ __all__ = [
     "move_aside",
     "step_reached",
     "take",
+    "writing",
 ]
 
 logger = logging.getLogger(__name__)
 
 PARTIAL = ".partial"
 REPLACED = ".replaced-"  # and a number
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 
 
 def take(partial: Path, begun: Begun, held: ExitStack) -> bool:
@@ -112,3 +116,17 @@ def move_aside(folder: Path) -> None:
             number += 1
         folder.rename(aside)
         logger.warning("what was in %s is now in %s", folder, aside.name)
+
+
+@contextmanager
+def writing(stage: str) -> Iterator[None]:
+    """A disk that is full or cannot be written is the user's to mend."""
+    try:
+        yield
+    except GraspError:
+        raise
+    except Exception as error:  # safetensors and torch have their own
+        on_disk = isinstance(error, OSError) and error.errno in _DISK
+        if not on_disk and not any(os.strerror(number) in str(error) for number in _DISK):
+            raise
+        raise GraspError(f"{stage}: {error}: mend that, and run the same command, which goes on") from None
