@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from filelock import FileLock
+from tests.executors.alone import ONE_CLUSTER
 from tests.helpers.run import write_setting
 from tests.soak import CONFIG
 
@@ -56,10 +58,12 @@ def sbatch(script, folder, *arguments):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
-def test_a_script_makes_the_run(script, slurm):
+def test_a_script_makes_the_run(script, slurm, monkeypatch):
+    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "240")  # beside other tests
     if script.stem == "several_nodes":
         pytest.importorskip("ray")
-    done = sbatch(script, slurm)
+    with FileLock(ONE_CLUSTER):
+        done = sbatch(script, slurm)
     assert done.returncode == 0, done.stderr
     assert "Everything is in runs/run/" in done.stdout
     assert (slurm / "runs/run/report/summary.md").exists()

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import psutil
@@ -11,6 +12,8 @@ from grasp_lora.executors.settings import Executor
 from grasp_lora.workspace.directory import RunDirectory
 from grasp_lora.workspace.resources import Resources
 from grasp_lora.workspace.stage import Stage, Work
+
+ONE_CLUSTER = Path(tempfile.gettempdir()) / "grasp-tests-one-ray-cluster.lock"
 
 
 def cmdline(process):

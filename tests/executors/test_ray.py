@@ -10,7 +10,8 @@ from contextlib import contextmanager
 
 import psutil
 import pytest
-from tests.executors.alone import cmdline
+from filelock import FileLock
+from tests.executors.alone import ONE_CLUSTER, cmdline
 from tests.helpers.run import write_setting
 from tests.soak import CONFIG, differing, files
 
@@ -26,9 +27,17 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 FEW = re.sub(r"methods: .*", "methods: [sequential, grasp]", CONFIG).replace("NAME", "whole")
 
 
+@pytest.fixture(autouse=True)
+def alone():
+    """On this machine: the newest cluster is what `auto` finds."""
+    with FileLock(ONE_CLUSTER):
+        yield
+
+
 @contextmanager
 def cluster(nodes=2):
     """A head that works on nothing, and so many nodes of one core."""
+    os.environ |= {"RAY_raylet_start_wait_time_s": "240"}  # beside other tests
     from ray.cluster_utils import Cluster
 
     found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
@@ -67,7 +76,7 @@ def at_work(stage):
     return [one for one in psutil.process_iter() if stage in cmdline(one)]
 
 
-@pytest.mark.parametrize("what", ["worker", "node", "driver", "asked"])
+@pytest.mark.parametrize("what", ["worker", "node", "driver"])
 def test_the_files_are_those_of_one_process(whole, what):
     run = whole / "runs" / what
     with cluster() as nodes:
@@ -78,10 +87,9 @@ def test_the_files_are_those_of_one_process(whole, what):
         if what == "node":
             nodes.remove_node(nodes.workers[0], allow_graceful=False)
             nodes.add_node(num_cpus=1)
-        if what in ("driver", "asked"):
-            process.send_signal(signal.SIGKILL if what == "driver" else signal.SIGTERM)
-            assert process.wait(120) == (-signal.SIGKILL if what == "driver" else 128 + signal.SIGTERM)
-            assert list(run.rglob("checkpoints/*/whole.json"))
+        if what == "driver":
+            process.kill()
+            assert process.wait(120) == -signal.SIGKILL
             process = begin(whole, what, nodes.address)
         assert process.wait(400) == 0
     assert list(differing(files(whole / "runs/whole"), files(run))) == []

@@ -121,10 +121,12 @@ class Place:
 def _write(path: Path, content: Content) -> None:
     if path.is_symlink() or path.is_file():
         path.unlink()
+    if content is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)  # what was read before may have tidied up
     if isinstance(content, Link):
         path.symlink_to(content.to)
-    elif content is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    else:
         path.write_bytes(content)
 
 
