@@ -430,6 +430,15 @@ def test_what_would_stop_a_run_later_is_said_before_any_training(
     assert not (tmp_path / "tiny" / "adapters").exists()
 
 
+def test_many_processes_do_not_race_for_one_run_directory(setting, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")  # and nothing that tells them apart
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    assert main(["run", str(setting / "run.yaml"), f"runs={tmp_path}"]) == 2
+    assert "started 2 processes, and RANK, MASTER_ADDR, MASTER_PORT are not" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_overlap_is_an_error(setting, capsys, tmp_path):
     text = TASK.replace("ar-micro_dev", "ar-dev").replace(": en-", f": {setting}/en-")
     (tmp_path / "task.yaml").write_text(text.replace(": ar-", f": {setting}/ar-"))

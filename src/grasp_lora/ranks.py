@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from grasp_lora.errors import GraspError
+
 __all__ = ["gathered", "is_first", "largest", "launched", "meet", "rank", "shared", "summed", "told", "world"]
 
+_WHERE = ("RANK", "MASTER_ADDR", "MASTER_PORT")
 PATIENCE = timedelta(days=30)  # of who waits for the first process's word; one that is lost is noticed
 
 
@@ -21,8 +24,17 @@ def launched() -> int:
 
 
 def meet() -> None:
-    """Join the other processes that a launcher started, each on a GPU of its own where there are any."""
+    """Join the other processes that a launcher started, each on a GPU of its own where there are any.
+
+    Raises:
+        GraspError: Nothing says where they are, as in a container that sets WORLD_SIZE alone.
+    """
     if not dist.is_initialized():
+        if missing := [name for name in _WHERE if name not in os.environ]:
+            raise GraspError(
+                f"WORLD_SIZE says that a launcher started {launched()} processes, and {', '.join(missing)} "
+                "are not set: start them by torchrun or accelerate launch, or one by WORLD_SIZE=1"
+            )
         cuda = torch.cuda.is_available()
         if cuda:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
