@@ -65,7 +65,7 @@ def learn_together(rank, folder, world):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("world", [3])
+@pytest.mark.parametrize("world", [2, 3])
 def test_ranks_see_the_same_rewards_as_one(tmp_path, world):
     (tmp_path / "one").mkdir()
     (tmp_path / "several").mkdir()
@@ -246,7 +246,7 @@ def train_shards_together(rank, folder, world):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("world", [3])
+@pytest.mark.parametrize("world", [2, 3])
 def test_a_sharded_backbone_trains_as_a_whole_one(tmp_path, world):
     train_shards(tmp_path)
     multiprocessing.spawn(train_shards_together, args=(tmp_path, world), nprocs=world)

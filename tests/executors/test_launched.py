@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.helpers.run import write_setting
+from tests.helpers.waiting import wait_for
 from tests.soak import CONFIG, differing, files
 
 import grasp_lora
@@ -42,14 +43,6 @@ def launch(folder, processes, *overrides, **how):
 
 def ranks_of(process):
     return [one for one in psutil.Process(process.pid).children() if "grasp_lora.cli.main" in one.cmdline()]
-
-
-def wait_for(condition, seconds=120):
-    until = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < until
-        time.sleep(0.02)
-    return found
 
 
 def of(run, pattern):

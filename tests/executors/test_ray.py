@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 
 import psutil
@@ -13,6 +12,7 @@ import pytest
 from filelock import FileLock
 from tests.executors.alone import ONE_CLUSTER, cmdline
 from tests.helpers.run import write_setting
+from tests.helpers.waiting import wait_for
 from tests.soak import CONFIG, differing, files
 
 import grasp_lora
@@ -62,14 +62,6 @@ def begin(folder, name, address):
     verb = ["run", "run.yaml", f"name={name}", f"executor={{where: ray, address: '{address}'}}"]
     command = [sys.executable, "-m", "grasp_lora.cli.main", *verb]
     return subprocess.Popen(command, cwd=folder, start_new_session=True)
-
-
-def wait_for(condition, seconds=180):
-    until = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < until
-        time.sleep(0.05)
-    return found
 
 
 def at_work(stage):

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from tests.helpers.run import write_setting
+from tests.helpers.waiting import wait_for
 from tests.soak import CONFIG, differing, files
 
 import grasp_lora
@@ -230,14 +231,6 @@ def begin(folder, name):
 
 def workers_of(process):
     return [one for one in psutil.Process(process.pid).children() if "spawn_main" in " ".join(one.cmdline())]
-
-
-def wait_for(condition, seconds=120):
-    until = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < until
-        time.sleep(0.05)
-    return found
 
 
 def ended_after_a_step(run):
