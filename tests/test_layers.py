@@ -30,6 +30,7 @@ LAYERS = [
     {"tasks"},
     {"metrics"},
     {"cost"},
+    {"ratios"},
     {"yamls"},
     {"collecting", "energy", "errors", "paths", "ranks", "settings", "stopping", "version"},
 ]

@@ -20,6 +20,7 @@ from grasp_lora.methods.start import Start
 from grasp_lora.methods.steps import evaluation
 from grasp_lora.metrics.significance import Test
 from grasp_lora.ranks import is_first
+from grasp_lora.ratios import PruneRatio
 from grasp_lora.reporting.compare import comparison, overview, read_results, reference_of
 from grasp_lora.reporting.found import MethodResult, together
 from grasp_lora.reporting.report import report
@@ -67,7 +68,7 @@ class Result:
     folder: Path
     verdict: tuple[str, ...]
     adapter: Path | None
-    ratio: float | None
+    ratio: PruneRatio | None
     rows: tuple[Row, ...]
 
 

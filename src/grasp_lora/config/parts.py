@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator
 
 from grasp_lora.lm.training import Training
+from grasp_lora.ratios import PerAdapter, PruneRatio
 from grasp_lora.settings import Count, FolderName, Ratio, Seed, Settings
 from grasp_lora.tasks.task import Split, Task
 
@@ -76,20 +77,28 @@ class Final(Part):
     """Train each method once more on all labelled rows, with the epochs that were chosen."""
 
 
-def _apart(ratios: tuple[float, ...]) -> tuple[float, ...]:
+def _apart(ratios: tuple[PruneRatio, ...]) -> tuple[PruneRatio, ...]:
     if len({f"{p:.4f}" for p in ratios}) < len(ratios):
         raise ValueError("it has two ratios that are the same to four decimals")
     return ratios
 
 
-Ratios = Annotated[tuple[Ratio, ...], AfterValidator(_apart)]
+def _kind_of_ratio(value: Any) -> str:
+    return "ratio[several]" if isinstance(value, list | tuple) else "ratio[one]"
+
+
+_One = Annotated[
+    Annotated[Ratio, Tag("ratio[one]")] | Annotated[PerAdapter, Tag("ratio[several]")],
+    Discriminator(_kind_of_ratio),
+]
+Ratios = Annotated[tuple[_One, ...], AfterValidator(_apart)]
 
 
 class Sweep(Settings):
     """Ratios that the method `sweep` trains, answers and scores, with every seed."""
 
     ratios: Ratios = ()
-    """Different to four decimals."""
+    """Different to four decimals; [0, 1] is one ratio for each adapter that is merged, in their order."""
 
 
 class Tune(Settings):

@@ -118,7 +118,7 @@ class Config(Settings):
     sweep: Sweep = Sweep()
     """The method sweep."""
     grid: Annotated[Ratios, Field(min_length=1)] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
-    """Ratios of the grids: grid, merge_prune, prune_after, rank_check and cross_validate."""
+    """Of grid, merge_prune, prune_after, rank_check and cross_validate; [0, 1] is one for each adapter."""
     select_by: str = "loss"
     """What of dev chooses among a grid's ratios: loss, a metric, or task: its first metric."""
     cross_validate: Annotated[int, Field(ge=2)] = 5

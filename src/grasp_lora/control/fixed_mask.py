@@ -1,6 +1,6 @@
 """A fixed mask in a `transformers.Trainer`: the final run."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -12,6 +12,7 @@ from grasp_lora.errors import GraspError
 from grasp_lora.lm.checkpoints import CarriesState, misfit
 from grasp_lora.lm.sharded import average_gradients
 from grasp_lora.merging.parts import PartsOrFolder, find_parts
+from grasp_lora.ratios import PerAdapter, PruneRatio, per_adapter, prunes
 
 __all__ = ["FixedMaskCallback"]
 
@@ -22,7 +23,7 @@ class FixedMaskCallback(CarriesState):
     The mask is built once at `p`, from the adapter's own magnitudes before the first step.
 
     Args:
-        p: Prune ratio in [0, 1].
+        p: Prune ratio in [0, 1]; or one for each of the parts, in their order, which must not all be 1.
         parts, unit: As for `GraspCallback`.
         after_steps: Optimizer steps to train before the mask is built; a new adapter, whose magnitudes say
             nothing, needs some.
@@ -34,12 +35,19 @@ class FixedMaskCallback(CarriesState):
     """
 
     def __init__(
-        self, p: float, *, parts: PartsOrFolder = None, unit: UnitKind = "adapter", after_steps: int = 0
+        self,
+        p: float | Sequence[float],
+        *,
+        parts: PartsOrFolder = None,
+        unit: UnitKind = "adapter",
+        after_steps: int = 0,
     ) -> None:
-        entries_to_prune(p, 0)  # checks it
+        self.p: PruneRatio = per_adapter(p) if isinstance(p, Sequence) else p
+        if not isinstance(self.p, PerAdapter):
+            entries_to_prune(self.p, 0)  # checks it
         if after_steps < 0:
             raise GraspError(f"after_steps must be at least 0, got {after_steps}")
-        self.p, self.after_steps = p, after_steps
+        self.after_steps = after_steps
         self._pruning = Pruning(find_parts(parts), unit)
         self.masked: MaskedAdapter | None = None
         self.importance: Mapping[str, float] = {}
@@ -92,7 +100,7 @@ class FixedMaskCallback(CarriesState):
 
     def _build(self) -> None:
         assert self.masked is not None
-        if self.p > 0 and self.masked.nothing_to_prune_by():
+        if prunes(self.p) and self.masked.nothing_to_prune_by():
             raise GraspError(
                 "the adapter does nothing yet (its B, or its A, is all zeros), so its magnitudes do not "
                 "say what to prune: load a trained adapter, or give after_steps, the steps to train it before"

@@ -18,7 +18,8 @@ from torch.utils.hooks import RemovableHandle
 
 from grasp_lora.control.moments import reset_optimizer_state
 from grasp_lora.control.pruning import entries_to_prune, masks_at, numbers, thresholds
-from grasp_lora.control.units import PruneUnit, Pruning, prune_units
+from grasp_lora.control.units import PruneUnit, Pruning, names_of_parts, prune_units, ratios_of_units
+from grasp_lora.ratios import PruneRatio, as_ratio
 
 __all__ = ["MaskedAdapter"]
 
@@ -41,7 +42,8 @@ class MaskedAdapter:
             the start" are the first ones that are not.
 
     Attributes:
-        p: The committed ratio.
+        p: The committed ratio: one for all entries, or one for each of `adapters`.
+        adapters: The names of the parts, in the order of the merge; none where units are not of one part.
         pending: Units that the committed mask should prune and does not, because they are all zeros: nothing
             was trained there yet. Commit again once it was.
     """
@@ -54,7 +56,8 @@ class MaskedAdapter:
         self.names = list(parameters)
         self.parameters = list(parameters.values())
         self.units = prune_units(parameters, pruning.parts, pruning.unit)
-        self.p = 0.0
+        self.p: PruneRatio = 0.0
+        self.adapters = names_of_parts(pruning.parts) if pruning.parts and pruning.unit == "adapter" else ()
         self._masks = [torch.ones_like(w, dtype=torch.bool) for w in self._live()]
         self._moved: list[Tensor] = []  # entries that a commit after the first one changed
         self._dense = [w.clone() for w in self._live()]
@@ -79,8 +82,8 @@ class MaskedAdapter:
         return any(all(u in zeros for u in self.units if u.dim == dim) for dim in (0, 1))
 
     @torch.no_grad()
-    def commit(self, p: float, optimizer: Optimizer | None = None) -> tuple[float, float]:
-        """Put the mask at ratio `p` in force.
+    def commit(self, p: PruneRatio, optimizer: Optimizer | None = None) -> tuple[float, float]:
+        """Put the mask at ratio `p` in force: of each unit p of its entries, or of each adapter's its own p.
 
         Newly pruned entries store their value and become zero; revived ones get their dense value back.
         The optimizer's moments of both kinds are cleared.
@@ -88,12 +91,14 @@ class MaskedAdapter:
         Returns:
             The share of all entries whose mask changed, and of these the share that an earlier commit (other
             than the first one) had changed: they went back to what they were.
+
+        Raises:
+            GraspError: The adapter has not as many parts as there are ratios.
         """
         self._update_dense()
         masks = [torch.empty_like(m) for m in self._masks]
-        masks_at(
-            self._scored, self.units, [t[0] for t in thresholds(self._scored, self.units, [p])], out=masks
-        )
+        cuts = thresholds(self._scored, self.units, [ratios_of_units(self.units, self.adapters, p)])
+        masks_at(self._scored, self.units, [t[0] for t in cuts], out=masks)
         self._write_live(masks)
         changed = [old ^ new for old, new in zip(self._masks, masks, strict=True)]
         if optimizer is not None:
@@ -120,7 +125,7 @@ class MaskedAdapter:
         torch._foreach_mul_(self._live(), self._masks)
 
     @contextmanager
-    def probing(self, ratios: Sequence[float]) -> Iterator[Callable[[int], None]]:
+    def probing(self, ratios: Sequence[PruneRatio]) -> Iterator[Callable[[int], None]]:
         """Try masks without committing them.
 
         Within the context, the yielded function puts the mask of `ratios[i]` in force. On leaving, by
@@ -128,7 +133,9 @@ class MaskedAdapter:
         """
         with torch.no_grad():
             self._update_dense()
-            cuts = thresholds(self._scored, self.units, ratios)
+            cuts = thresholds(
+                self._scored, self.units, [ratios_of_units(self.units, self.adapters, p) for p in ratios]
+            )
             saved = [w.clone() for w in self._live()]
             masks = [torch.empty_like(m) for m in self._masks]
 
@@ -197,7 +204,7 @@ class MaskedAdapter:
             KeyError: The state is that of other parameters.
             ValueError: It is that of factors of other shapes.
         """
-        self.p = float(state["p"])
+        self.p = float(state["p"]) if state["p"].ndim == 0 else as_ratio(state["p"].tolist())
         kinds = {"mask": self._masks, "dense": self._dense, "scored": self._scored}
         for kind, tensors in kinds.items():
             if kind != "scored" or self._scored is not self._dense:
@@ -250,21 +257,28 @@ class MaskedAdapter:
     def _report(self) -> None:
         """Say once which units lose more than p, to ties, and which lose nothing, being all zeros."""
         shares = self.pruned_shares()
-        excess = [n for n, share in shares.items() if share > self.p + 0.01]
+        wanted = self._wanted()
+        excess = [n for n, share in shares.items() if share > wanted[n] + 0.01]
         self.pending = self._pending(shares)
-        self._say("tied scores prune more than p = %.3f in %s", excess)
-        self._say("not pruned to p = %.3f yet, being all zeros until they are trained: %s", self.pending)
+        self._say("tied scores prune more than p = %s in %s", excess)
+        self._say("not pruned to p = %s yet, being all zeros until they are trained: %s", self.pending)
 
     def _pending(self, shares: Mapping[str, float]) -> list[str]:
         sizes = {unit.name: unit.of(self._masks).numel() for unit in self.units}
-        return [n for n, share in shares.items() if share == 0 and entries_to_prune(self.p, sizes[n])]
+        wanted = self._wanted()
+        return [n for n, share in shares.items() if share == 0 and entries_to_prune(wanted[n], sizes[n])]
+
+    def _wanted(self) -> dict[str, float]:
+        """Each unit's committed ratio."""
+        ratios = ratios_of_units(self.units, self.adapters, self.p)
+        return {unit.name: p for unit, p in zip(self.units, ratios, strict=True)}
 
     def _say(self, message: str, names: Sequence[str]) -> None:
         new = [name for name in names if name not in self._reported]
         self._reported.update(new)
         if new:
             more = f" and {len(new) - 4} more" if len(new) > 4 else ""
-            logger.warning(message, self.p, ", ".join(new[:4]) + more)
+            logger.warning(message, format(self.p, ".3f"), ", ".join(new[:4]) + more)
 
 
 def _on_gradient(parameter: nn.Parameter, hook: Callable[[Tensor], Tensor | None]) -> RemovableHandle:

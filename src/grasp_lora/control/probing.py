@@ -13,6 +13,7 @@ from grasp_lora.control.noise import paired_error
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.loss import evaluation_mode
 from grasp_lora.ranks import summed, world
+from grasp_lora.ratios import PruneRatio
 
 __all__ = ["Prober", "Reward", "Seen"]
 
@@ -60,13 +61,13 @@ class Prober:
         with evaluation_mode(self.model):
             return self._evaluate(self.masked.p)
 
-    def at(self, ratios: Sequence[float]) -> list[Seen]:
+    def at(self, ratios: Sequence[PruneRatio]) -> list[Seen]:
         """R~(p) of each ratio; equal ones are evaluated once, as those that were clamped to one bound.
 
         Raises:
             GraspError: A reward is not a finite number.
         """
-        known: dict[float, Seen] = {}
+        known: dict[PruneRatio, Seen] = {}
         with evaluation_mode(self.model), self.masked.probing(ratios) as apply:
             for i, p in enumerate(ratios):
                 if p not in known:
@@ -74,7 +75,7 @@ class Prober:
                     known[p] = self._evaluate(p)
         return [known[p] for p in ratios]
 
-    def _evaluate(self, p: float) -> Seen:
+    def _evaluate(self, p: PruneRatio) -> Seen:
         start = time.perf_counter()
         rewards = self._mean_over_ranks(torch.as_tensor(self.reward(self.model), dtype=torch.float64))
         mean = rewards.mean().item()

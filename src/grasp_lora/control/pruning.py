@@ -33,7 +33,7 @@ def entries_to_prune(p: float, size: int) -> int:
 def thresholds(
     values: Sequence[Tensor],
     units: Sequence[PruneUnit],
-    ratios: Sequence[float],
+    ratios: Sequence[float | Sequence[float]],
     score: Callable[[Tensor], Tensor] = magnitude,
 ) -> list[Tensor]:
     """The k-th smallest score of every unit at every ratio: tau(p) of Sec. 3.1, zeros ranked by position.
@@ -43,7 +43,7 @@ def thresholds(
     Args:
         values: What is scored: the factors, pruned entries at their dense values, or importance itself.
         units: From `prune_units`.
-        ratios: n prune ratios.
+        ratios: n prune ratios, each a number for all units or one for each of them.
         score: From values to scores of at least 0, entry by entry.
 
     Returns:
@@ -51,16 +51,16 @@ def thresholds(
         pruned, where k = 0, and below p = 1 where the unit is all zeros.
     """
     result: dict[int, Tensor] = {}
+    of_unit = [[p if isinstance(p, float | int) else p[i] for p in ratios] for i in range(len(units))]
     for group in _same_shape(values, units):
         scores = score(torch.stack([units[i].of(values).reshape(-1) for i in group]))  # (units, d)
         ordered = torch.sort(_ranked(scores)).values
         size = ordered.shape[1]
-        counts = [entries_to_prune(p, size) for p in ratios]
-        columns = torch.tensor([max(k - 1, 0) for k in counts], device=ordered.device)
-        none = torch.tensor([k == 0 for k in counts], device=ordered.device)
-        some = torch.tensor([k < size for k in counts], device=ordered.device)
+        counts = torch.tensor([[entries_to_prune(p, size) for p in of_unit[i]] for i in group])
+        counts = counts.to(ordered.device)  # (units, n)
         untouched = ordered[:, -1:] < 0  # (units, 1)
-        cut = ordered[:, columns].masked_fill_(none | (untouched & some), -math.inf)  # (units, n)
+        cut = ordered.gather(1, (counts - 1).clamp_(min=0))  # (units, n)
+        cut.masked_fill_((counts == 0) | (untouched & (counts < size)), -math.inf)
         result.update(zip(group, cut.unbind(0), strict=True))
     return [result[i] for i in range(len(units))]
 

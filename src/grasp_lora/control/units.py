@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 from torch import Tensor, nn
 
 from grasp_lora.errors import GraspError, check_choice
+from grasp_lora.ratios import PerAdapter, PruneRatio
 
 __all__ = [
     "AdapterPart",
@@ -22,7 +23,10 @@ __all__ = [
     "ResetValue",
     "UnitKind",
     "adapter_parameters",
+    "names_of_parts",
     "prune_units",
+    "ratios_of_units",
+    "site_of",
 ]
 
 UnitKind = Literal["adapter", "tensor"]
@@ -92,10 +96,22 @@ class PruneUnit(NamedTuple):
     dim: int
     start: int
     length: int
+    part: str = ""  # the adapter that it came from
 
     def of(self, tensors: Sequence[Tensor]) -> Tensor:
         """This unit's view into the list of tensors."""
         return tensors[self.factor].narrow(self.dim, self.start, self.length)
+
+
+def site_of(name: str) -> tuple[str, str]:
+    """The site of a LoRA factor, and which of "A" and "B" it is.
+
+    Raises:
+        GraspError: The name is not that of one.
+    """
+    if (match := _LORA_NAME.match(name)) is None:
+        raise GraspError(f"{name} is not a LoRA factor")
+    return match["site"], match["factor"]
 
 
 def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -124,16 +140,55 @@ def prune_units(
     """
     units = []
     for index, (name, tensor) in enumerate(parameters.items()):
-        if (match := _LORA_NAME.match(name)) is None:
-            raise GraspError(f"{name} is not a LoRA factor")
-        dim = 0 if match["factor"] == "A" else 1
+        site, factor = site_of(name)
+        dim = 0 if factor == "A" else 1
         rank = tensor.shape[dim]
-        label = f"{match['site']}.lora_{match['factor']}"
+        label = f"{site}.lora_{factor}"
         if parts is None or unit == "tensor":
             units.append(PruneUnit(label, index, dim, 0, rank))
             continue
-        site_parts = parts.get(match["site"])
+        site_parts = parts.get(site)
         if site_parts is None or [0, *(p.stop for p in site_parts)] != [*(p.start for p in site_parts), rank]:
             raise GraspError(f"the adapter's parts do not cover {name} of rank {rank}: {site_parts}")
-        units += [PruneUnit(f"{label}[{p.name}]", index, dim, p.start, p.stop - p.start) for p in site_parts]
+        units += [
+            PruneUnit(f"{label}[{p.name}]", index, dim, p.start, p.stop - p.start, p.name) for p in site_parts
+        ]
     return units
+
+
+def names_of_parts(parts: Parts) -> tuple[str, ...]:
+    """The adapters that were merged, in the order of the merge: a site may lack some, and has no other order.
+
+    Raises:
+        GraspError: Sites disagree about the order.
+    """
+    names: list[str] = []
+    for of_site in parts.values():
+        place = 0
+        for part in of_site:
+            if part.name not in names:
+                names.insert(place, part.name)
+            place = names.index(part.name) + 1
+    for site, of_site in parts.items():
+        places = [names.index(part.name) for part in of_site]
+        if places != sorted(places):
+            raise GraspError(f"the adapter's parts at {site} are in another order than elsewhere")
+    return tuple(names)
+
+
+def ratios_of_units(units: Sequence[PruneUnit], adapters: Sequence[str], p: PruneRatio) -> list[float]:
+    """Each unit's ratio: the one for all, or that of the adapter it came from.
+
+    Raises:
+        GraspError: There are not as many ratios as adapters.
+    """
+    if not isinstance(p, PerAdapter):
+        return [p] * len(units)
+    if len(p) != len(adapters):
+        raise GraspError(
+            f"{len(p)} ratios, one for each adapter, and the adapter has {len(adapters)} parts"
+            + (f" ({', '.join(adapters)})" if adapters else "")
+            + ": give parts, unit='adapter', and as many ratios"
+        )
+    ratios = dict(zip(adapters, p, strict=True))
+    return [ratios[unit.part] for unit in units]

@@ -5,7 +5,8 @@ from typing import Any
 from grasp_lora.config.tree import Config
 from grasp_lora.methods.evaluations import best_on_dev
 from grasp_lora.methods.method import Group, Method
-from grasp_lora.methods.start import Start, shown_ratio
+from grasp_lora.methods.start import Start
+from grasp_lora.ratios import PruneRatio, shown_ratio
 from grasp_lora.stages.merge import MERGE
 from grasp_lora.stages.prune import PRUNE
 from grasp_lora.stages.randomise import RANDOMISE
@@ -61,7 +62,7 @@ def _merge_random(x: Start, seed: int) -> Stage:
 def _prune_after(x: Start, seed: int) -> Stage:
     """The fine-tuned merge pruned once, at the grid's ratio that is best on dev."""
 
-    def pruned(x: Start, name: str, seed: int, ratio: float | Stage) -> Stage:
+    def pruned(x: Start, name: str, seed: int, ratio: PruneRatio | Stage) -> Stage:
         given = {
             "model": x.model,
             "adapter": _merge(x, seed),
@@ -74,7 +75,9 @@ def _prune_after(x: Start, seed: int) -> Stage:
         return Stage(f"prune_after/{name}seed{seed}", PRUNE, given)
 
     own = x.config.seed
-    points = {p: pruned(x.first, f"p{shown_ratio(p)}-", own, p) for p in x.config.grid}
+    points: dict[PruneRatio, Stage] = {
+        p: pruned(x.first, f"p{shown_ratio(p)}-", own, p) for p in x.config.grid
+    }
     best = best_on_dev(x.first, f"prune_after/seed{own}", points)
     return best if seed == own else pruned(x, "", seed, best)
 

@@ -9,6 +9,7 @@ from grasp_lora.methods.method import Adapter, Method
 from grasp_lora.methods.start import Start
 from grasp_lora.metrics.scoring import METRICS as SCORES
 from grasp_lora.metrics.scoring import needs_encoder
+from grasp_lora.ratios import PruneRatio
 from grasp_lora.stages.choose import CHOOSE
 from grasp_lora.stages.deploy import DEPLOY
 from grasp_lora.stages.evaluate import EVALUATE
@@ -101,7 +102,7 @@ def dev_score(x: Start, made: Stage) -> Stage:
     return Stage(f"dev/{made.name}", EVALUATE, given)
 
 
-def best_on_dev(x: Start, name: str, points: Mapping[float, Stage], of: str = "p") -> Stage:
+def best_on_dev(x: Start, name: str, points: Mapping[PruneRatio, Stage], of: str = "p") -> Stage:
     """The best of several adapters on dev, by loss or by what `select_by` says.
 
     Raises:

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from grasp_lora.errors import GraspError
 from grasp_lora.methods.method import Method
-from grasp_lora.methods.start import Start, shown_ratio
+from grasp_lora.methods.start import Start
+from grasp_lora.ratios import PruneRatio, shown_ratio
 from grasp_lora.stages.folds import CHOOSE_BY_FOLDS
 from grasp_lora.workspace.inputs import Fold
 from grasp_lora.workspace.stage import Stage
@@ -39,7 +40,7 @@ def _cross_validate(x: Start, seed: int) -> Stage:
     return whole.train(name, seed, start=whole.merged, mask=Fixed(best, unit), dev=False, like=best)
 
 
-def _trained(x: Start, fold: Fold, p: float) -> Stage:
+def _trained(x: Start, fold: Fold, p: PruneRatio) -> Stage:
     config, inner = x.config, replace(x, sample=fold)
     training = config.final.training
     return inner.train(

@@ -6,20 +6,23 @@ from grasp_lora.config.tree import Config
 from grasp_lora.errors import GraspError
 from grasp_lora.methods.evaluations import best_on_dev
 from grasp_lora.methods.method import Group, Method
-from grasp_lora.methods.start import Start, shown_ratio
+from grasp_lora.methods.start import Start
+from grasp_lora.ratios import PruneRatio, shown_ratio
 from grasp_lora.stages.optuna import SEARCH, random_trials
 from grasp_lora.workspace.stage import Stage
 from grasp_lora.workspace.training import EveryStep, Fixed
 
 __all__ = ["SEARCHED", "fixed_run", "grid_points"]
 
-Mask = Callable[[float | Stage], Fixed | EveryStep]
+Mask = Callable[[PruneRatio | Stage], Fixed | EveryStep]
 
 
-def grid_points(x: Start, folder: str, mask: Mask, thresholds: Sequence[float] = ()) -> dict[float, Stage]:
+def grid_points(
+    x: Start, folder: str, mask: Mask, thresholds: Sequence[float] = ()
+) -> dict[PruneRatio, Stage]:
     """Ratio -> the training at it with the config's seed; or each of the thresholds in its place."""
     seed = x.config.seed
-    named = {p: f"p{shown_ratio(p)}" for p in x.config.grid}
+    named: dict[PruneRatio, str] = {p: f"p{shown_ratio(p)}" for p in x.config.grid}
     if thresholds:
         named = {t: f"t{t:g}" for t in thresholds}
     return {
@@ -28,7 +31,7 @@ def grid_points(x: Start, folder: str, mask: Mask, thresholds: Sequence[float] =
     }
 
 
-def fixed_run(x: Start, p: float, seed: int) -> Stage:
+def fixed_run(x: Start, p: PruneRatio, seed: int) -> Stage:
     """A final run at a ratio that the user names."""
     name = f"fixed/p{shown_ratio(p)}-seed{seed}"
     return x.train(name, seed, start=x.merged, mask=x.final_mask(p))
@@ -68,7 +71,7 @@ def _optuna(x: Start, seed: int) -> Stage:
     return x.train(f"optuna/seed{seed}", seed, start=x.merged, mask=Fixed(ratio, mask.unit))
 
 
-def _at(p: float) -> Method:
+def _at(p: PruneRatio) -> Method:
     name = shown_ratio(p)
     return Method(f"sweep_p{name}", f"p = {name}", lambda x, seed: fixed_run(x, p, seed), is_point=True)
 

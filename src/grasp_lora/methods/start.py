@@ -13,6 +13,7 @@ from grasp_lora.errors import GraspError
 from grasp_lora.lm.encoding import Limits
 from grasp_lora.lm.training import Training
 from grasp_lora.methods.given import given_adapter
+from grasp_lora.ratios import PruneRatio
 from grasp_lora.stages.choose import CHOOSE
 from grasp_lora.stages.learn import LEARN
 from grasp_lora.stages.merge import MERGE
@@ -23,7 +24,7 @@ from grasp_lora.workspace.records import DRAWS_FOLDER
 from grasp_lora.workspace.stage import Stage
 from grasp_lora.workspace.training import EveryStep, Fixed
 
-__all__ = ["Start", "shown_ratio"]
+__all__ = ["Start"]
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ class Start:
         seed = self.adapters_seed
         return "" if seed in (None, self.config.seed) else f"-seed{seed}"
 
-    def final_mask(self, ratio: float | Stage, unit: Any = None) -> Fixed | EveryStep:
+    def final_mask(self, ratio: PruneRatio | Stage, unit: Any = None) -> Fixed | EveryStep:
         """How the final run at a ratio prunes."""
         config = self.config
         if config.final.pruning == "every_step":
@@ -292,9 +293,3 @@ class Start:
         config = self.config
         new = config.max_new_tokens or self._task(side).new_tokens(side.language)
         return Limits(config.max_length, new, config.token_budget)
-
-
-def shown_ratio(p: float) -> str:
-    """A ratio in the name of a folder: two decimals, up to four where it has them."""
-    whole, decimals = f"{p:.4f}".split(".")
-    return f"{whole}.{decimals.rstrip('0').ljust(2, '0')}"

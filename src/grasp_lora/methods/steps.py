@@ -11,6 +11,7 @@ from grasp_lora.methods.plan import METHODS, NAMES
 from grasp_lora.methods.ready import check_base
 from grasp_lora.methods.searched import fixed_run
 from grasp_lora.methods.start import Start
+from grasp_lora.ratios import PruneRatio
 from grasp_lora.stages.evaluate import EVALUATE
 from grasp_lora.stages.learn import LEARN
 from grasp_lora.workspace.inputs import Bill
@@ -49,7 +50,7 @@ def learning_run(x: Start) -> Stage:
     return next(stage for stage in behind(*final_runs(x)) if stage.work is LEARN)
 
 
-def fixed_runs(x: Start, p: float) -> list[Stage]:
+def fixed_runs(x: Start, p: PruneRatio) -> list[Stage]:
     """Final runs at a ratio that the user gives, one per seed."""
     return [fixed_run(x.repeated(seed), p, seed) for seed in x.config.seeds]
 

@@ -11,6 +11,7 @@ from grasp_lora.cost import Cost
 from grasp_lora.metrics.clusters import clusters
 from grasp_lora.metrics.score import Score, Spread, over_seeds
 from grasp_lora.metrics.significance import Comparison, Test, compare_corpora, compare_scores, holm
+from grasp_lora.ratios import PruneRatio
 from grasp_lora.reporting.blocks import without_controls
 from grasp_lora.reporting.trained import Learned, Trained
 from grasp_lora.workspace.records import MeasuredDeployment, RankCheck
@@ -49,12 +50,12 @@ class MethodResult:
         return without_controls(self.rows[0].title or self.method)
 
     @property
-    def p(self) -> float | None:
+    def p(self) -> PruneRatio | None:
         """The prune ratio of the first seed's adapter, where it has one."""
         return self.rows[0].p
 
     @property
-    def ratios(self) -> Sequence[float]:
+    def ratios(self) -> Sequence[PruneRatio]:
         """Of each draw's first adapter."""
         return [rows[0].p for rows in self.draws.values() if rows[0].p is not None]
 
@@ -145,7 +146,7 @@ class Found:
     """By method, one for each draw: GRASP, its variants, even draws."""
     tests: Mapping[str, tuple[MethodResult, ...]] = field(default_factory=dict)
     """By further test set."""
-    searched: Mapping[str, Mapping[float, Mapping[str, float]]] = field(default_factory=dict)
+    searched: Mapping[str, Mapping[PruneRatio, Mapping[str, float]]] = field(default_factory=dict)
     """Method -> ratio or threshold -> dev loss and dev metrics after training at it."""
     rank_check: RankCheck | None = None
     deployed: Mapping[str, MeasuredDeployment] = field(default_factory=dict)

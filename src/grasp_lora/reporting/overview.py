@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from grasp_lora.errors import GraspError
+from grasp_lora.ratios import PerAdapter, PruneRatio
 from grasp_lora.reporting.plain import ago, harmless, ratio, size
 from grasp_lora.reporting.progress import Progress, has_lost_config, is_run, progress_of
 from grasp_lora.reporting.scored import Scored
@@ -40,7 +41,7 @@ class Overview:
     folder: Path
     state: str
     methods: tuple[int, int]
-    p: float | None
+    p: PruneRatio | None
     best: Scored | None
     bytes: int
     changed: float
@@ -79,9 +80,10 @@ class Overview:
         }
 
 
-def _known(number: float | None) -> float | None:
+def _known(number: PruneRatio | None) -> PruneRatio | None:
     """None, too, for what JSON has no number for: a training that diverged."""
-    return number if number is not None and math.isfinite(number) else None
+    known = isinstance(number, PerAdapter) or (number is not None and math.isfinite(number))
+    return number if known else None
 
 
 def overviews(folder: Path, now: float | None = None) -> list[Overview]:

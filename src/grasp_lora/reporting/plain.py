@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 from grasp_lora.cost import span
+from grasp_lora.ratios import PruneRatio
 
 __all__ = ["ago", "harmless", "ratio", "size", "sparkline"]
 
@@ -32,7 +33,7 @@ def size(count: int) -> str:
     return f"{value / 1000:,.1f} TB"
 
 
-def ratio(p: float | None) -> str:
+def ratio(p: PruneRatio | None) -> str:
     """With three decimals; nothing where there is none."""
     return "" if p is None else f"{p:.3f}"
 

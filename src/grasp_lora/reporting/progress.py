@@ -10,6 +10,7 @@ from typing import Any
 from grasp_lora.control.rounds import ROUNDS_FILE, Round
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.logs import TENSORBOARD_FOLDER
+from grasp_lora.ratios import PruneRatio
 from grasp_lora.reporting.logs import config_of, mapping_of, names_of, rounds_so_far, verdict_lines
 from grasp_lora.reporting.made import Made, made_in, seconds_left
 from grasp_lora.reporting.making import Making, making_in
@@ -40,7 +41,7 @@ class Learning:
 
     name: str
     rounds: tuple[Round, ...]
-    p: float | None
+    p: PruneRatio | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +191,7 @@ def _learning(folder: Path, made: Sequence[Made], making: Sequence[Making]) -> L
     return None
 
 
-def _ratio(folder: Path) -> float | None:
+def _ratio(folder: Path) -> PruneRatio | None:
     try:
         return LearnedRatio.read(folder).p
     except GraspError:

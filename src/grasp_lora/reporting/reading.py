@@ -8,6 +8,7 @@ from typing import Any
 
 from grasp_lora.control.rounds import ROUNDS_FILE
 from grasp_lora.errors import GraspError
+from grasp_lora.ratios import PruneRatio
 from grasp_lora.reporting.compare import read_results, reference_of
 from grasp_lora.reporting.found import Found, together
 from grasp_lora.reporting.logs import config_of, mapping_of, names_of
@@ -34,7 +35,7 @@ def read_found(
     sources: Mapping[str, Path],
     learned: Mapping[str, Sequence[tuple[Path, Path]]],
     tests: Mapping[str, Sequence[Path]],
-    searched: Mapping[str, Mapping[float, tuple[Path, Path | None]]],
+    searched: Mapping[str, Mapping[PruneRatio, tuple[Path, Path | None]]],
     rank_check: Path | None,
     deployed: Mapping[str, Path],
     trained: Mapping[str, Path],
@@ -193,13 +194,13 @@ def _learning(run: Path, draws: Mapping[int, Sequence[Row]]) -> list[tuple[Path,
     return found
 
 
-def _is_at(folder: Path, p: float | None) -> bool:
+def _is_at(folder: Path, p: PruneRatio | None) -> bool:
     return p is not None and LearnedRatio.read(folder).p == p
 
 
-def _points(run: Path, row: Row) -> dict[float, tuple[Path, Path | None]]:
+def _points(run: Path, row: Row) -> dict[PruneRatio, tuple[Path, Path | None]]:
     """What was trained at each ratio or threshold of a grid, and its dev scores."""
-    found: dict[float, tuple[Path, Path | None]] = {}
+    found: dict[PruneRatio, tuple[Path, Path | None]] = {}
     for name in row.costs:
         pruned = Pruned.of(run / name)
         at = pruned.p if pruned.threshold is None else pruned.threshold

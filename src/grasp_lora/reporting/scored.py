@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 
 from grasp_lora.errors import GraspError
+from grasp_lora.ratios import PruneRatio
 from grasp_lora.workspace.rows import Row
 
 __all__ = ["Scored", "scored_in"]
@@ -18,7 +19,7 @@ class Scored:
     """A method's evaluations on the task's own test rows: means over draws and seeds, in nats."""
 
     method: str
-    p: float | None
+    p: PruneRatio | None
     dev_loss: float | None
     test_loss: float
     rows: int
@@ -50,7 +51,7 @@ class _Evaluated:
     """What is shown of a row, without its texts."""
 
     method: str
-    p: float | None
+    p: PruneRatio | None
     dev_loss: float | None
     test_loss: float
     candidate: bool

@@ -8,6 +8,7 @@ from typing import Any
 from grasp_lora.control.noise import Look
 from grasp_lora.control.rounds import Round, read_rounds
 from grasp_lora.lm.logs import TRAIN_LOG_FILE
+from grasp_lora.ratios import PruneRatio
 from grasp_lora.reporting.logs import read_so_far
 from grasp_lora.workspace.records import Importance, LearnedRatio, Pruned
 
@@ -18,7 +19,7 @@ __all__ = ["Learned", "Trained", "by_site"]
 class Learned:
     """A learning run: p* and its rounds."""
 
-    p: float
+    p: PruneRatio
     rounds: tuple[Round, ...]
     warnings: tuple[str, ...] = ()
     look: Look | None = None

@@ -14,6 +14,7 @@ from grasp_lora.control.noise import MARGIN, Z, paired_error
 from grasp_lora.cost import Cost
 from grasp_lora.metrics.clusters import clusters
 from grasp_lora.metrics.significance import paired_bootstrap
+from grasp_lora.ratios import prunes
 from grasp_lora.reporting.found import Found, MethodResult, refit_of
 from grasp_lora.workspace.rows import Row
 
@@ -163,8 +164,8 @@ def _deploy(deployed: MethodResult, standing: str, others: Sequence[MethodResult
 
 
 def _pruning(candidates: Sequence[MethodResult]) -> str:
-    dense = [one for one in candidates if one.p == 0]
-    pruned = [one for one in candidates if one.p or one.rows[0].threshold is not None]
+    dense = [one for one in candidates if one.p is not None and not prunes(one.p)]
+    pruned = [one for one in candidates if prunes(one.p or 0.0) or one.rows[0].threshold is not None]
     if not dense or not pruned:
         return "Pruning: nothing to say; it takes a merge that is fine-tuned without, and one with it."
     without, best = (min(group, key=_mean_dev) for group in (dense, pruned))

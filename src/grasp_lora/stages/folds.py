@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from grasp_lora.errors import GraspError
+from grasp_lora.ratios import PruneRatio, in_order
 from grasp_lora.tasks.example import Example
 from grasp_lora.workspace.records import DevLosses, LearnedRatio
 from grasp_lora.workspace.stage import Work
@@ -16,7 +17,7 @@ def choose_by_folds(
     resources: Any,
     folder: Path,
     *,
-    trained: Mapping[float, Sequence[Path]],
+    trained: Mapping[PruneRatio, Sequence[Path]],
     held_out: Sequence[Sequence[Example]],
 ) -> None:
     """Leaves `LearnedRatio`, and as `DevLosses` the losses by epoch at that ratio.
@@ -32,7 +33,7 @@ def choose_by_folds(
     by_epoch = {
         p: _mean([DevLosses.read(one).by_epoch for one in made], counts) for p, made in trained.items()
     }
-    best = min(sorted(by_epoch), key=lambda p: min(by_epoch[p]))
+    best = min((p for p, _ in in_order(by_epoch)), key=lambda p: min(by_epoch[p]))
     LearnedRatio(best, dev_loss={str(p): min(losses) for p, losses in by_epoch.items()}).write(folder)
     DevLosses(by_epoch[best], by_epoch[best].index(min(by_epoch[best]))).write(folder)
 

@@ -9,6 +9,7 @@ from grasp_lora.control.units import Pruning, UnitKind, adapter_parameters
 from grasp_lora.lm.adapters import load_adapter, save_adapter
 from grasp_lora.lm.encoding import Limits
 from grasp_lora.merging.parts import read_parts
+from grasp_lora.ratios import PruneRatio
 from grasp_lora.tasks.example import Example
 from grasp_lora.workspace.chosen import found_by
 from grasp_lora.workspace.inputs import Model
@@ -27,7 +28,7 @@ def prune(
     model: Model,
     adapter: Path,
     parts: Path,
-    ratio: float | Path,
+    ratio: PruneRatio | Path,
     unit: UnitKind,
     dev: Sequence[Example] | None,
     limits: Limits,
@@ -44,7 +45,7 @@ def prune(
     importance = masked.importances()
     masked.commit(p)
     save_adapter(adapted, folder, adapter)
-    say_what_mask_pruned(masked, importance, masked.pruned_norms(), folder)
+    say_what_mask_pruned(masked, importance, masked.pruned_norms(), folder, read_parts(parts))
     if dev is not None:
         DevLosses((resources.loss(dev, backbone, limits)(adapted),), 0).write(folder)
 

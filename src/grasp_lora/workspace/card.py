@@ -16,6 +16,7 @@ from grasp_lora.lm.encoding import Limits
 from grasp_lora.lm.packaged.backbones import hub_name
 from grasp_lora.merging.hub import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
 from grasp_lora.merging.reading import base_of, read_settings
+from grasp_lora.ratios import PruneRatio
 from grasp_lora.workspace.inputs import Model, Rows, line_of
 from grasp_lora.workspace.records import LearnedRatio, Pruned
 from grasp_lora.workspace.stage import Stage, behind, inside
@@ -64,7 +65,7 @@ class Facts:
     steps: tuple[str, ...] = ()
     data: tuple[DataRow, ...] = ()
     licences: tuple[str, ...] = ()
-    p: float | None = None
+    p: PruneRatio | None = None
     share: float = 0.0
     prompt: str = repr("Your text")
     tokens: int = 64

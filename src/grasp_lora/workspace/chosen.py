@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from grasp_lora.lm.training import Training
+from grasp_lora.ratios import PruneRatio
 from grasp_lora.workspace.records import DevLosses, LearnedRatio
 from grasp_lora.workspace.stage import Stage
 
@@ -19,7 +20,7 @@ def as_chosen(training: Training, folder: Path) -> Training:
     return training.model_copy(update=changes)
 
 
-def found_by(at: float | Stage | Path) -> float:
+def found_by(at: PruneRatio | Stage | Path) -> PruneRatio:
     """The ratio or threshold, or the one that the stage in the folder found."""
     assert not isinstance(at, Stage), "stages arrive as folders"
     return LearnedRatio.read(at).found if isinstance(at, Path) else at

@@ -23,6 +23,7 @@ from grasp_lora.cost import measure
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.logs import CHECKPOINTS_FOLDER
 from grasp_lora.paths import digest, sync
+from grasp_lora.ratios import PruneRatio
 from grasp_lora.workspace.changes import FORMAT, wrong_with
 from grasp_lora.workspace.claims import gather
 from grasp_lora.workspace.described import describe
@@ -180,7 +181,7 @@ class RunDirectory:
         """Equal for stages that do the same with the same inputs; what it needs must be done."""
         return _key(stage, self.inputs(stage))
 
-    def chosen(self, name: str) -> float:
+    def chosen(self, name: str) -> PruneRatio:
         """What a finished stage chose among its points."""
         return LearnedRatio.read(self.path(name)).found
 

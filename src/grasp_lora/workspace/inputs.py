@@ -10,6 +10,7 @@ from typing import Any
 
 from grasp_lora.lm.backbone import DType, resolve_dtype
 from grasp_lora.lm.packaged.backbones import resolve_backbone
+from grasp_lora.ratios import PruneRatio
 from grasp_lora.tasks.example import Example
 from grasp_lora.tasks.lazy import picked
 from grasp_lora.tasks.task import Task
@@ -194,7 +195,7 @@ class Behind(Input):
         return rows.language == self.language and rows.task == self.task
 
 
-def line_of(adapter: Stage, chosen: Callable[[Stage], float]) -> list[Stage]:
+def line_of(adapter: Stage, chosen: Callable[[Stage], PruneRatio]) -> list[Stage]:
     """The stages that an adapter was trained in, its own included: not those that only chose something.
 
     Args:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from grasp_lora.errors import GraspError
+from grasp_lora.ratios import PruneRatio
 from grasp_lora.workspace.changes import wrong_with
 from grasp_lora.workspace.directory import RunDirectory
 from grasp_lora.workspace.records import Done, RunPlan
@@ -121,7 +122,7 @@ class _Before:
 
     made = results
 
-    def chosen(self, name: str) -> float | None:
+    def chosen(self, name: str) -> PruneRatio | None:
         return None
 
     def done(self, name: str) -> Any:

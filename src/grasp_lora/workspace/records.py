@@ -17,6 +17,7 @@ from grasp_lora.cost import Cost
 from grasp_lora.errors import GraspError, fault
 from grasp_lora.lm.logs import TENSORBOARD_FOLDER, TRAIN_LOG_FILE
 from grasp_lora.lm.measured import Deployment
+from grasp_lora.ratios import PruneRatio
 from grasp_lora.workspace.files import write_json
 
 __all__ = [
@@ -184,7 +185,7 @@ class Pruned(Record):
 
     FILE: ClassVar[str] = "pruned.json"
 
-    p: float | None = None
+    p: PruneRatio | None = None
     share_by_unit: Mapping[str, float] = field(default_factory=dict)
     """Under a fixed mask."""
     norm_by_unit: Mapping[str, float] = field(default_factory=dict)
@@ -221,7 +222,7 @@ class LearnedRatio(Record):
 
     FILE: ClassVar[str] = "ratio.json"
 
-    p: float | None = None
+    p: PruneRatio | None = None
     threshold: float | None = None
     learning_rate: float | None = None
     reward: float | None = None
@@ -238,7 +239,7 @@ class LearnedRatio(Record):
     optuna: str | None = None
 
     @property
-    def found(self) -> float:
+    def found(self) -> PruneRatio:
         """Whichever of these it is: where a ratio was chosen as well as a rate, the ratio."""
         for found in (self.p, self.threshold, self.learning_rate):
             if found is not None:
@@ -257,7 +258,7 @@ class Trial:
 
     FILE: ClassVar[str] = "trials.jsonl"
 
-    p: float
+    p: PruneRatio
     dev_loss: Sequence[float]
 
 

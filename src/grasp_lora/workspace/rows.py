@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 
 from grasp_lora.cost import Cost
 from grasp_lora.errors import DAMAGED, GraspError, fault
+from grasp_lora.ratios import PruneRatio
 from grasp_lora.workspace.files import read_lines, write_json, write_lines
 
 __all__ = ["Answer", "Row"]
@@ -63,7 +64,7 @@ class Row:
     target: str = ""
     adapter: str | None = None
     """Its folder, below the run's where it was made there; None: the bare backbone."""
-    p: float | None = None
+    p: PruneRatio | None = None
     threshold: float | None = None
     """Of modules' importance, where that pruned instead of a ratio."""
     pruned_share: float | None = None

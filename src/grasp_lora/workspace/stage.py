@@ -180,7 +180,7 @@ def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
     if isinstance(value, Mapping):
         return {key: mapped(part, change) for key, part in value.items()}
     if isinstance(value, tuple):
-        return tuple(mapped(part, change) for part in value)
+        return type(value)(mapped(part, change) for part in value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.replace(
             value, **{name: mapped(part, change) for name, part in _parts(value).items()}

@@ -20,6 +20,7 @@ from grasp_lora.lm.encoding import Limits
 from grasp_lora.lm.epochs import AverageOfEpochs, BestEpoch
 from grasp_lora.lm.training import Training
 from grasp_lora.merging.parts import read_parts
+from grasp_lora.ratios import PerAdapter, PruneRatio
 from grasp_lora.tasks.example import Example
 from grasp_lora.workspace.chosen import as_chosen, found_by
 from grasp_lora.workspace.fit import fit
@@ -48,11 +49,11 @@ class Fixed:
     """One mask through the whole run, built before the first step (GRASP Sec. 3.4).
 
     Attributes:
-        ratio: A number, or the stage that finds one.
+        ratio: A number, one for each adapter, or the stage that finds either.
         unit: See `control.units.Pruning`.
     """
 
-    ratio: float | Stage | Path
+    ratio: PruneRatio | Stage | Path
     unit: UnitKind = "adapter"
 
 
@@ -62,10 +63,17 @@ class EveryStep:
 
     Attributes:
         at: The ratio, or where modules are pruned the threshold: a number, or the stage that finds one.
+
+    Raises:
+        GraspError: Each adapter has a ratio of its own.
     """
 
-    at: float | Stage | Path
+    at: PruneRatio | Stage | Path
     how: MergePrune
+
+    def __post_init__(self) -> None:
+        if isinstance(self.at, PerAdapter):
+            raise GraspError(f"pruning at every step takes one ratio for all adapters, not {self.at:g}")
 
 
 def fine_tune(
@@ -132,7 +140,8 @@ def fine_tune(
         if isinstance(callback, MergePruneCallback):
             say_what_steps_pruned(callback, epoch, folder)
         elif callback.masked is not None:
-            say_what_mask_pruned(callback.masked, callback.importance, callback.norms, folder)
+            parts = read_parts(start) if isinstance(start, Path) else None
+            say_what_mask_pruned(callback.masked, callback.importance, callback.norms, folder, parts)
 
 
 def _dev_losses(

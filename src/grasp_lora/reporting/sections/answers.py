@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from grasp_lora.ratios import prunes
 from grasp_lora.reporting.blocks import Answered, Block
 from grasp_lora.reporting.found import Found, MethodResult
 
@@ -26,9 +27,8 @@ def blocks(found: Found) -> Iterator[Block]:
 def _chosen(found: Found, shown: list[MethodResult]) -> dict[int, str]:
     """Index -> why: examples where the reference differs most from what was not pruned."""
     one = found.compared
-    other = next(
-        (x for x in shown if x.p == 0 and x is not one), next((x for x in shown if x is not one), None)
-    )
+    others = [x for x in shown if x is not one]
+    other = next((x for x in others if x.p is not None and not prunes(x.p)), next(iter(others), None))
     if other is None or one not in shown:
         return {}
     metric = next((m for m in (*one.metrics, "test_loss") if m in (*other.metrics, "test_loss")), "test_loss")

@@ -104,6 +104,7 @@ def draw(canvas: Any, learned: Learned) -> None:
         [0, *steps], [committed[0], *committed], where="pre", color=ORANGE, linewidth=1.8, label="committed p"
     )
     rewards_in_colour(canvas, axes, probes)
+    assert isinstance(learned.p, float)
     axes.axhline(learned.p, color=PINK, linewidth=1.4, linestyle=":", label=f"p* = {learned.p:.3f}")
     axes.set(xlabel="optimizer step", ylabel="prune ratio p")
     seen = [learned.p, *low, *high, *(p for _, p, _ in probes)]

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from grasp_lora.metrics.score import over_seeds
 from grasp_lora.metrics.significance import Comparison
+from grasp_lora.ratios import PerAdapter, PruneRatio
 from grasp_lora.reporting.blocks import Block, Bold, Data, Table, Text, show_p_value, show_spread
 from grasp_lora.reporting.found import Found, MethodResult
 from grasp_lora.workspace.rows import Row
@@ -15,7 +16,9 @@ _REPEATED = {"final": "(final run)", "adapters": "(adapters too)"}
 
 def _another_share(row: Row) -> bool:
     """Whether ties, or pruning at every step, pruned visibly another share than the ratio says."""
-    return None not in (row.p, row.pruned_share) and abs((row.p or 0) - (row.pruned_share or 0)) > SHARE_SEEN
+    if row.p is None or row.pruned_share is None:
+        return False
+    return isinstance(row.p, PerAdapter) or abs(row.p - row.pruned_share) > SHARE_SEEN
 
 
 def blocks(found: Found) -> Iterator[Block]:
@@ -52,7 +55,7 @@ def _cells(found: Found, result: MethodResult, sources: Sequence[str]) -> dict[s
     kept = {name: result.source_loss(name) for name in sources}
     return {
         "method": result.title,
-        "p": show_spread(over_seeds(ratios), 3) if ratios else "",
+        "p": _ratio(ratios),
         "threshold": "" if row.threshold is None else f"{row.threshold:g}",
         "pruned": "" if row.pruned_share is None else f"{row.pruned_share:.2%}",
         "draws": str(len(result.draws)),
@@ -65,6 +68,14 @@ def _cells(found: Found, result: MethodResult, sources: Sequence[str]) -> dict[s
         "test": show_spread(result.spread("test_loss"), 4),
         **dict(zip((f"test − {found.compared.title}", "p-value", "Holm"), compared, strict=True)),
     }
+
+
+def _ratio(ratios: Sequence[PruneRatio]) -> str:
+    """The mean and its deviation over draws; of one for each adapter those of the first draw."""
+    if ratios and isinstance(ratios[0], PerAdapter):
+        return f"{ratios[0]:.2f}"
+    numbers = [p for p in ratios if isinstance(p, float)]
+    return show_spread(over_seeds(numbers), 3) if numbers else ""
 
 
 def _mark_best(found: Found, rows: Sequence[dict[str, str]], name: str) -> None:

@@ -24,7 +24,7 @@ def blocks(found: Found) -> Iterator[Block]:
             for metric in (RATIO, *found.metrics):
                 if metric in theirs and (metric == RATIO or result.has(metric)):
                     value = "" if metric == RATIO else show_spread(result.spread(metric), 2)
-                    if metric == RATIO and result.p is not None:
+                    if metric == RATIO and isinstance(result.p, float):
                         value = f"{100 * result.p:.2f}"
                     rows.append([result.title, metric, value, str(theirs[metric])])
         if rows:

@@ -6,6 +6,7 @@ from itertools import cycle
 from typing import Any
 
 from grasp_lora.control.noise import Look, Z, paired_error
+from grasp_lora.ratios import PruneRatio
 from grasp_lora.reporting.blocks import Block, Figure
 from grasp_lora.reporting.drawing import BLUE, COLOURS, GREEN, GREY, ORANGE, PINK
 from grasp_lora.reporting.found import Found, MethodResult
@@ -17,7 +18,7 @@ Point = tuple[float, float, float]
 def blocks(found: Found) -> Iterator[Block]:
     by_ratio = {one.p or 0.0: one for one in found.results if _is_fixed(one)}
     swept = [by_ratio[p] for p in sorted(by_ratio)]
-    searched = {name: points for name, points in found.searched.items() if all(0 <= p <= 1 for p in points)}
+    searched = {name: points for name, points in found.searched.items() if all(_is_ratio(p) for p in points)}
     draws = found.learned.get(found.reference, ())
     look = draws[0].look if draws else None
     panels: list[Callable[[Any], None]] = []
@@ -40,18 +41,24 @@ def blocks(found: Found) -> Iterator[Block]:
     )
 
 
+def _is_ratio(at: PruneRatio) -> bool:
+    """No threshold, and one for all adapters."""
+    return isinstance(at, float) and 0.0 <= at <= 1.0
+
+
 def _is_fixed(one: MethodResult) -> bool:
     """One ratio through a whole training: a sweep's points, and the merge that is not pruned."""
     row = one.rows[0]
-    return one.p is not None and one.has_dev and not row.control_of and (row.is_point or one.p == 0.0)
+    common = isinstance(one.p, float)  # what several adapters' own ratios do is the map's to show
+    return common and one.has_dev and not row.control_of and (row.is_point or one.p == 0.0)
 
 
-def _draw(canvas: Any, panels: Sequence[Callable[[Any], None]], p: float | None) -> None:
+def _draw(canvas: Any, panels: Sequence[Callable[[Any], None]], p: PruneRatio | None) -> None:
     for axes, draw in zip(canvas.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         draw(axes)
         axes.axhline(0, color=GREY, linewidth=0.7)
         axes.set(xlabel="prune ratio p", ylabel="loss, difference (nats)")
-        if p is not None:
+        if isinstance(p, float):
             axes.axvline(p, color=PINK, linestyle=":", linewidth=1.4)
 
 
@@ -62,7 +69,7 @@ def _swept(axes: Any, swept: Sequence[MethodResult]) -> None:
     axes.legend()
 
 
-def _searched(axes: Any, searched: Mapping[str, Mapping[float, Mapping[str, float]]]) -> None:
+def _searched(axes: Any, searched: Mapping[str, Mapping[PruneRatio, Mapping[str, float]]]) -> None:
     for (name, points), colour in zip(searched.items(), cycle(COLOURS), strict=False):
         x = sorted(points)
         losses = [points[p]["dev_loss"] - points[x[0]]["dev_loss"] for p in x]
@@ -92,7 +99,7 @@ def _differences(swept: Sequence[MethodResult], name: str) -> list[Point]:
     groups = row.dev_groups if name == "dev" else row.groups
     return [
         (
-            one.p or 0.0,
+            one.p if isinstance(one.p, float) else 0.0,
             statistics.fmean(own) - statistics.fmean(first),
             Z * (paired_error(own, first, groups) or 0.0),
         )

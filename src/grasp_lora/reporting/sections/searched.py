@@ -1,9 +1,10 @@
 """Dev loss, and where they were asked for dev metrics, at each point of a grid (ALM Figs. 4 and 7)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import cycle
 from typing import Any
 
+from grasp_lora.ratios import in_order
 from grasp_lora.reporting.blocks import Block, Data, Figure
 from grasp_lora.reporting.drawing import COLOURS
 from grasp_lora.reporting.found import Found
@@ -15,7 +16,7 @@ def blocks(found: Found) -> Iterator[Block]:
     rows = [
         (method, at, metric, value)
         for method, points in found.searched.items()
-        for at, scores in sorted(points.items())
+        for at, scores in in_order(points)
         for metric, value in scores.items()
     ]
     if rows:
@@ -36,14 +37,15 @@ def _draw(canvas: Any, found: Found, metrics: list[str]) -> None:
     panels = canvas.subplots(len(metrics), squeeze=False, sharex=True)[:, 0]
     for axes, metric in zip(panels, metrics, strict=True):
         for (name, points), colour in zip(found.searched.items(), cycle(COLOURS), strict=False):
-            seen: Mapping[float, float] = {at: s[metric] for at, s in sorted(points.items()) if metric in s}
+            seen = {at: s[metric] for at, s in in_order(points) if metric in s and isinstance(at, float)}
             axes.plot(list(seen), list(seen.values()), "o-", color=colour, markersize=4, label=name)
             row = chosen.get(name)
             at = None if row is None else row.p if row.threshold is None else row.threshold
-            if at is not None:
+            if isinstance(at, float):
                 axes.axvline(at, color=colour, linestyle=":", linewidth=1.4)
         axes.set(ylabel=metric)
-        if max((at for points in found.searched.values() for at in points), default=1.0) > 1:
+        numbers = [at for points in found.searched.values() for at in points if isinstance(at, float)]
+        if max(numbers, default=1.0) > 1:
             axes.set_xscale("log")
     panels[0].legend()
     panels[-1].set_xlabel("prune ratio p, or threshold")
