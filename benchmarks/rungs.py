@@ -2,9 +2,9 @@
 
     python -m benchmarks rungs configs/matrix/ar.yaml [OVERRIDES] --draws 2 --out docs/results/halving
 
-Trains the merge of each draw under a fixed mask at each ratio of `--ratios`, the same rows in the same order, and
-writes the loss of every micro-dev and dev row after so many steps, one JSON line a ratio, to OUT/NAME-DRAW.jsonl.
-What is in the file already is not trained again.
+Trains the merge of each draw under a fixed mask at each ratio of `--ratios`, the same rows in the same order,
+and writes the loss of every micro-dev and dev row after so many steps, one JSON line a ratio, to
+OUT/NAME-DRAW.jsonl. What is in the file already is not trained again.
 """
 
 import argparse
