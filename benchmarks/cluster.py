@@ -48,9 +48,12 @@ def main() -> None:
         finally:
             cluster.shutdown()
         print(f"on the cluster: {time.monotonic() - start:.0f} s", flush=True)
-        expected, made = files(one), files(several)
-        wrong = list(differing(expected, made))
-        print(f"{len(expected)} files, of which differ: {', '.join(wrong) or 'none'}")
+        count, wrong = 0, list[str]()
+        for run in sorted(one.iterdir()):
+            expected = files(run)
+            count += len(expected)
+            wrong += [f"{run.name}/{name}" for name in differing(expected, files(several / run.name))]
+        print(f"{count} files, of which differ: {', '.join(wrong) or 'none'}")
         raise SystemExit(bool(wrong))
 
 
