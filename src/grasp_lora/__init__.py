@@ -11,6 +11,8 @@ from grasp_lora.version import __version__ as __version__
 if TYPE_CHECKING:
     from grasp_lora.control.callback import GraspCallback as GraspCallback
     from grasp_lora.control.controller import GraspController as GraspController
+    from grasp_lora.control.curve import RatioCurve as RatioCurve
+    from grasp_lora.control.curve_callback import RatioCurveCallback as RatioCurveCallback
     from grasp_lora.control.fixed_mask import FixedMaskCallback as FixedMaskCallback
     from grasp_lora.control.policy import RatioPolicy as RatioPolicy
     from grasp_lora.control.selection import GraspResult as GraspResult
@@ -30,6 +32,8 @@ _HOMES = {
     "GraspController": "control.controller",
     "GraspError": "errors",
     "GraspResult": "control.selection",
+    "RatioCurve": "control.curve",
+    "RatioCurveCallback": "control.curve_callback",
     "RatioPolicy": "control.policy",
     "Result": "experiment",
     "TargetLoss": "lm.loss",

@@ -17,6 +17,8 @@ from transformers import TrainerCallback
 
 from grasp_lora.control.callback import GraspCallback
 from grasp_lora.control.controller import GraspController
+from grasp_lora.control.curve import RatioCurve
+from grasp_lora.control.curve_callback import RatioCurveCallback
 from grasp_lora.control.fixed_mask import FixedMaskCallback
 from grasp_lora.control.merge_prune import MergePruneCallback
 from grasp_lora.control.policy import RatioPolicy
@@ -59,6 +61,7 @@ MAKERS = {
     ),
     "best epoch": lambda trainer, folder: BestEpoch(trainer, DEV, patience=9),
     "average of epochs": lambda trainer, folder: AverageOfEpochs(),
+    "all ratios": lambda trainer, folder: RatioCurveCallback(trainer, MICRO_DEV, ratios=3, every_epoch=True),
 }
 
 
@@ -183,15 +186,16 @@ def without(key):
         place, _, last = key.rpartition("/")
         values = said["values"][place] if place else said["values"]
         file = marker.with_suffix(".safetensors")
-        tensors = load_file(file)
+        tensors = load_file(file) if file.exists() else {}
         hit = [name for name in tensors if name.startswith(f"{key}.")]
         assert hit or last in values
         for name in hit:
             tensors[name] = torch.zeros_like(tensors[name])
         if last in values:
             values[last] = START.get(key, type(values[last])())
-        save_file(tensors, file)
-        said["tensors"] = hashlib.sha256(file.read_bytes()).hexdigest()
+        if tensors:
+            save_file(tensors, file)
+            said["tensors"] = hashlib.sha256(file.read_bytes()).hexdigest()
         marker.write_text(json.dumps(said))
 
     return spoil
@@ -200,6 +204,7 @@ def without(key):
 START = {
     "policy/p_curr": 0.4, "policy/mu": 0.4, "policy/sigma": 0.7 / 6,
     "policy/rng": np.random.default_rng(42).bit_generator.state,
+    "draws/rng": np.random.default_rng(42).bit_generator.state,
 }  # fmt: skip
 """What a policy begins with."""
 
@@ -220,6 +225,7 @@ LEFT_OUT = [
     *(("prune by gradients to the start", without(k)) for k in ("average", "uncertainty", "reset")),
     *(("best epoch", without(key)) for key in ("losses", "best")),
     *(("average of epochs", without(key)) for key in ("epochs", "1")),
+    *(("all ratios", without(key)) for key in ("steps", "draws/rng", "draws/left", "epochs")),
 ]  # fmt: skip
 
 
@@ -412,6 +418,13 @@ OTHER = {
         lambda t, f: GraspCallback(t, MICRO_DEV, every=2, reset_moments=False, folder=f / "learn"),
     ],
     "fixed mask": [lambda t, f: FixedMaskCallback(0.6), lambda t, f: FixedMaskCallback(0.4, unit="tensor")],
+    "all ratios": [
+        lambda t, f: RatioCurveCallback(t, MICRO_DEV[:1], ratios=3, every_epoch=True),
+        lambda t, f: RatioCurveCallback(t, MICRO_DEV, ratios=3),
+        lambda t, f: RatioCurveCallback(t, MICRO_DEV, ratios=4, every_epoch=True),
+        lambda t, f: RatioCurveCallback(t, MICRO_DEV, ratios=3, every_epoch=True, seed=1),
+        lambda t, f: RatioCurveCallback(t, MICRO_DEV, ratios=3, every_epoch=True, p_max=0.9),
+    ],
     "prune by inputs": [
         lambda t, f: MergePruneCallback(0.5, validation=DEV, rescore_every=4),
         lambda t, f: MergePruneCallback(0.4, validation=DEV, rescore_every=2),
@@ -428,6 +441,20 @@ def test_other_settings_are_refused(uninterrupted, tmp_path, name, make):
     with pytest.raises(GraspError, match=r"was made with ([\w.]+ .*, not .*|another \w+): resume w") as error:
         run(tmp_path / "run", make, resume=True)
     assert "another, not" not in str(error.value)  # what is too long to show
+
+
+def test_masked_entries_that_are_frozen_stay_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(RatioCurve, "_frozen", True)
+    make = MAKERS["all ratios"]
+    oracle, weights, _ = run(tmp_path / "whole", make)
+    ended_after(3, tmp_path / "whole", tmp_path / "run")
+    again, found, _ = run(tmp_path / "run", make, resume=True)
+    assert not differences(oracle, again, 3)
+    assert same(weights, found)
+    monkeypatch.setattr(RatioCurve, "_frozen", False)
+    ended_after(3, tmp_path / "whole", tmp_path / "other")
+    with pytest.raises(GraspError, match="was made with frozen True, not False"):
+        run(tmp_path / "other", make, resume=True)
 
 
 def test_without_the_optimizer_nothing_goes_on(tmp_path):

@@ -1,8 +1,7 @@
 """The controller in a `transformers.Trainer`."""
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,7 @@ from torch.optim import Optimizer
 from transformers import Trainer
 
 from grasp_lora.control.controller import EVERY, GraspController
-from grasp_lora.control.fixed_mask import FixedMaskCallback
-from grasp_lora.control.merge_prune import MergePruneCallback
+from grasp_lora.control.examples import Row, as_examples, check_alone, check_rows, loss_of
 from grasp_lora.control.noise import MARGIN, Look
 from grasp_lora.control.policy import RatioPolicy
 from grasp_lora.control.probing import Reward
@@ -23,7 +21,6 @@ from grasp_lora.control.warnings import warnings_of
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.checkpoints import CarriesState
 from grasp_lora.lm.encoding import Limits
-from grasp_lora.lm.loss import TargetLoss
 from grasp_lora.merging.parts import PartsOrFolder, find_parts
 from grasp_lora.tasks.example import Example, examples_digest, groups_of
 
@@ -74,10 +71,12 @@ class GraspCallback(CarriesState):
         >>> grasp.result.best_ratio  # doctest: +SKIP
     """
 
+    prunes = True
+
     def __init__(
         self,
         trainer: Trainer,
-        micro_dev: Sequence[Example | Mapping[str, Any]] | None = None,
+        micro_dev: Sequence[Row] | None = None,
         *,
         reward: Reward | None = None,
         policy: RatioPolicy | None = None,
@@ -87,7 +86,7 @@ class GraspCallback(CarriesState):
         importance_refresh: ImportanceRefresh = "round",
         select: SelectionRule = "best",
         margin: float = MARGIN,
-        dev: Sequence[Example | Mapping[str, Any]] | None = None,
+        dev: Sequence[Row] | None = None,
         reset_moments: bool = True,
         folder: str | Path | None = None,
         max_length: int = Limits.max_length,
@@ -98,10 +97,10 @@ class GraspCallback(CarriesState):
             raise GraspError("give GraspCallback either micro_dev examples or a reward function")
         self.trainer = trainer
         limits = Limits(max_length, max_new_tokens, token_budget)
-        examples = [_example("micro-dev", i, row) for i, row in enumerate(micro_dev or [])]
+        examples = as_examples("micro-dev", micro_dev or [])
         self._micro_dev = examples_digest(examples)
-        self._dev = [_example("dev", i, row) for i, row in enumerate(dev or [])]
-        _check_rows(examples if micro_dev is not None else None, self._dev if dev is not None else None)
+        self._dev = as_examples("dev", dev or [])
+        check_rows(examples if micro_dev is not None else None, self._dev if dev is not None else None)
         self._reward = reward or self._loss_reward("micro-dev", examples, limits)
         self._dev_reward = self._loss_reward("dev", self._dev, limits) if self._dev else None
         self._options: dict[str, Any] = {
@@ -130,16 +129,7 @@ class GraspCallback(CarriesState):
     def on_train_begin(
         self, args: Any, state: Any, control: Any, model: nn.Module, optimizer: Optimizer, **_: Any
     ) -> None:
-        others = [
-            c
-            for c in self.trainer.callback_handler.callbacks
-            if isinstance(c, GraspCallback | FixedMaskCallback | MergePruneCallback) and c is not self
-        ]
-        if others:
-            raise GraspError(
-                f"the Trainer has a {type(others[0]).__name__} beside its GraspCallback, and both would "
-                "prune the adapter: remove one. A final run at the learned ratio is a training of its own"
-            )
+        check_alone(self, self.trainer)
         carried = self.carried(args, state)
         self.look, self.warnings = None, []
         self.controller = GraspController(
@@ -177,35 +167,5 @@ class GraspCallback(CarriesState):
         self.trainer.log({**made.log_values(), "grasp/round_seconds": seconds})
 
     def _loss_reward(self, split: str, examples: Sequence[Example], limits: Limits) -> Reward:
-        if self.trainer.processing_class is None:
-            raise GraspError(
-                f"the Trainer has no tokenizer to encode the {split} rows with: give it one as "
-                "processing_class, or give GraspCallback a reward function"
-            )
-        loss = TargetLoss(
-            examples,
-            self.trainer.processing_class,
-            self.trainer.model,
-            **asdict(limits),
-        )
+        loss = loss_of(self.trainer, split, examples, limits, ", or give GraspCallback a reward function")
         return lambda model: -loss.per_example(model)
-
-
-def _check_rows(micro_dev: Sequence[Example] | None, dev: Sequence[Example] | None) -> None:
-    for name, rows in {"micro_dev": micro_dev, "dev": dev}.items():
-        if rows is not None and not rows:
-            raise GraspError(f"{name} has no rows")
-    seen = {(example.prompt, example.target) for example in micro_dev or ()}
-    for index, example in enumerate(dev or ()):
-        if (example.prompt, example.target) in seen:
-            raise GraspError(f"dev row {index} is in micro_dev, which chooses the ratio: give dev other rows")
-
-
-def _example(split: str, index: int, row: Example | Mapping[str, Any]) -> Example:
-    if isinstance(row, Example):
-        return row
-    prompt, completion = row.get("prompt"), row.get("completion")
-    if not isinstance(prompt, str) or not isinstance(completion, str):
-        found = ", ".join(f"{key} ({type(value).__name__})" for key, value in row.items()) or "nothing"
-        raise GraspError(f"{split} row {index} needs `prompt` and `completion` strings, has {found}")
-    return Example(str(index), prompt, completion, group=str(row.get("group") or ""))

@@ -34,6 +34,8 @@ class FixedMaskCallback(CarriesState):
             state.
     """
 
+    prunes = True
+
     def __init__(
         self,
         p: float | Sequence[float],

@@ -96,9 +96,7 @@ class MaskedAdapter:
             GraspError: The adapter has not as many parts as there are ratios.
         """
         self._update_dense()
-        masks = [torch.empty_like(m) for m in self._masks]
-        cuts = thresholds(self._scored, self.units, [ratios_of_units(self.units, self.adapters, p)])
-        masks_at(self._scored, self.units, [t[0] for t in cuts], out=masks)
+        masks = self._masks_at(p)
         self._write_live(masks)
         changed = [old ^ new for old, new in zip(self._masks, masks, strict=True)]
         if optimizer is not None:
@@ -243,6 +241,12 @@ class MaskedAdapter:
         if self._unscored:
             zeros = set(self._zeros(self._scored))
             self._unscored = [unit for unit in self._unscored if unit in zeros]
+
+    def _masks_at(self, p: PruneRatio) -> list[Tensor]:
+        cuts = thresholds(self._scored, self.units, [ratios_of_units(self.units, self.adapters, p)])
+        masks = [torch.empty_like(m) for m in self._masks]
+        masks_at(self._scored, self.units, [t[0] for t in cuts], out=masks)
+        return masks
 
     def _write_live(self, masks: list[Tensor]) -> None:
         live = self._live()

@@ -133,6 +133,8 @@ class MergePruneCallback(CarriesState):
         epochs: What the last step of each epoch saw and did.
     """
 
+    prunes = True
+
     def __init__(
         self,
         p: float = 0.0,

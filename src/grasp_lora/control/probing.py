@@ -45,12 +45,14 @@ class Prober:
         reward: Called with the model in eval mode, without gradients. In a distributed run every rank calls
             it, and the mean over the ranks counts, so that their policies stay in step.
         seconds: What the reward itself has taken so far.
+        of: What a message calls it.
     """
 
     model: nn.Module
     masked: MaskedAdapter
     reward: Reward
     seconds: float = 0.0
+    of: str = "reward"
 
     def base(self) -> Seen:
         """R~ of the committed mask.
@@ -81,7 +83,7 @@ class Prober:
         mean = rewards.mean().item()
         self.seconds += time.perf_counter() - start
         if not math.isfinite(mean):
-            raise GraspError(f"the reward at p = {p:.4f} is {mean}")
+            raise GraspError(f"the {self.of} at p = {p:.4f} is {mean}")
         return Seen(mean, tuple(rewards.tolist()) if rewards.ndim else ())
 
     def _mean_over_ranks(self, rewards: Tensor) -> Tensor:

@@ -34,7 +34,10 @@ class CarriesState(TrainerCallback):
     Attributes:
         checkpoint: The checkpoint that training resumes from, where that is not in the Trainer's own
             `output_dir`: a callback is not told. Set it before `train`.
+        prunes: Whether it prunes the adapter; two that do would undo each other's work.
     """
+
+    prunes = False
 
     checkpoint: str | Path | None = None
     written_at: int | None = None  # the step of a checkpoint whose Trainer has written this as well
