@@ -1,0 +1,180 @@
+"""Successive halving over fixed masks, with a function that makes a `transformers.Trainer`."""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Trainer
+
+from grasp_lora.control.examples import Row, as_examples
+from grasp_lora.control.fixed_mask import FixedMaskCallback
+from grasp_lora.control.halving import Halving, HalvingResult, KeepRule
+from grasp_lora.control.noise import MARGIN
+from grasp_lora.control.units import UnitKind, adapter_parameters
+from grasp_lora.errors import GraspError
+from grasp_lora.lm.encoding import Limits
+from grasp_lora.lm.logs import CHECKPOINT
+from grasp_lora.lm.loss import evaluation_mode
+from grasp_lora.lm.pausing import PauseAt, Paused
+from grasp_lora.merging.parts import PartsOrFolder
+from grasp_lora.ratios import PruneRatio, per_adapter, shown_ratio
+from grasp_lora.tasks.example import groups_of
+
+__all__ = ["HalvingSearch"]
+
+
+class HalvingSearch:
+    """Finds a prune ratio and leaves the adapter that was trained at it: successive halving, paired.
+
+    Each candidate is a training run of its own, from the same adapter, with the same rows in the same order,
+    that pauses at the rungs. What is kept of it is its Trainer checkpoint: adapter, optimizer, mask; there is one
+    backbone if `make_trainer` makes its Trainers around one model.
+
+    Args:
+        make_trainer: Makes a Trainer that was not used yet; its model has the trained or merged adapter to
+            begin with, or what an earlier candidate left of it: the first Trainer's adapter is put back.
+        candidates: Prune ratios; numbers, or sequences with one for each of the parts.
+        examples: Held-out rows whose losses judge, as for `GraspCallback`.
+        rungs: Optimizer steps of the comparisons; before the last step of training.
+        rows: How many of the examples, the first ones, judge at each rung; None: all at each.
+        parts, unit: As for `GraspCallback`.
+        factor, keep, budget, margin: See `Halving`.
+        folder: Where checkpoints and the Trainers' output go; None: a temporary folder that is removed.
+        max_length, max_new_tokens, token_budget: Limits of the examples' batches; see `TargetLoss`.
+
+    Raises:
+        GraspError: An unusable candidate, rung or row; and as it runs, a Trainer that keeps no optimizer.
+
+    Attributes:
+        trainer: The one that trained the survivor to its end, once `run` has returned.
+
+    Examples:
+        >>> search = HalvingSearch(make_trainer, [0.0, 0.3, 0.6], examples, rungs=(6, 12))  # doctest: +SKIP
+        >>> search.run().best_ratio  # doctest: +SKIP
+        >>> search.trainer.save_model("adapter")  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        make_trainer: Callable[[], Trainer],
+        candidates: Sequence[float | Sequence[float]],
+        examples: Sequence[Row],
+        *,
+        rungs: Sequence[int],
+        rows: Sequence[int] | None = None,
+        parts: PartsOrFolder = None,
+        unit: UnitKind = "adapter",
+        factor: int = 3,
+        keep: KeepRule = "rank",
+        budget: int | None = None,
+        margin: float = MARGIN,
+        folder: str | Path | None = None,
+        max_length: int = Limits.max_length,
+        max_new_tokens: int | None = Limits.max_new_tokens,
+        token_budget: int = Limits.token_budget,
+    ) -> None:
+        self._examples = as_examples("example", examples)
+        self._rows = tuple(rows) if rows is not None else (len(self._examples),) * len(rungs)
+        if len(self._rows) != len(rungs) or not all(1 <= n <= len(self._examples) for n in self._rows):
+            raise GraspError(
+                f"rows needs a number from 1 to {len(self._examples)} for each of {len(rungs)} rungs"
+            )
+        ratios = [per_adapter(p) if isinstance(p, Sequence) else float(p) for p in candidates]
+        self._masks = {p: FixedMaskCallback(p, parts=parts, unit=unit) for p in ratios}
+        groups = groups_of(self._examples)
+        self._halving = Halving(
+            ratios, rungs, factor=factor, keep=keep, budget=budget, margin=margin, groups=groups
+        )
+        self._make, self._folder = make_trainer, None if folder is None else Path(folder)
+        self._limits = Limits(max_length, max_new_tokens, token_budget)
+        self._start: dict[str, Tensor] = {}
+        self._reached: dict[PruneRatio, int] = {}
+        self.trainer: Trainer | None = None
+
+    def run(self) -> HalvingResult:
+        """Train, compare, and train the survivor on to its end.
+
+        Raises:
+            GraspError: A loss is not finite, training ends before a rung, or checkpoints have no optimizer.
+        """
+        if self._folder is not None:
+            return self._run(self._folder)
+        with tempfile.TemporaryDirectory() as folder:
+            return self._run(Path(folder))
+
+    def _run(self, folder: Path) -> HalvingResult:
+        halving = self._halving
+        while (step := halving.next_step) is not None:
+            halving.tell({p: self._train(folder, p, step) for p in halving.alive})
+        found = halving.result
+        self._train(folder, found.best_ratio, None)
+        assert self.trainer is not None
+        return replace(found, adapter=folder / shown_ratio(found.best_ratio) if self._folder else None)
+
+    def _train(self, folder: Path, p: PruneRatio, step: int | None) -> list[float]:
+        """Train a candidate on to the step, or to its end; the losses of the rows that judge there."""
+        trainer, mask = self._make(), self._masks[p]
+        if trainer.args.save_only_model:
+            raise GraspError(
+                "halving goes on from checkpoints, which need the optimizer: save_only_model=False"
+            )
+        trainer.args.output_dir = str(folder / shown_ratio(p))
+        self._put_back(trainer)
+        pause = PauseAt(self._loss(trainer), step)
+        reached = self._reached.get(p)
+        checkpoint = None
+        if reached is not None:
+            checkpoint = pause.checkpoint = mask.checkpoint = (
+                Path(trainer.args.output_dir) / f"{CHECKPOINT}{reached}"
+            )
+        for callback in (mask, pause):
+            trainer.add_callback(callback)
+        try:
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        except Paused:
+            assert step is not None
+            self._reached[p] = step
+            return pause.seen[step]
+        finally:
+            if mask.masked is not None:
+                mask.masked.close()
+        if step is not None:
+            raise GraspError(
+                f"training ended after {trainer.state.global_step} steps, before the rung at {step}"
+            )
+        self.trainer = trainer
+        return []
+
+    def _loss(self, trainer: Trainer) -> Callable[[Any], Tensor]:
+        if trainer.processing_class is None:
+            raise GraspError(
+                "the Trainer has no tokenizer to encode the examples with: give processing_class"
+            )
+        limits = self._limits
+        loss = TargetLoss(
+            self._examples[: self._rows[min(len(self._halving.rungs), len(self._rows) - 1)]],
+            trainer.processing_class,
+            trainer.model,
+            max_length=limits.max_length,
+            max_new_tokens=limits.max_new_tokens,
+            token_budget=limits.token_budget,
+        )
+
+        def look(model: Any) -> Tensor:
+            with evaluation_mode(model):
+                return loss.per_example(model).double()
+
+        return look
+
+    def _put_back(self, trainer: Trainer) -> None:
+        """Every candidate begins with the adapter that the first one began with."""
+        parameters = adapter_parameters(trainer.model)
+        if not self._start:
+            self._start = {name: one.detach().clone() for name, one in parameters.items()}
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(self._start[name])
