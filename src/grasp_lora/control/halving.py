@@ -94,14 +94,12 @@ class HalvingResult:
         rungs: Each comparison.
         close: Those of the last comparison that its rows cannot tell from the survivor, itself included.
         rows_needed: See `Rung.rows_needed`, of the last comparison.
-        adapter: The folder of the survivor's trained adapter; None where the caller has it.
     """
 
     best_ratio: PruneRatio
     rungs: tuple[Rung, ...]
     close: tuple[PruneRatio, ...]
     rows_needed: int
-    adapter: Any = None
 
 
 class Halving:

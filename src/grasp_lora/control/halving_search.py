@@ -2,7 +2,6 @@
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import Trainer
 
-from grasp_lora.control.examples import Row, as_examples
+from grasp_lora.control.examples import Row, as_examples, loss_of
 from grasp_lora.control.fixed_mask import FixedMaskCallback
 from grasp_lora.control.halving import Halving, HalvingResult, KeepRule
 from grasp_lora.control.noise import MARGIN
@@ -31,8 +30,8 @@ class HalvingSearch:
     """Finds a prune ratio and leaves the adapter that was trained at it: successive halving, paired.
 
     Each candidate is a training run of its own, from the same adapter, with the same rows in the same order,
-    that pauses at the rungs. What is kept of it is its Trainer checkpoint: adapter, optimizer, mask; there is one
-    backbone if `make_trainer` makes its Trainers around one model.
+    that pauses at the rungs. What is kept of it is its Trainer checkpoint: adapter, optimizer, mask; there is
+    one backbone if `make_trainer` makes its Trainers around one model.
 
     Args:
         make_trainer: Makes a Trainer that was not used yet; its model has the trained or merged adapter to
@@ -43,7 +42,7 @@ class HalvingSearch:
         rows: How many of the examples, the first ones, judge at each rung; None: all at each.
         parts, unit: As for `GraspCallback`.
         factor, keep, budget, margin: See `Halving`.
-        folder: Where checkpoints and the Trainers' output go; None: a temporary folder that is removed.
+        folder: Where checkpoints and the Trainers' other output go; None: a temporary one.
         max_length, max_new_tokens, token_budget: Limits of the examples' batches; see `TargetLoss`.
 
     Raises:
@@ -110,10 +109,8 @@ class HalvingSearch:
         halving = self._halving
         while (step := halving.next_step) is not None:
             halving.tell({p: self._train(folder, p, step) for p in halving.alive})
-        found = halving.result
-        self._train(folder, found.best_ratio, None)
-        assert self.trainer is not None
-        return replace(found, adapter=folder / shown_ratio(found.best_ratio) if self._folder else None)
+        self._train(folder, halving.result.best_ratio, None)
+        return halving.result
 
     def _train(self, folder: Path, p: PruneRatio, step: int | None) -> list[float]:
         """Train a candidate on to the step, or to its end; the losses of the rows that judge there."""
@@ -126,15 +123,11 @@ class HalvingSearch:
         self._put_back(trainer)
         pause = PauseAt(self._loss(trainer), step)
         reached = self._reached.get(p)
-        checkpoint = None
-        if reached is not None:
-            checkpoint = pause.checkpoint = mask.checkpoint = (
-                Path(trainer.args.output_dir) / f"{CHECKPOINT}{reached}"
-            )
+        checkpoint = None if reached is None else f"{trainer.args.output_dir}/{CHECKPOINT}{reached}"
         for callback in (mask, pause):
             trainer.add_callback(callback)
         try:
-            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+            trainer.train(resume_from_checkpoint=checkpoint)
         except Paused:
             assert step is not None
             self._reached[p] = step
@@ -150,23 +143,13 @@ class HalvingSearch:
         return []
 
     def _loss(self, trainer: Trainer) -> Callable[[Any], Tensor]:
-        if trainer.processing_class is None:
-            raise GraspError(
-                "the Trainer has no tokenizer to encode the examples with: give processing_class"
-            )
-        limits = self._limits
-        loss = TargetLoss(
-            self._examples[: self._rows[min(len(self._halving.rungs), len(self._rows) - 1)]],
-            trainer.processing_class,
-            trainer.model,
-            max_length=limits.max_length,
-            max_new_tokens=limits.max_new_tokens,
-            token_budget=limits.token_budget,
-        )
+        rows = self._rows[min(len(self._halving.rungs), len(self._rows) - 1)]
+        loss = loss_of(trainer, "example", self._examples[:rows], self._limits)
 
         def look(model: Any) -> Tensor:
             with evaluation_mode(model):
-                return loss.per_example(model).double()
+                losses: Tensor = loss.per_example(model).double()
+            return losses
 
         return look
 
