@@ -1,16 +1,18 @@
 """A prune ratio: one number for all entries of an adapter, or one for each adapter that was merged."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import GetCoreSchemaHandler
+from pydantic import AfterValidator, Discriminator, GetCoreSchemaHandler, Tag
 from pydantic_core import CoreSchema, core_schema
 
 from grasp_lora.errors import GraspError
+from grasp_lora.settings import Ratio
 
 __all__ = [
     "PerAdapter",
     "PruneRatio",
+    "Ratios",
     "as_ratio",
     "in_order",
     "per_adapter",
@@ -97,3 +99,21 @@ def _checked(ratios: tuple[float, ...]) -> PerAdapter:
         return per_adapter(ratios)
     except GraspError as error:
         raise ValueError(str(error)) from None
+
+
+def _apart(ratios: tuple[PruneRatio, ...]) -> tuple[PruneRatio, ...]:
+    if len({f"{p:.4f}" for p in ratios}) < len(ratios):
+        raise ValueError("it has two ratios that are the same to four decimals")
+    return ratios
+
+
+def _kind_of_ratio(value: Any) -> str:
+    return "ratio[several]" if isinstance(value, list | tuple) else "ratio[one]"
+
+
+_One = Annotated[
+    Annotated[Ratio, Tag("ratio[one]")] | Annotated[PerAdapter, Tag("ratio[several]")],
+    Discriminator(_kind_of_ratio),
+]
+Ratios = Annotated[tuple[_One, ...], AfterValidator(_apart)]
+"""In configs: all different to four decimals."""

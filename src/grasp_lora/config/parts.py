@@ -2,16 +2,16 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator
+from pydantic import Field, field_validator
 
 from grasp_lora.lm.training import Training
-from grasp_lora.ratios import PerAdapter, PruneRatio
-from grasp_lora.settings import Count, FolderName, Ratio, Seed, Settings
+from grasp_lora.ratios import Ratios
+from grasp_lora.settings import Count, FolderName, Seed, Settings
 from grasp_lora.tasks.task import Split, Task
 
-__all__ = ["Final", "Part", "Ratios", "Side", "Source", "Sweep", "Target", "Tune"]
+__all__ = ["Final", "Part", "Side", "Source", "Sweep", "Target", "Tune"]
 
 
 class Side(Settings):
@@ -75,23 +75,6 @@ class Final(Part):
     """One mask for the whole run, or, as merge_prune does, pruned anew after every step."""
     refit: bool = False
     """Train each method once more on all labelled rows, with the epochs that were chosen."""
-
-
-def _apart(ratios: tuple[PruneRatio, ...]) -> tuple[PruneRatio, ...]:
-    if len({f"{p:.4f}" for p in ratios}) < len(ratios):
-        raise ValueError("it has two ratios that are the same to four decimals")
-    return ratios
-
-
-def _kind_of_ratio(value: Any) -> str:
-    return "ratio[several]" if isinstance(value, list | tuple) else "ratio[one]"
-
-
-_One = Annotated[
-    Annotated[Ratio, Tag("ratio[one]")] | Annotated[PerAdapter, Tag("ratio[several]")],
-    Discriminator(_kind_of_ratio),
-]
-Ratios = Annotated[tuple[_One, ...], AfterValidator(_apart)]
 
 
 class Sweep(Settings):

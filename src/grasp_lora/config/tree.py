@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from grasp_lora.config.parts import Final, Part, Ratios, Source, Sweep, Target, Tune
+from grasp_lora.config.parts import Final, Part, Source, Sweep, Target, Tune
 from grasp_lora.control.settings import Control, MergePrune
 from grasp_lora.executors.settings import Executor
 from grasp_lora.lm.adapters import Lora
@@ -28,9 +28,11 @@ from grasp_lora.lm.backbone import DType
 from grasp_lora.lm.encoding import Limits
 from grasp_lora.lm.training import Training
 from grasp_lora.metrics.scoring import METRICS
+from grasp_lora.ratios import Ratios
 from grasp_lora.settings import Count, FolderName, Seed, Settings
 from grasp_lora.stages.combine import Combine
 from grasp_lora.stages.evaluate import Evaluation
+from grasp_lora.stages.halving import HalvingSettings
 from grasp_lora.stages.lorahub import LoraHub
 from grasp_lora.stages.optuna import Optuna
 from grasp_lora.tasks.task import Task
@@ -115,6 +117,8 @@ class Config(Settings):
     """The method lorahub."""
     optuna: Optuna = Optuna()
     """The method optuna."""
+    halving: HalvingSettings = HalvingSettings()
+    """The method halving."""
     sweep: Sweep = Sweep()
     """The method sweep."""
     grid: Annotated[Ratios, Field(min_length=1)] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)

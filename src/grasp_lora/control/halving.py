@@ -6,18 +6,21 @@ dropped; the survivor is trained to the end, so that its adapter is there alread
 asks what a mask costs after some training under it, where a probe asks before.
 """
 
+import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from grasp_lora.control.noise import MARGIN, Z, detectable, paired_error
-from grasp_lora.errors import GraspError, check_choice
+from grasp_lora.errors import DAMAGED, GraspError, check_choice
 from grasp_lora.ratios import PruneRatio, as_ratio, in_order
 
-__all__ = ["Halving", "HalvingResult", "KeepRule", "Rung", "rungs_of"]
+__all__ = ["RUNGS_FILE", "Halving", "HalvingResult", "KeepRule", "Rung", "rungs_of"]
 
+RUNGS_FILE = "rungs.json"
 KeepRule = Literal["rank", "noise"]
 
 
@@ -92,14 +95,47 @@ class HalvingResult:
     Attributes:
         best_ratio: The survivor.
         rungs: Each comparison.
-        close: Those of the last comparison that its rows cannot tell from the survivor, itself included.
-        rows_needed: See `Rung.rows_needed`, of the last comparison.
+        margin: In nats: a smaller difference is none.
     """
 
     best_ratio: PruneRatio
     rungs: tuple[Rung, ...]
-    close: tuple[PruneRatio, ...]
-    rows_needed: int
+    margin: float = MARGIN
+
+    @property
+    def close(self) -> tuple[PruneRatio, ...]:
+        """Those of the last comparison that its rows cannot tell from the survivor, itself included."""
+        if not self.rungs:
+            return (self.best_ratio,)
+        last = self.rungs[-1]
+        return tuple(p for p, _ in in_order(last.losses) if last.is_close(p, self.margin))
+
+    @property
+    def rows_needed(self) -> int:
+        """See `Rung.rows_needed`, of the last comparison; 0 where there is none, or nobody knows."""
+        return self.rungs[-1].rows_needed(self.margin) if self.rungs else 0
+
+    def write(self, folder: Path) -> None:
+        """As `rungs.json`."""
+        found = {"best_ratio": str(self.best_ratio), "margin": self.margin}
+        found |= {"close": list(map(str, self.close)), "rows_needed": self.rows_needed}
+        text = json.dumps({**found, "rungs": [rung.to_json() for rung in self.rungs]})
+        (folder / RUNGS_FILE).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> "HalvingResult":
+        """What `write` wrote.
+
+        Raises:
+            GraspError: There is none, or it holds something else.
+        """
+        path = folder / RUNGS_FILE
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            rungs = tuple(Rung.from_json(one) for one in found["rungs"])
+            return cls(as_ratio(found["best_ratio"]), rungs, float(found["margin"]))
+        except DAMAGED as error:
+            raise GraspError(f"{path} cannot be read ({error})") from None
 
 
 class Halving:
@@ -115,7 +151,7 @@ class Halving:
             or within the margin, as long as the budget lasts.
         budget: For "noise", optimizer steps that all candidates together may take up to the last rung.
         margin: In nats: a smaller difference is none.
-        groups: Each row's, see `paired_error`.
+        groups: Each row's, see `paired_error`; the first ones where fewer rows judge.
 
     Raises:
         GraspError: No candidates, two that are the same, or rungs that do not rise.
@@ -166,16 +202,17 @@ class Halving:
         self.spent += (step - before) * len(self.alive)
         means = {p: statistics.fmean(values) for p, values in losses.items()}
         ranked = sorted(self.alive, key=means.__getitem__)  # of equals the first candidate
+        groups = self.groups[: len(losses[ranked[0]])]
         last = len(self.rungs) + 1 == len(self.steps)
         kept = ranked[: 1 if last else math.ceil(len(ranked) / self.factor)]
         if self.keep == "noise" and not last:
             for p in ranked[len(kept) :]:
-                mean, error = _behind(losses, p, ranked[0], self.groups)
+                mean, error = _behind(losses, p, ranked[0], groups)
                 affordable = self.budget is None or self._needs(len(kept) + 1) <= self.budget
                 if mean > max(self.margin, Z * error) or not affordable:
                     break
                 kept.append(p)
-        rung = Rung(step, {p: tuple(losses[p]) for p in self.alive}, tuple(kept), self.groups)
+        rung = Rung(step, {p: tuple(losses[p]) for p in self.alive}, tuple(kept), groups)
         self.rungs.append(rung)
         self.alive = tuple(kept)
         return rung
@@ -189,11 +226,7 @@ class Halving:
         """
         if self.next_step is not None:
             raise GraspError(f"{len(self.alive)} candidates are left: the next comparison is due")
-        if not self.rungs:
-            return HalvingResult(self.alive[0], (), self.alive, 0)
-        last = self.rungs[-1]
-        close = tuple(p for p, _ in in_order(last.losses) if last.is_close(p, self.margin))
-        return HalvingResult(self.alive[0], tuple(self.rungs), close, last.rows_needed(self.margin))
+        return HalvingResult(self.alive[0], tuple(self.rungs), self.margin)
 
     def _needs(self, kept: int) -> int:
         """Steps that all have taken by the last rung, if so many go on and those after them by rank."""

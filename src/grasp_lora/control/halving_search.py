@@ -128,10 +128,10 @@ class HalvingSearch:
             trainer.add_callback(callback)
         try:
             trainer.train(resume_from_checkpoint=checkpoint)
-        except Paused:
+        except Paused as paused:
             assert step is not None
             self._reached[p] = step
-            return pause.seen[step]
+            return paused.seen
         finally:
             if mask.masked is not None:
                 mask.masked.close()

@@ -11,7 +11,15 @@ __all__ = ["PauseAt", "Paused"]
 
 
 class Paused(Exception):
-    """Training has stopped at the step that it was to stop at, with a checkpoint."""
+    """Training has stopped at the step that it was to stop at, with a checkpoint.
+
+    Attributes:
+        seen: What was noted there, (examples,).
+    """
+
+    def __init__(self, seen: list[float]) -> None:
+        super().__init__()
+        self.seen = seen
 
 
 class PauseAt(CarriesState):
@@ -23,9 +31,6 @@ class PauseAt(CarriesState):
     Args:
         look: What to note of the model, (examples,).
         step: Optimizer steps; None never stops.
-
-    Attributes:
-        seen: Step -> what was noted there.
     """
 
     def __init__(self, look: Callable[[nn.Module], Tensor], step: int | None) -> None:
@@ -39,8 +44,8 @@ class PauseAt(CarriesState):
                 self.seen = {int(step): list(map(float, one)) for step, one in carried["seen"].items()}
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 raise misfit(self, error) from None
-        if state.global_step in self.seen and state.global_step == self.step:
-            raise Paused  # it was ended between the checkpoint and whoever asked
+        if self.step in self.seen:  # it was ended between the checkpoint and whoever asked
+            raise Paused(self.seen[self.step])
 
     def state_dict(self) -> dict[str, Any]:
         return {"seen": {str(step): one for step, one in self.seen.items()}}
@@ -56,7 +61,7 @@ class PauseAt(CarriesState):
     def on_save(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         super().on_save(args, state, control, **given)
         if state.global_step == self.step and self.step in self.seen:
-            raise Paused
+            raise Paused(self.seen[self.step])
 
     def _look(self, state: Any, control: Any, model: nn.Module) -> None:
         if (step := state.global_step) == self.step and step not in self.seen:

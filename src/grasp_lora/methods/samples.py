@@ -44,7 +44,8 @@ def refitted(x: Start, made: Adapter) -> Adapter:
 
 def _refit(x: Start, made: Stage, like: Stage) -> Stage:
     again = {key: made.given[key] for key in _ADAPTERS if key in made.given}
-    given = {**made.given, **_with_stages(again, lambda stage: refitted(x, stage))}
+    own_start = {key: value for key, value in made.given.items() if key != "goes_on"}
+    given = {**own_start, **_with_stages(again, lambda stage: refitted(x, stage))}
     own = made.given.get("train")
     if isinstance(own, Rows) and (own.task, own.language) == (x.task, x.config.target.language):
         given["train"] = replace(own, also=x.other_labelled)

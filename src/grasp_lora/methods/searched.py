@@ -1,6 +1,7 @@
 """A ratio that is searched: by training at every point of a grid or at ratios of the user's, by Optuna."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from grasp_lora.config.tree import Config
 from grasp_lora.errors import GraspError
@@ -8,7 +9,9 @@ from grasp_lora.methods.evaluations import best_on_dev
 from grasp_lora.methods.method import Group, Method
 from grasp_lora.methods.start import Start
 from grasp_lora.ratios import PruneRatio, shown_ratio
+from grasp_lora.stages.halving import HALVE
 from grasp_lora.stages.optuna import SEARCH, random_trials
+from grasp_lora.stages.train import TRAIN
 from grasp_lora.workspace.stage import Stage
 from grasp_lora.workspace.training import EveryStep, Fixed
 
@@ -71,6 +74,20 @@ def _optuna(x: Start, seed: int) -> Stage:
     return x.train(f"optuna/seed{seed}", seed, start=x.merged, mask=Fixed(ratio, mask.unit))
 
 
+def _halving(x: Start, seed: int) -> Stage:
+    """The survivor, trained on; another seed trains once more at its ratio, for the deviation only."""
+    how, mask, own = x.config.halving, Fixed(0.0, x.config.control.unit), x.config.seed
+    candidates = how.candidates or (0.0, *(p for p in x.config.grid if p != 0.0))
+    trial = x.first.fine_tuning(own, start=x.first.merged, mask=mask)
+    micro_dev = x.micro_dev(x.config.control.micro_dev)
+    given = {**trial, "candidates": candidates, "how": how, "micro_dev": micro_dev}
+    found = Stage(f"learn/halving-seed{own}", HALVE, given)
+    name, mask = f"halving/seed{seed}", replace(mask, ratio=found)
+    if seed != own:
+        return x.train(name, seed, start=x.merged, mask=mask, counted=False)
+    return Stage(name, TRAIN, {**trial, "mask": mask, "goes_on": found})
+
+
 def _at(p: PruneRatio) -> Method:
     name = shown_ratio(p)
     return Method(f"sweep_p{name}", f"p = {name}", lambda x, seed: fixed_run(x, p, seed), is_point=True)
@@ -87,4 +104,5 @@ SEARCHED = (
     Method("grid", "fixed mask, best of the grid", _grid),
     Group("sweep", _sweep, in_all=False),
     Method("optuna", "Optuna", _optuna),
+    Method("halving", "halving over fixed masks", _halving),
 )

@@ -31,6 +31,7 @@ from grasp_lora.workspace.files import empty
 from grasp_lora.workspace.lock import hold
 from grasp_lora.workspace.records import (
     LOGS,
+    SURVIVOR_FOLDER,
     Begun,
     Done,
     LearnedRatio,
@@ -250,7 +251,7 @@ class RunDirectory:
     def _copy(self, twin: Path, partial: Path) -> Done:
         logger.info("%s: as %s, copied", self.resources.shown.title, twin)
         empty(partial, keep=[Begun.FILE])  # of an attempt before it had a twin
-        left_out = [Done.FILE, Begun.FILE, CHECKPOINTS_FOLDER]
+        left_out = [Done.FILE, Begun.FILE, CHECKPOINTS_FOLDER, SURVIVOR_FOLDER]
         shutil.copytree(twin, partial, dirs_exist_ok=True, ignore=lambda folder, _: left_out)
         return Done.read(twin)
 

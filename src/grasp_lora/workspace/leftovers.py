@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from grasp_lora.control.halving import RUNGS_FILE
 from grasp_lora.control.rounds import PROBES_FILE, ROUNDS_FILE, TIMINGS_FILE
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.logs import TENSORBOARD_FOLDER, TRAIN_LOG_FILE
@@ -41,7 +42,7 @@ UNFINISHED, CHECKPOINTED = "unfinished stage", "checkpoint"
 CHECKPOINT = re.compile(r"checkpoint-\d+")
 OURS = {
     MASK_FILE, SUMMARY_FILE, TRAINER_STATE, TRAIN_LOG_FILE, TENSORBOARD_FOLDER,
-    ROUNDS_FILE, PROBES_FILE, TIMINGS_FILE, Weights.SEARCH_FILE, Row.SCORES_FILE, Row.COST_FILE,
+    RUNGS_FILE, ROUNDS_FILE, PROBES_FILE, TIMINGS_FILE, Weights.SEARCH_FILE, Row.SCORES_FILE, Row.COST_FILE,
     *(one.FILE for one in (Answer, Begun, DevLosses, Importance, LearnedRatio, MeasuredDeployment, Pruned,
                            RankCheck, Trial, Weights)),
 }  # fmt: skip

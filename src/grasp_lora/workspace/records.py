@@ -29,6 +29,7 @@ __all__ = [
     "MASK_FILE",
     "REPORT",
     "SUMMARY_FILE",
+    "SURVIVOR_FOLDER",
     "Begun",
     "DevLosses",
     "Done",
@@ -50,6 +51,7 @@ MASK_FILE = "mask.safetensors"  # True = keep, by parameter name
 SUMMARY_FILE = "summary.md"
 EVALUATIONS = "eval"  # with a folder METHOD/seedN for each evaluated adapter
 REPORT = "report"
+SURVIVOR_FOLDER = "survivor"  # of halving: the training that goes on
 DRAWS_FOLDER = "draws"  # with a folder for each further draw, which is as the run's own
 LOGS = (TIMINGS_FILE, TRAIN_LOG_FILE, TENSORBOARD_FOLDER)
 """Differ between equal runs, since they say when something was."""

@@ -1,5 +1,6 @@
 """The one training of an adapter, whatever it starts from, its rows, its mask, and when it stops."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +19,9 @@ from grasp_lora.lm.adapters import Lora, save_adapter
 from grasp_lora.lm.backbone import Backbone
 from grasp_lora.lm.encoding import Limits
 from grasp_lora.lm.epochs import AverageOfEpochs, BestEpoch
+from grasp_lora.lm.logs import CHECKPOINTS_FOLDER
+from grasp_lora.lm.pausing import PauseAt
+from grasp_lora.lm.saving import newest_checkpoint
 from grasp_lora.lm.training import Training
 from grasp_lora.merging.parts import read_parts
 from grasp_lora.ratios import PerAdapter, PruneRatio
@@ -26,7 +30,7 @@ from grasp_lora.workspace.chosen import as_chosen, found_by
 from grasp_lora.workspace.fit import fit
 from grasp_lora.workspace.inputs import Model
 from grasp_lora.workspace.pruned import say_what_mask_pruned, say_what_steps_pruned
-from grasp_lora.workspace.records import DevLosses, LearnedRatio
+from grasp_lora.workspace.records import SURVIVOR_FOLDER, DevLosses, LearnedRatio
 from grasp_lora.workspace.resources import Resources
 from grasp_lora.workspace.stage import Stage
 
@@ -90,6 +94,8 @@ def fine_tune(
     mask: Fixed | EveryStep | None = None,
     beside: Sequence[Example] = (),
     like: Path | None = None,
+    goes_on: Path | None = None,
+    pause: Callable[[Backbone], PauseAt] | None = None,
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> None:
     """Train an adapter into `folder`: the best epoch on dev is kept, the untouched start included, or the
@@ -102,6 +108,8 @@ def fine_tune(
         dev: None: no row is looked at but those of `train`.
         beside: Other rows to train on, as many in each step as of `train`; the loss is the mean of both's.
         like: The folder of what chose the number of epochs, and perhaps the learning rate.
+        goes_on: The folder of halving that began this training, whose checkpoint it goes on from.
+        pause: Makes what stops it at a step.
         on_epoch: Sees each epoch's dev loss, and may raise to end the run.
     """
     found: list[Any] = []
@@ -124,7 +132,10 @@ def fine_tune(
             how = mask.how.model_dump(exclude={"thresholds"})
             how |= {mask.how.searched: found_by(mask.at)}
             found.append(MergePruneCallback(validation=loss, parts=_parts(start), **how))
-        return [*found, *kept]
+        return [*found, *kept, *([] if pause is None else [pause(backbone)])]
+
+    if goes_on is not None:
+        _take_over(goes_on / SURVIVOR_FOLDER, folder)
 
     trainer, backbone, added = fit(
         resources, folder, model, start, train, training, limits, seed, callbacks, beside=beside
@@ -142,6 +153,12 @@ def fine_tune(
         elif callback.masked is not None:
             parts = read_parts(start) if isinstance(start, Path) else None
             say_what_mask_pruned(callback.masked, callback.importance, callback.norms, folder, parts)
+
+
+def _take_over(begun: Path, folder: Path) -> None:
+    """A training that was begun elsewhere, with its checkpoint and logs; where it is gone, nothing."""
+    if begun.is_dir() and newest_checkpoint(folder / CHECKPOINTS_FOLDER) is None:
+        shutil.copytree(begun, folder, dirs_exist_ok=True)
 
 
 def _dev_losses(

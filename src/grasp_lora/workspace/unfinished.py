@@ -13,7 +13,7 @@ from grasp_lora.errors import GraspError
 from grasp_lora.lm.logs import CHECKPOINT, CHECKPOINTS_FOLDER, WHOLE_FILE
 from grasp_lora.workspace.changes import changes
 from grasp_lora.workspace.lock import hold
-from grasp_lora.workspace.records import Begun, Done, Maker
+from grasp_lora.workspace.records import SURVIVOR_FOLDER, Begun, Done, Maker
 
 __all__ = [
     "PARTIAL",
@@ -105,7 +105,7 @@ def forget_unfinished(folder: Path) -> None:
 
 def is_result(path: Path) -> bool:
     """Whether a file, its path from the stage's folder on, stays when the stage is finished."""
-    return path.parts[0] not in (Begun.FILE, CHECKPOINTS_FOLDER)
+    return path.parts[0] not in (Begun.FILE, CHECKPOINTS_FOLDER, SURVIVOR_FOLDER)
 
 
 def move_aside(folder: Path) -> None:
