@@ -80,7 +80,7 @@ def halve(
     """Train candidates to the rungs, compare, and drop; leaves `HalvingResult` and `LearnedRatio`.
 
     The survivor's checkpoint and logs stay in a folder of their own, from which its training goes on to its
-    end; what it took so far is counted there. A process that was ended left checkpoints of all candidates, and
+    end; what it took so far is counted there. A process that was ended left checkpoints of all candidates:
     each goes on from its own.
 
     Args:
@@ -152,11 +152,12 @@ def _warnings(found: HalvingResult) -> list[str]:
     if len(found.close) < 2:
         return []
     last = found.rungs[-1]
-    rows = len(last.losses[found.best_ratio])
     others = ", ".join(f"{p:g}" for p in found.close if p != found.best_ratio)
+    rows = len(last.losses[found.best_ratio])
     return [
-        f"p = {found.best_ratio:g} cannot be told from {others} on {rows} rows after {last.step} steps; "
-        f"about {found.rows_needed} rows would tell it from the next best"
+        f"halving: at {last.step} steps {others} was within {found.margin:g} nats of p = "
+        f"{found.best_ratio:g}, or within the noise of {rows} rows; to show that difference takes about "
+        f"{found.rows_needed}"
     ]
 
 

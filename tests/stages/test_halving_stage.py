@@ -1,0 +1,157 @@
+"""The method halving in a run: what it trains, what it says, and what it goes on from."""
+
+import json
+import shutil
+
+import pytest
+from tests.helpers.run import CONFIG, write_setting
+from tests.soak import files
+
+import grasp_lora
+from grasp_lora.control.halving import HalvingResult
+from grasp_lora.errors import GraspError
+from grasp_lora.lm.pausing import PauseAt
+from grasp_lora.workspace.records import Done, LearnedRatio
+from grasp_lora.workspace.rows import Row
+
+GIVEN = {
+    "methods": ["merge", "grid", "halving"],
+    "variants": {},
+    "grid": [0.0, 0.3, 0.5, 0.7],
+    "lora": {"dropout": 0.1},
+    "halving": {"rows": [2, None]},
+    "checkpoint_every": 3,
+}
+
+
+def made(folder, **more):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return folder / grasp_lora.run("run.yaml", **{**GIVEN, **more}).folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_setting(tmp_path_factory.mktemp("halving"), CONFIG)
+
+
+@pytest.fixture(scope="module")
+def run(folder):
+    return made(folder)
+
+
+def test_the_survivor_is_the_grids_training_at_its_ratio(run):
+    p = LearnedRatio.read(run / "learn/halving-seed42").p
+    for name in ("adapter_model.safetensors", "mask.safetensors", "dev_losses.json", "pruned.json"):
+        own, point = run / "halving/seed42" / name, run / f"grid/p{p:.2f}-seed42" / name
+        assert own.read_bytes() == point.read_bytes()
+    trained = [run / "halving/seed42", run / f"grid/p{p:.2f}-seed42"]
+    logs = [(at / "train_log.jsonl").read_text().splitlines() for at in trained]
+    losses = [[json.loads(line).get("dev_loss") for line in log] for log in logs]
+    assert losses[0] == losses[1]
+
+
+def test_another_seed_is_trained_at_the_same_ratio(run):
+    p = LearnedRatio.read(run / "learn/halving-seed42").p
+    rows = [Row.read(run / f"eval/halving/seed{seed}") for seed in (42, 7)]
+    assert [row.p for row in rows] == [p, p]
+    assert not (run / "learn/halving-seed7").exists()
+
+
+def test_what_it_took_by_hand(run):
+    # Four to step 2 and two rows each, two to step 4 and four rows each, and a look at dev's four before the
+    # first step; the survivor's part is in its own training, which has 16 steps and three looks at dev.
+    search, whole = (Done.read(run / name) for name in ("learn/halving-seed42", "halving/seed42"))
+    rungs = HalvingResult.read(run / "learn/halving-seed42").rungs
+    assert [(rung.step, len(rung.losses), len(next(iter(rung.losses.values())))) for rung in rungs] == [
+        (2, 4, 2),
+        (4, 2, 4),
+    ]
+    assert (search.steps, search.backward_examples) == (2 * 3 + 2, 2 * 3 + 2)
+    assert search.forward_examples == 3 * (4 + 2 + 2) + (2 + 4)
+    assert (whole.steps, whole.backward_examples) == (16, 16)
+    assert whole.forward_examples == 16 + 3 * 4 + (2 + 4)
+    row = Row.read(run / "eval/halving/seed42")
+    assert row.choosing_steps == 8
+    assert row.steps == Row.read(run / "eval/merge/seed42").steps
+
+
+@pytest.mark.parametrize("after", [0, 1, 3, 4, 5])
+def test_a_search_that_was_ended_goes_on_to_the_same_files(folder, run, monkeypatch, after):
+    """Ended after so many pauses, which have left a checkpoint; 4 is between the rungs."""
+    name, pauses, on_save = f"ended{after}", [], PauseAt.on_save
+
+    def ends(self, *args, **given):
+        if len(pauses) == after:
+            raise KeyboardInterrupt
+        pauses.append(self)
+        on_save(self, *args, **given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PauseAt, "on_save", ends)
+        with pytest.raises(KeyboardInterrupt):
+            made(folder, name=name, checkpoint_every=None)
+    again = made(folder, name=name, checkpoint_every=None)
+    for stage in ("learn/halving-seed42", "halving/seed42"):
+        own = {k: v for k, v in files(again / stage).items() if not k.startswith("survivor/")}
+        assert own == {k: v for k, v in files(run / stage).items() if not k.startswith("survivor/")}
+        done = [Done.read(one / stage) for one in (again, run)]
+        assert done[0].forward_examples == done[1].forward_examples
+        assert done[0].steps == done[1].steps
+
+
+def test_where_the_survivor_is_gone_it_is_trained_anew(folder, run):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        shutil.copytree(run, folder / "runs/gone")
+        shutil.rmtree(folder / "runs/gone/learn/halving-seed42/survivor")
+        for name in ("halving", "eval/halving", "report"):
+            shutil.rmtree(folder / "runs/gone" / name)
+    again = made(folder, name="gone")
+    one, other = (at / "halving/seed42/adapter_model.safetensors" for at in (again, run))
+    assert one.read_bytes() == other.read_bytes()
+    assert Done.read(again / "halving/seed42").forward_examples == 16 + 3 * 4
+
+
+def test_candidates_of_its_own_dev_rows_that_judge_and_a_refit(folder):
+    again = made(
+        folder,
+        name="pairs",
+        methods=["halving"],
+        seeds=[42],
+        final={"refit": True},
+        halving={"rows": [4, 8], "dev": True, "candidates": [[0, 0], [0, 1], 0.4], "factor": 2},
+    )
+    found = HalvingResult.read(again / "learn/halving-seed42")
+    assert [len(next(iter(rung.losses.values()))) for rung in found.rungs] == [4, 8]
+    assert Row.read(again / "eval/halving/seed42").p == found.best_ratio
+    assert Row.read(again / "eval/halving_refit/seed42").p == found.best_ratio
+    assert "goes_on" not in json.dumps(Done.read(again / "refit/halving/seed42").inputs)
+
+
+def test_the_report_shows_the_rungs(run):
+    found = HalvingResult.read(run / "learn/halving-seed42")
+    summary = (run / "report/summary.md").read_text()
+    assert f"Halving kept p = {found.best_ratio:g}" in summary
+    assert (run / "report/rungs.png").exists() or list((run / "report").rglob("rungs*.png"))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"rows": [2]}, "rows has 1 numbers, and rungs 2"),
+        ({"rungs": [0.5, 0.25]}, "rungs must rise"),
+        ({"rows": [2, 9]}, "halving.rows asks for 9 rows, and 4 can judge"),
+        ({"rungs": [0.01, 0.02]}, "no room for comparisons"),
+    ],
+)
+def test_what_it_cannot_do_is_said_before_anything_is_trained(folder, given, said):
+    with pytest.raises(GraspError, match=said):
+        made(folder, name="never", halving={"rows": [2, None], **given})
+    assert not (folder / "runs/never/adapters").exists()
+
+
+def test_several_processes_do_not_halve(folder, monkeypatch):
+    monkeypatch.setattr("grasp_lora.stages.halving.world", lambda: 2)
+    with pytest.raises(GraspError, match="start it without a launcher"):
+        made(folder, name="never")
