@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from grasp_lora.control.curve import RatioCurve as RatioCurve
     from grasp_lora.control.curve_callback import RatioCurveCallback as RatioCurveCallback
     from grasp_lora.control.fixed_mask import FixedMaskCallback as FixedMaskCallback
+    from grasp_lora.control.measured import MeasuredCurve as MeasuredCurve
     from grasp_lora.control.policy import RatioPolicy as RatioPolicy
     from grasp_lora.control.selection import GraspResult as GraspResult
     from grasp_lora.errors import GraspError as GraspError
@@ -32,6 +33,7 @@ _HOMES = {
     "GraspController": "control.controller",
     "GraspError": "errors",
     "GraspResult": "control.selection",
+    "MeasuredCurve": "control.measured",
     "RatioCurve": "control.curve",
     "RatioCurveCallback": "control.curve_callback",
     "RatioPolicy": "control.policy",
