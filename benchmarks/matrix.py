@@ -22,7 +22,9 @@ from grasp_lora.workspace.rows import Row
 
 ROWS = Path(__file__).parents[1] / "docs/results/matrix"
 UNPRUNED, POINT = "sweep_p0.00", r"sweep_p[\d.]+"
-CHOOSERS = ("grid", "prune_after", "random", "optuna", "grasp", "curve", "sparsest", "cross_validate")
+CHOOSERS = (
+    "grid", "prune_after", "random", "optuna", "grasp", "curve", "by_curve", "sparsest", "cross_validate",
+)  # fmt: skip
 KEPT = ("method", "title", "seed", "draw", "p", "steps", "choosing_steps", "labels", "dev_loss", "folds")
 SIGNIFICANT = 0.05
 

@@ -10,8 +10,10 @@ from peft import PeftModel
 from tests.helpers.models import random_adapter, tiny_llama, tokens
 from tests.helpers.tokenizer import tiny_tokenizer
 
-from grasp_lora import GraspController, merge_adapters
+from grasp_lora import Example, GraspController, RatioCurve, RatioCurveCallback, TargetLoss, merge_adapters
 from grasp_lora.experiment import read_config as load_config
+from grasp_lora.lm.encoding import Limits, encode
+from grasp_lora.lm.training import Training, build_trainer
 from grasp_lora.methods.plan import NAMES
 
 ROOT = Path(__file__).parents[1]
@@ -39,7 +41,7 @@ def test_a_newcomer_reads_it_in_minutes():
 def test_the_table_of_methods_names_all():
     rows = re.findall(r"^\| (`.*?) \|", METHODS, flags=re.M)
     named = set(re.findall(r"`(\w+)`", " ".join(rows)))
-    assert named - set(NAMES.all) == {"cross_validate", "sweep"}
+    assert named - set(NAMES.all) == {"cross_validate", "curve", "sweep"}
     assert set(NAMES.all) <= named
 
 
@@ -80,6 +82,28 @@ def test_the_plain_loop_example(merged, capsys):
     }
     exec(block(CALLBACK, "python", 1), names)
     assert 0.1 <= float(capsys.readouterr().out) <= 0.8
+
+
+def test_the_examples_of_every_ratio(merged, tmp_path, capsys):
+    rows = [{"prompt": f"say {t}:", "completion": t} for t in ("abc", "bcd", "cde", "def")]
+    examples = [Example(str(i), row["prompt"], row["completion"]) for i, row in enumerate(rows)]
+    trainer = build_trainer(
+        merged, tiny_tokenizer(), [encode(e, tiny_tokenizer(), Limits(40, 8)) for e in examples],
+        Training(max_steps=2), 42, tmp_path / "out", "training",
+    )  # fmt: skip
+    names = {"RatioCurveCallback": RatioCurveCallback, "trainer": trainer, "held_out": rows}
+    exec(block(CALLBACK, "python", 2), names)
+    assert capsys.readouterr().out.count("(0.") == 9
+    batches = [{"input_ids": tokens(seed=i), "labels": tokens(seed=i)} for i in range(3)]
+    names = {
+        "RatioCurve": RatioCurve,
+        "model": PeftModel.from_pretrained(tiny_llama(), "merged", is_trainable=True),
+        "loss": TargetLoss(examples, tiny_tokenizer(), merged),
+        "loader": batches,
+    }
+    names["optimizer"] = torch.optim.AdamW([p for p in names["model"].parameters() if p.requires_grad])
+    exec(block(CALLBACK, "python", 3), names)
+    assert names["curve"].steps == 3
 
 
 def test_the_yaml_example_is_valid(tmp_path):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from grasp_lora.control.curve_callback import RatioCurveCallback as RatioCurveCallback
     from grasp_lora.control.fixed_mask import FixedMaskCallback as FixedMaskCallback
     from grasp_lora.control.halving_search import HalvingSearch as HalvingSearch
+    from grasp_lora.control.measured import MeasuredCurve as MeasuredCurve
     from grasp_lora.control.policy import RatioPolicy as RatioPolicy
     from grasp_lora.control.selection import GraspResult as GraspResult
     from grasp_lora.errors import GraspError as GraspError
@@ -34,6 +35,7 @@ _HOMES = {
     "GraspError": "errors",
     "GraspResult": "control.selection",
     "HalvingSearch": "control.halving_search",
+    "MeasuredCurve": "control.measured",
     "RatioCurve": "control.curve",
     "RatioCurveCallback": "control.curve_callback",
     "RatioPolicy": "control.policy",

@@ -12,10 +12,12 @@ from tests.helpers.tokenizer import tiny_tokenizer
 from torch import distributed, multiprocessing
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 from transformers import Trainer, TrainingArguments
 
 from grasp_lora.control.callback import GraspCallback
 from grasp_lora.control.controller import GraspController
+from grasp_lora.control.curve import RatioCurve
 from grasp_lora.control.input_importance import InputImportance
 from grasp_lora.control.units import adapter_parameters
 from grasp_lora.errors import GraspError
@@ -111,6 +113,38 @@ def test_ranks_with_rewards_of_their_own_stay_in_step(tmp_path):
     assert first[2] != second[2]
     mean = (first[2][0] + second[2][0]) / 2
     assert json.loads(first[0][0])["base_reward"] == pytest.approx(mean)
+
+
+def teach_together(rank, folder):
+    """Each rank has rows of its own, and DDP's mean of their gradients."""
+    meet(folder, rank, 2)
+    model = adapted(dropout=0.0)
+    loss = TargetLoss(MICRO_DEV, tiny_tokenizer(), model, max_length=40, max_new_tokens=10, token_budget=30)
+    batches = TargetLoss(
+        TRAIN[rank::2], tiny_tokenizer(), model, max_length=40, max_new_tokens=10, token_budget=30
+    )
+    curve = RatioCurve(model, loss.per_example, ratios=3)
+    wrapped = DistributedDataParallel(model)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01)
+    masked = []
+    for batch in batches.batches:
+        with curve.step():
+            masked.append([(p == 0).tolist() for p in adapter_parameters(model).values()])
+            wrapped(**batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    weights = [p.tolist() for p in adapter_parameters(model).values()]
+    seen = [point.losses for point in curve.measure().points]
+    (folder / f"rank{rank}.json").write_text(json.dumps([masked, weights, seen]))
+    distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_ranks_have_one_mask_in_each_step(tmp_path):
+    multiprocessing.spawn(teach_together, args=(tmp_path,), nprocs=2)
+    first, second = (json.loads((tmp_path / f"rank{r}.json").read_text()) for r in (0, 1))
+    assert first == second
+    assert len({json.dumps(masks) for masks in first[0]}) == len(first[0]) > 1
 
 
 def train_batch_norms(examples):

@@ -225,7 +225,7 @@ LEFT_OUT = [
     *(("prune by gradients to the start", without(k)) for k in ("average", "uncertainty", "reset")),
     *(("best epoch", without(key)) for key in ("losses", "best")),
     *(("average of epochs", without(key)) for key in ("epochs", "1")),
-    *(("all ratios", without(key)) for key in ("steps", "draws/rng", "draws/left", "epochs")),
+    *(("all ratios", without(key)) for key in ("steps", "draws/rng", "epochs")),
 ]  # fmt: skip
 
 

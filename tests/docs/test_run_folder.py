@@ -17,7 +17,7 @@ WORDS = set(re.findall(r"`([^`]+)`", PAGE))
 FOLDERS = {name.partition("/")[0] for name in NAMED if "/" in name}
 # What leaves a file of its own; the other methods leave the same ones, in folders that are named after them.
 SMALL = """
-methods: [lora_target, merge, merge_prune, lorahub, optuna, grid, grasp, rank_check]
+methods: [lora_target, merge, merge_prune, lorahub, optuna, grid, curve, grasp, rank_check]
 grid: [0.2, 0.4]
 optuna: {trials: 2}
 lorahub: {budget: 6}
@@ -25,7 +25,19 @@ evaluation: {generate: 2, metrics: [em], deployment: true, points: true, test_ex
 max_length: 40
 max_new_tokens: 6
 """
-MADE = {"adapters", "combined", "deployment", "dev", "eval", "final", "grid", "learn", "merge", "merge_prune"}
+MADE = {
+    "adapters",
+    "combined",
+    "curve",
+    "deployment",
+    "dev",
+    "eval",
+    "final",
+    "grid",
+    "learn",
+    "merge",
+    "merge_prune",
+}
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,7 @@ target: {language: ar, draws: 2, train_examples: 6}
 training: {epochs: 2, learning_rate: 1e-2}
 control: {micro_dev: 4, every: 2, p_min: 0.0}
 methods: [lora_source, merge, joint, grid, cross_validate, grasp]
-variants: {curve: {select: curve, margin: 0.5}}
+variants: {by_curve: {select: curve, margin: 0.5}}
 grid: [0.0, 0.5]
 cross_validate: 2
 final: {refit: true}
@@ -269,7 +269,7 @@ def test_a_refit_has_all_rows_and_looks_at_none(setting, result):
 def test_every_method_is_fitted_again_but_those_without_target_rows(result):
     names = {one.method for one in result.rows}
     assert {name for name in names if name.endswith("_refit")} == {
-        f"{name}_refit" for name in ("merge", "joint", "grid", "grasp", "curve")
+        f"{name}_refit" for name in ("merge", "joint", "grid", "grasp", "by_curve")
     }
     joint = row(result, "eval/joint_refit/seed42")
     assert (joint.steps, joint.labels) == (4 * 14, LABELLED)
@@ -381,12 +381,14 @@ def test_a_rate_is_chosen_on_dev_for_every_training(setting):
 
 
 def test_a_variant_of_the_rule_alone_reads_the_same_log(result):
-    folder = result.folder / "learn/curve-seed42"
+    folder = result.folder / "learn/by_curve-seed42"
     rounds = read_rounds(result.folder / "learn/seed42")
     expected = select_ratio(rounds, "curve").best_ratio
-    assert LearnedRatio.read(folder).p == row(result, "eval/curve/seed42").p == expected
+    assert LearnedRatio.read(folder).p == row(result, "eval/by_curve/seed42").p == expected
     assert not (folder / "rounds.jsonl").exists()
-    assert row(result, "eval/curve/seed42").choosing_steps == row(result, "eval/grasp/seed42").choosing_steps
+    assert (
+        row(result, "eval/by_curve/seed42").choosing_steps == row(result, "eval/grasp/seed42").choosing_steps
+    )
 
 
 def test_the_report_says_what_speaks_against_a_ratio(result):
@@ -394,7 +396,7 @@ def test_the_report_says_what_speaks_against_a_ratio(result):
     p = LearnedRatio.read(result.folder / "learn/seed42").p
     assert f"- GRASP, draw 0: p* = {p:.3f} is from 18 probes, fewer than 30" in summary
     assert "- GRASP, draw 1: p* = " in summary
-    assert "- curve, draw 0: p* = " in summary
+    assert "- by_curve, draw 0: p* = " in summary
     other = LearnedRatio.read(result.folder / "draws/1/learn/seed42").p
     assert f"Of the other draws it is {other:.4f}." in summary
     ratios = (p, other)

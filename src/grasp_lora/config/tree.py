@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from grasp_lora.config.parts import Final, Part, Source, Sweep, Target, Tune
-from grasp_lora.control.settings import Control, MergePrune
+from grasp_lora.control.settings import Control, Curve, MergePrune
 from grasp_lora.executors.settings import Executor
 from grasp_lora.lm.adapters import Lora
 from grasp_lora.lm.backbone import DType
@@ -107,6 +107,8 @@ class Config(Settings):
     """The controller."""
     variants: Mapping[FolderName, Control] = {}
     """More GRASP runs by name: what differs from `control`."""
+    curve: Curve = Curve()
+    """The method curve."""
     methods: Annotated[tuple[str, ...], Field(min_length=1, validate_default=True)] = ()
     """Names, or all; none named: lora_target, merge_untrained, merge and grasp."""
     combine: Combine = Combine()

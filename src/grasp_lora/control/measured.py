@@ -1,17 +1,22 @@
 """The loss over the prune ratio, after one training of all ratios, and what the rows cannot tell apart."""
 
+import json
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import TypeAdapter
 
 from grasp_lora.control.noise import MARGIN, Z, paired_error
-from grasp_lora.errors import check_choice
+from grasp_lora.errors import GraspError, check_choice, fault
 from grasp_lora.ratios import PruneRatio, spread
 
-__all__ = ["CurveRule", "MeasuredCurve", "Point"]
+__all__ = ["CURVE_FILE", "CurveRule", "MeasuredCurve", "Point"]
 
+CURVE_FILE = "curve.json"
 CurveRule = Literal["best", "sparsest"]
 
 
@@ -130,3 +135,24 @@ class MeasuredCurve:
         """
         check_choice("select", rule, CurveRule)
         return self.best if rule == "best" else self.free
+
+    def write(self, folder: Path) -> None:
+        """As `curve.json`."""
+        (folder / CURVE_FILE).write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> "MeasuredCurve":
+        """What `write` left.
+
+        Raises:
+            GraspError: It is not there, or is something else.
+        """
+        path = folder / CURVE_FILE
+        try:
+            found: MeasuredCurve = _CURVE.validate_json(path.read_bytes())
+            return found
+        except (OSError, ValueError) as error:
+            raise GraspError(f"{path} cannot be read ({fault(error)}): make it again, with --force") from None
+
+
+_CURVE: TypeAdapter[Any] = TypeAdapter(MeasuredCurve)

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from grasp_lora.control.controller import EVERY
 from grasp_lora.control.input_importance import Rescore
+from grasp_lora.control.measured import CurveRule
 from grasp_lora.control.noise import MARGIN
 from grasp_lora.control.policy import RatioPolicy
 from grasp_lora.control.selection import SelectionRule
@@ -21,7 +22,7 @@ from grasp_lora.control.units import (
 )
 from grasp_lora.settings import Count, NotNegative, Ratio, Settings
 
-__all__ = ["Control", "MergePrune"]
+__all__ = ["Control", "Curve", "MergePrune"]
 
 _POLICY = {name: parameter.default for name, parameter in inspect.signature(RatioPolicy).parameters.items()}
 
@@ -71,6 +72,31 @@ class Control(Settings):
     def policy(self) -> dict[str, Any]:
         """The policy's part."""
         return self.model_dump(include=set(_POLICY))
+
+
+class Curve(Settings):
+    """The method curve: one training under masks at ratios that are drawn evenly, of which any can be cut."""
+
+    p_min: Ratio = 0.0
+    """The smallest ratio that is drawn, and measured."""
+    p_max: Ratio = 0.8
+    """The largest."""
+    ratios: Count = 9
+    """Ratios that are measured afterwards, evenly apart, on control.micro_dev rows."""
+    per_adapter: bool = False
+    """Draw one for each adapter that is merged, and measure all combinations of the ratios."""
+    select: CurveRule = "best"
+    """Which ratio is used: that of the lowest loss, or the largest that is no worse than the smallest."""
+    margin: NotNegative = MARGIN
+    """Nats; a smaller difference is none."""
+    adapter: Literal["final", "trained_on", "cut"] = "final"
+    """A final run of the merge at the ratio, or the curve's own adapter: cut there and trained on, or cut."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Curve":
+        if self.p_min > self.p_max or self.p_min == 1.0:
+            raise ValueError(f"need p_min <= p_max, and p_min below 1, got {self.p_min}, {self.p_max}")
+        return self
 
 
 class MergePrune(Settings):

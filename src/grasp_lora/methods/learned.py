@@ -1,12 +1,16 @@
-"""A ratio that is learned while training goes on: GRASP, variants of its settings, and even draws."""
+"""A ratio that is learned while training goes on: GRASP, variants of its settings, even draws, a curve."""
 
 from typing import Any
 
 from grasp_lora.control.settings import Control
+from grasp_lora.errors import GraspError
 from grasp_lora.methods.method import Method
 from grasp_lora.methods.start import Start
+from grasp_lora.stages.curve import CURVE
+from grasp_lora.stages.prune import PRUNE
 from grasp_lora.stages.select import SELECT
 from grasp_lora.workspace.stage import Stage
+from grasp_lora.workspace.training import Fixed
 
 __all__ = ["LEARNED", "variant"]
 
@@ -44,6 +48,47 @@ def variant(name: str, control: Control) -> Method:
     return Method(name, name, adapter)
 
 
+def _curve(x: Start, seed: int) -> Stage:
+    """The ratio from one training of all, with the config's seed; then as `curve.adapter` says."""
+    config, unit = x.config, x.config.control.unit
+    ratio = _taught(x.first, config.seed)
+    if config.curve.adapter == "final":
+        if config.curve.per_adapter and config.final.pruning == "every_step":
+            raise GraspError("final.pruning: every_step takes one ratio, and curve.per_adapter finds several")
+        return x.train(f"curve/seed{seed}", seed, start=x.merged, mask=x.final_mask(ratio, unit))
+    own = _taught(x, seed)
+    if config.curve.adapter == "trained_on":
+        return x.train(f"curve/seed{seed}", seed, start=own, mask=Fixed(ratio, unit))
+    given = {
+        "model": x.model,
+        "adapter": own,
+        "parts": x.merged,
+        "ratio": ratio,
+        "unit": unit,
+        "dev": x.rows(config.target, "dev"),
+        "limits": x.limits,
+    }
+    return Stage(f"curve/seed{seed}", PRUNE, given)
+
+
+def _taught(x: Start, seed: int) -> Stage:
+    """The training of all ratios."""
+    config = x.config
+    given = {
+        "model": x.model,
+        "start": x.merged,
+        "train": x.rows(config.target, "train"),
+        "micro_dev": x.micro_dev(config.control.micro_dev),
+        "how": config.curve.model_copy(update={"adapter": "final"}),  # which makes no other curve
+        "adapters": len(x.adapters) if config.curve.per_adapter else 0,
+        "unit": config.control.unit,
+        "training": config.learn.training,
+        "limits": x.limits,
+        "seed": seed,
+    }
+    return Stage(f"learn/curve-seed{seed}", CURVE, given)
+
+
 def _rule(control: Control) -> dict[str, Any]:
     """How p* is chosen from the log."""
     return {"select": control.select, "margin": control.margin}
@@ -51,5 +96,6 @@ def _rule(control: Control) -> dict[str, Any]:
 
 LEARNED = (
     Method("random", "random ratios", _random),
+    Method("curve", "one training of all ratios", _curve, in_all=False),
     Method("grasp", "GRASP", _grasp, reference=True, default=True),
 )

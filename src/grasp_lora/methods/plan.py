@@ -17,6 +17,7 @@ from grasp_lora.methods.samples import moved, refitted
 from grasp_lora.methods.searched import SEARCHED
 from grasp_lora.methods.start import Start
 from grasp_lora.methods.studies import STUDIES
+from grasp_lora.stages.curve import CURVE
 from grasp_lora.stages.learn import LEARN
 from grasp_lora.stages.report import REPORT
 from grasp_lora.stages.select import SELECT
@@ -95,6 +96,7 @@ def plan(x: Start) -> list[Stage]:
         "sources": _trained_sources(x, rows),
         "reference": reference.name,
         "learned": {name: found for name, found in learned.items() if found},
+        "curves": {one.name: taught for one in methods if one.dev and (taught := _curves(x, one))},
         "searched": dev_scores(x, rows),
         "deployed": measured,
         "trained": trained,
@@ -197,4 +199,13 @@ def _learned(x: Start, method: Method) -> tuple[tuple[Stage, Stage], ...]:
         stages = {stage.work: stage for stage in behind(made)}
         if LEARN in stages:
             found.append((stages[LEARN], stages.get(SELECT, stages[LEARN])))
+    return tuple(found)
+
+
+def _curves(x: Start, method: Method) -> tuple[Stage, ...]:
+    """For each draw the training of all ratios behind its adapter, if there is one."""
+    found = []
+    for draw in range(x.config.target.draws):
+        made = behind(_adapter(replace(x, draw=draw), method, x.config.seed))
+        found += [stage for stage in made if stage.work is CURVE]
     return tuple(found)

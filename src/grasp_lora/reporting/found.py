@@ -7,6 +7,7 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any, Literal
 
+from grasp_lora.control.measured import MeasuredCurve
 from grasp_lora.cost import Cost
 from grasp_lora.metrics.clusters import clusters
 from grasp_lora.metrics.score import Score, Spread, over_seeds
@@ -144,6 +145,8 @@ class Found:
     """Source -> the dev loss of its own adapter, where it was trained in the run."""
     learned: Mapping[str, Sequence[Learned]] = field(default_factory=dict)
     """By method, one for each draw: GRASP, its variants, even draws."""
+    curves: Mapping[str, Sequence[MeasuredCurve]] = field(default_factory=dict)
+    """By method, one for each draw: what one training of all ratios showed."""
     tests: Mapping[str, tuple[MethodResult, ...]] = field(default_factory=dict)
     """By further test set."""
     searched: Mapping[str, Mapping[PruneRatio, Mapping[str, float]]] = field(default_factory=dict)

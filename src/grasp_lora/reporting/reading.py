@@ -6,6 +6,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from grasp_lora.control.measured import CURVE_FILE, MeasuredCurve
 from grasp_lora.control.rounds import ROUNDS_FILE
 from grasp_lora.errors import GraspError
 from grasp_lora.ratios import PruneRatio
@@ -41,6 +42,7 @@ def read_found(
     trained: Mapping[str, Path],
     control: Mapping[str, Any],
     variants: Mapping[str, Mapping[str, Any]],
+    curves: Mapping[str, Sequence[Path]] | None = None,
     missing: Sequence[str] = (),
     name: str = "",
 ) -> Found:
@@ -57,6 +59,7 @@ def read_found(
         trained: Method -> the folder of its adapter, of the first draw and seed.
         control: The controller's settings.
         variants: Method -> those that it learns with instead.
+        curves: Method -> for each draw the folder of its training of all ratios.
         missing: What is not there yet.
         name: The run's.
 
@@ -68,6 +71,10 @@ def read_found(
         sources={label: DevLosses.read(made).best for label, made in sources.items() if _has_dev(made)},
         reference=reference,
         learned={method: tuple(Learned.read(*pair) for pair in pairs) for method, pairs in learned.items()},
+        curves={
+            method: tuple(MeasuredCurve.read(made) for made in several)
+            for method, several in (curves or {}).items()
+        },
         tests={test: together([_row(row) for row in found]) for test, found in tests.items()},
         searched={
             method: {at: _point(*folders) for at, folders in points.items()}
@@ -115,6 +122,7 @@ def read_run(run: Path) -> Found:
     names = [one.method for one in order]
     first = {one.method: one.rows[0] for one in order}
     learned = {one.method: pairs for one in order if (pairs := _learning(run, one.draws))}
+    curves = {one.method: made for one in order if (made := _curves(run, one.draws))}
     usual = reference_of(run)
     if usual not in names:  # no report yet: the last one that learns, but no variant
         own = [name for name in learned if name not in variants]
@@ -141,6 +149,7 @@ def read_run(run: Path) -> Found:
         },
         control=mapping_of(config, "control"),
         variants={name: one for name, one in variants.items() if isinstance(one, dict)},
+        curves=curves,
         missing=_missing(run, asked, names),
         name=run.resolve().name,
     )
@@ -191,6 +200,15 @@ def _learning(run: Path, draws: Mapping[int, Sequence[Row]]) -> list[tuple[Path,
         beside = sorted(learning.parent.glob(f"*/{LearnedRatio.FILE}"))
         ratios = [path.parent for path in beside if _is_at(path.parent, rows[0].p)]
         found.append((learning, learning if learning in ratios or not ratios else ratios[0]))
+    return found
+
+
+def _curves(run: Path, draws: Mapping[int, Sequence[Row]]) -> list[Path]:
+    found = []
+    for rows in draws.values():
+        made = (run / name for name in chain(rows[0].all_costs or {}, rows[0].costs))
+        if not rows[0].refit_of:
+            found += [folder for folder in made if (folder / CURVE_FILE).exists()][:1]
     return found
 
 

@@ -4,12 +4,13 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from grasp_lora.control.settings import Control
+from grasp_lora.control.draws import ratios_between
+from grasp_lora.control.settings import Control, Curve
 from grasp_lora.lm.training import Training
 from grasp_lora.tasks.example import Example
 from grasp_lora.workspace.training import EveryStep, Fixed
 
-__all__ = ["passes_of_learning", "passes_of_training"]
+__all__ = ["passes_of_curve", "passes_of_learning", "passes_of_training"]
 
 
 LOOKED_AT = 4  # ratios on dev after the last step: p*, 0 and two neighbours
@@ -45,6 +46,20 @@ def passes_of_learning(
     rounds = training.steps(len(train)) // control.every
     look = 0 if dev is None else LOOKED_AT * (len(dev) + len(micro_dev))
     return 2 * _examples(training, train) + rounds * (control.candidates + 1) * len(micro_dev) + look
+
+
+def passes_of_curve(
+    *,
+    train: Sequence[Example],
+    micro_dev: Sequence[Example],
+    training: Training,
+    how: Curve,
+    adapters: int,
+    **_: Any,
+) -> int:
+    """The example passes of a training that teaches every ratio."""
+    measured = ratios_between(how.p_min, how.p_max, how.ratios, adapters)
+    return 2 * _examples(training, train) + len(measured) * len(micro_dev)
 
 
 def _examples(training: Training, train: Sequence[Example]) -> int:
