@@ -120,8 +120,8 @@ def test_methods_are_named_in_their_room_only() -> None:
     from grasp_lora.merging import PEFT_METHODS
     from grasp_lora.methods.plan import NAMES
 
-    # "merge" is also a verb, "optuna" a package, "curve" a rule for p*, and PEFT's names are PEFT's.
-    names = set(NAMES.known) - {*PEFT_METHODS, *MERGES, "merge", "optuna", "curve"}
+    # "merge" is also a verb, "optuna" a package, "curve" and "halving" rules for p*, PEFT's names are PEFT's.
+    names = set(NAMES.known) - {*PEFT_METHODS, *MERGES, "merge", "optuna", "curve", "halving"}
     others = {
         ("cli/main.py", "grasp"),
         ("reporting/sections/rank_check.py", "rank_check"),
@@ -162,7 +162,8 @@ def test_only_callbacks_know_transformers() -> None:
         if {"transformers", "peft"} & {name.split(".")[0] for name in imports_of(file)}
         or "grasp_lora.lm.checkpoints.CarriesState" in imports_of(file)  # which is a callback of theirs
     }
-    assert users == {"callback.py", "curve_callback.py", "fixed_mask.py", "merge_prune.py"}
+    searches = {"halving_search.py"}
+    assert users == {"callback.py", "curve_callback.py", "fixed_mask.py", "merge_prune.py"} | searches
 
 
 def test_importing_the_package_is_light() -> None:

@@ -105,7 +105,7 @@ def test_where_the_survivor_is_gone_it_is_trained_anew(folder, run):
         patch.chdir(folder)
         shutil.copytree(run, folder / "runs/gone")
         shutil.rmtree(folder / "runs/gone/learn/halving-seed42/survivor")
-        for name in ("halving", "eval/halving", "report"):
+        for name in ("halving", "eval/halving", "deployment/halving", "report"):
             shutil.rmtree(folder / "runs/gone" / name)
     again = made(folder, name="gone")
     one, other = (at / "halving/seed42/adapter_model.safetensors" for at in (again, run))
@@ -132,7 +132,7 @@ def test_candidates_of_its_own_dev_rows_that_judge_and_a_refit(folder):
 def test_the_report_shows_the_rungs(run):
     found = HalvingResult.read(run / "learn/halving-seed42")
     summary = (run / "report/summary.md").read_text()
-    assert f"Halving kept p = {found.best_ratio:g}" in summary
+    assert f"halving kept p = {found.best_ratio:g} of 4 candidates" in summary
     assert (run / "report/rungs.png").exists() or list((run / "report").rglob("rungs*.png"))
 
 

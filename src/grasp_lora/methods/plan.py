@@ -18,12 +18,13 @@ from grasp_lora.methods.searched import SEARCHED
 from grasp_lora.methods.start import Start
 from grasp_lora.methods.studies import STUDIES
 from grasp_lora.stages.curve import CURVE
+from grasp_lora.stages.halving import HALVE
 from grasp_lora.stages.learn import LEARN
 from grasp_lora.stages.report import REPORT
 from grasp_lora.stages.select import SELECT
 from grasp_lora.stages.train import TRAIN
 from grasp_lora.workspace.inputs import Rows
-from grasp_lora.workspace.stage import Stage, behind, inside
+from grasp_lora.workspace.stage import Stage, Work, behind, inside
 
 __all__ = ["METHODS", "NAMES", "chosen", "plan"]
 
@@ -96,7 +97,8 @@ def plan(x: Start) -> list[Stage]:
         "sources": _trained_sources(x, rows),
         "reference": reference.name,
         "learned": {name: found for name, found in learned.items() if found},
-        "curves": {one.name: taught for one in methods if one.dev and (taught := _curves(x, one))},
+        "curves": {one.name: taught for one in methods if one.dev and (taught := _those(x, one, CURVE))},
+        "halved": {one.name: halved for one in methods if one.dev and (halved := _those(x, one, HALVE))},
         "searched": dev_scores(x, rows),
         "deployed": measured,
         "trained": trained,
@@ -202,10 +204,10 @@ def _learned(x: Start, method: Method) -> tuple[tuple[Stage, Stage], ...]:
     return tuple(found)
 
 
-def _curves(x: Start, method: Method) -> tuple[Stage, ...]:
-    """For each draw the training of all ratios behind its adapter, if there is one."""
+def _those(x: Start, method: Method, work: Work) -> tuple[Stage, ...]:
+    """For each draw the stage behind its adapter that does such work, if there is one."""
     found = []
     for draw in range(x.config.target.draws):
         made = behind(_adapter(replace(x, draw=draw), method, x.config.seed))
-        found += [stage for stage in made if stage.work is CURVE]
+        found += [stage for stage in made if stage.work is work]
     return tuple(found)

@@ -7,6 +7,7 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any, Literal
 
+from grasp_lora.control.halving import HalvingResult
 from grasp_lora.control.measured import MeasuredCurve
 from grasp_lora.cost import Cost
 from grasp_lora.metrics.clusters import clusters
@@ -147,6 +148,8 @@ class Found:
     """By method, one for each draw: GRASP, its variants, even draws."""
     curves: Mapping[str, Sequence[MeasuredCurve]] = field(default_factory=dict)
     """By method, one for each draw: what one training of all ratios showed."""
+    halved: Mapping[str, Sequence[HalvingResult]] = field(default_factory=dict)
+    """By method, one for each draw: whom halving compared, and kept."""
     tests: Mapping[str, tuple[MethodResult, ...]] = field(default_factory=dict)
     """By further test set."""
     searched: Mapping[str, Mapping[PruneRatio, Mapping[str, float]]] = field(default_factory=dict)

@@ -6,6 +6,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from grasp_lora.control.halving import RUNGS_FILE, HalvingResult
 from grasp_lora.control.measured import CURVE_FILE, MeasuredCurve
 from grasp_lora.control.rounds import ROUNDS_FILE
 from grasp_lora.errors import GraspError
@@ -43,6 +44,7 @@ def read_found(
     control: Mapping[str, Any],
     variants: Mapping[str, Mapping[str, Any]],
     curves: Mapping[str, Sequence[Path]] | None = None,
+    halved: Mapping[str, Sequence[Path]] | None = None,
     missing: Sequence[str] = (),
     name: str = "",
 ) -> Found:
@@ -60,6 +62,7 @@ def read_found(
         control: The controller's settings.
         variants: Method -> those that it learns with instead.
         curves: Method -> for each draw the folder of its training of all ratios.
+        halved: Method -> for each draw the folder of its halving.
         missing: What is not there yet.
         name: The run's.
 
@@ -74,6 +77,10 @@ def read_found(
         curves={
             method: tuple(MeasuredCurve.read(made) for made in several)
             for method, several in (curves or {}).items()
+        },
+        halved={
+            method: tuple(HalvingResult.read(made) for made in several)
+            for method, several in (halved or {}).items()
         },
         tests={test: together([_row(row) for row in found]) for test, found in tests.items()},
         searched={
@@ -122,7 +129,8 @@ def read_run(run: Path) -> Found:
     names = [one.method for one in order]
     first = {one.method: one.rows[0] for one in order}
     learned = {one.method: pairs for one in order if (pairs := _learning(run, one.draws))}
-    curves = {one.method: made for one in order if (made := _curves(run, one.draws))}
+    curves = {one.method: made for one in order if (made := _with(CURVE_FILE, run, one.draws))}
+    halved = {one.method: made for one in order if (made := _with(RUNGS_FILE, run, one.draws))}
     usual = reference_of(run)
     if usual not in names:  # no report yet: the last one that learns, but no variant
         own = [name for name in learned if name not in variants]
@@ -150,6 +158,7 @@ def read_run(run: Path) -> Found:
         control=mapping_of(config, "control"),
         variants={name: one for name, one in variants.items() if isinstance(one, dict)},
         curves=curves,
+        halved=halved,
         missing=_missing(run, asked, names),
         name=run.resolve().name,
     )
@@ -203,12 +212,12 @@ def _learning(run: Path, draws: Mapping[int, Sequence[Row]]) -> list[tuple[Path,
     return found
 
 
-def _curves(run: Path, draws: Mapping[int, Sequence[Row]]) -> list[Path]:
+def _with(file: str, run: Path, draws: Mapping[int, Sequence[Row]]) -> list[Path]:
     found = []
     for rows in draws.values():
         made = (run / name for name in chain(rows[0].all_costs or {}, rows[0].costs))
         if not rows[0].refit_of:
-            found += [folder for folder in made if (folder / CURVE_FILE).exists()][:1]
+            found += [folder for folder in made if (folder / file).exists()][:1]
     return found
 
 
