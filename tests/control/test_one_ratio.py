@@ -22,7 +22,7 @@ POLICIES = {
 
 
 def simulated(policy):
-    """Rounds of a policy alone, whose reward has its top at 0.55: a line for each, and the state at the end."""
+    """Rounds of a policy alone, whose reward has its top at 0.55, and its state at the end."""
     lines = []
     for _ in range(12):
         candidates = policy.ask()
