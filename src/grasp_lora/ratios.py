@@ -1,6 +1,6 @@
 """A prune ratio: one number for all entries of an adapter, or one for each adapter that was merged."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, Discriminator, GetCoreSchemaHandler, Tag
@@ -10,22 +10,32 @@ from grasp_lora.errors import GraspError
 from grasp_lora.settings import Ratio
 
 __all__ = [
+    "MOST",
+    "Numbers",
     "PerAdapter",
     "PruneRatio",
     "Ratios",
+    "Several",
     "as_ratio",
+    "each",
     "in_order",
+    "listed",
     "per_adapter",
     "prunes",
     "shown_ratio",
     "spread",
+    "unpruned",
 ]
 
 
-class PerAdapter(tuple[float, ...]):
-    """One ratio for each of the adapters that a merge is of, in their order, which is that of the merge.
+MOST = 0.99
+"""The ratio that a search gives one of several adapters where all would be pruned whole."""
 
-    Where a number is formatted it can stand, too: `f"{PerAdapter((0, 1)):.2f}"` is "0.00, 1.00".
+
+class Several(tuple[float, ...]):
+    """One number for each of the adapters that a merge is of, in their order, which is that of the merge.
+
+    Where a number is formatted it can stand, too: `f"{Several((0, 1)):.2f}"` is "0.00, 1.00".
     """
 
     __slots__ = ()
@@ -38,9 +48,27 @@ class PerAdapter(tuple[float, ...]):
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_after_validator_function(_checked, handler(tuple[float, ...]))
+        return core_schema.no_info_after_validator_function(cls._checked, handler(tuple[float, ...]))
+
+    @classmethod
+    def _checked(cls, numbers: Sequence[float]) -> "Several":
+        return cls(numbers)
 
 
+class PerAdapter(Several):
+    """One ratio for each of the adapters; not all are 1."""
+
+    __slots__ = ()
+
+    @classmethod
+    def _checked(cls, numbers: Sequence[float]) -> "PerAdapter":
+        try:
+            return per_adapter(numbers)
+        except GraspError as error:
+            raise ValueError(str(error)) from None
+
+
+Numbers = float | Several
 PruneRatio = float | PerAdapter
 T = TypeVar("T")
 
@@ -71,6 +99,16 @@ def as_ratio(value: Any) -> PruneRatio:
     return per_adapter(value) if isinstance(value, tuple | list) else float(value)
 
 
+def each(value: float | Sequence[float]) -> tuple[float, ...]:
+    """The numbers in it: itself where it is one."""
+    return (value,) if isinstance(value, int | float) else tuple(value)
+
+
+def unpruned(like: PruneRatio) -> PruneRatio:
+    """No pruning, of as many ratios."""
+    return PerAdapter([0.0] * len(like)) if isinstance(like, PerAdapter) else 0.0
+
+
 def spread(p: PruneRatio, adapters: int) -> PerAdapter:
     """One for each of so many adapters."""
     return p if isinstance(p, PerAdapter) else PerAdapter([p] * adapters)
@@ -94,11 +132,12 @@ def shown_ratio(p: PruneRatio) -> str:
     return f"{whole}.{decimals.rstrip('0').ljust(2, '0')}"
 
 
-def _checked(ratios: tuple[float, ...]) -> PerAdapter:
-    try:
-        return per_adapter(ratios)
-    except GraspError as error:
-        raise ValueError(str(error)) from None
+def listed(ratios: Iterable[PruneRatio], spec: str = ".2f") -> str:
+    """Ratios in a sentence: "0.10, 0.40", or of several adapters "0.00, 1.00; 0.50, 0.50"."""
+    found = list(ratios)
+    return ("; " if any(isinstance(p, PerAdapter) for p in found) else ", ").join(
+        f"{p:{spec}}" for p in found
+    )
 
 
 def _apart(ratios: tuple[PruneRatio, ...]) -> tuple[PruneRatio, ...]:

@@ -7,6 +7,7 @@ everything below takes plain arguments. It is read from YAML by `config.loading`
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,6 +22,7 @@ from pydantic import (
 )
 
 from grasp_lora.config.parts import Final, Part, Source, Sweep, Target, Tune
+from grasp_lora.control.selection import OF_ONE
 from grasp_lora.control.settings import Control, Curve, MergePrune
 from grasp_lora.executors.settings import Executor
 from grasp_lora.lm.adapters import Lora
@@ -123,7 +125,10 @@ class Config(Settings):
     """The method halving."""
     sweep: Sweep = Sweep()
     """The method sweep."""
-    grid: Annotated[Ratios, Field(min_length=1)] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+    ratios: Literal["one", "per_adapter"] = "one"
+    """What grasp, random and optuna look for: one for all entries, or one for each adapter of the merge. Then
+    p_min and p_max are 0 and 1 by default, and two adapters' grid {0, 0.5, 1} of each without [1, 1]."""
+    grid: Ratios = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
     """Of grid, merge_prune, prune_after, rank_check and cross_validate; [0, 1] is one for each adapter."""
     select_by: str = "loss"
     """What of dev chooses among a grid's ratios: loss, a metric, or task: its first metric."""
@@ -164,6 +169,8 @@ class Config(Settings):
                 _with_training(one, data.get("training", {})) for one in (part if several else [part])
             ]
             data[key] = inherited if several else inherited[0]
+        if data.get("ratios") == "per_adapter":
+            data = _per_adapter(data)
         control = data.get("control", {})
         if isinstance(data.get("variants"), Mapping) and isinstance(control, Mapping):
             data["variants"] = {
@@ -222,10 +229,32 @@ class Config(Settings):
             raise ValueError(f"combine.weights needs a weight for each of {sorted(merged)}")
         return self
 
+    @model_validator(mode="after")
+    def _as_many_ratios(self) -> "Config":
+        if self.ratios == "one":
+            if not self.grid:
+                raise ValueError("grid has no ratio")
+            return self
+        if self.final.pruning == "every_step":
+            raise ValueError("final.pruning: every_step takes one ratio for all, and ratios is per_adapter")
+        for name, control in {"control": self.control, **self.variants}.items():
+            if control.unit == "tensor":
+                raise ValueError(f"{name}: unit: tensor does not tell adapters apart: ratios is per_adapter")
+            if control.select in OF_ONE:
+                raise ValueError(
+                    f"{name}: select: {control.select} is of one ratio, and ratios is per_adapter"
+                )
+        return self
+
     @property
     def sources(self) -> tuple[Source, ...]:
         """All of them."""
         return self.source if isinstance(self.source, tuple) else (self.source,)
+
+    @property
+    def adapters(self) -> int:
+        """How many are merged."""
+        return len(self.sources) + (self.target.adapter != "none")
 
     @property
     def folder(self) -> Path:
@@ -235,6 +264,19 @@ class Config(Settings):
     def dump(self) -> str:
         """The resolved tree as YAML; reading it back gives the same config."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _per_adapter(data: Mapping[str, Any]) -> dict[str, Any]:
+    """With the defaults of a ratio for each adapter, where nothing else is said."""
+    found = dict(data)
+    for key in ("control", "optuna"):
+        if isinstance(given := data.get(key, {}), Mapping):
+            found[key] = {"p_min": 0.0, "p_max": 1.0, **given}
+    source, target = data.get("source"), data.get("target")
+    alone = isinstance(target, Mapping) and target.get("adapter") == "none"
+    adapters = (len(source) if isinstance(source, list | tuple) else 1) + (not alone)
+    corners = [list(p) for p in product((0.0, 0.5, 1.0), repeat=2) if p != (1.0, 1.0)]
+    return {"grid": corners if adapters == 2 else [], **found}
 
 
 def _with_training(part: Any, training: Mapping[str, Any]) -> Any:

@@ -45,7 +45,8 @@ class GraspCallback(CarriesState):
             `completion` strings as TRL has them, perhaps with a `group`, such as a passage: rows of one
             are one cluster in standard errors. Needed unless `reward` is given.
         reward: Instead of the micro-dev loss, any `reward(model) -> float` to maximise.
-        policy: None is `RatioPolicy()`, the paper's defaults.
+        policy: None is `RatioPolicy()`, the paper's defaults. `RatioPolicy(adapters=2, p_min=0.0, p_max=1.0)`
+            learns a ratio for each of two `parts`.
         every: K, optimizer steps per controller round.
         parts: For a merged adapter, its folder or what `read_parts` gives, so that entries compete only
             within the adapter they came from. None: each LoRA factor is one prune unit. An adapter that was
@@ -120,6 +121,12 @@ class GraspCallback(CarriesState):
         self.warnings: list[str] = []
 
     @property
+    def adapters(self) -> tuple[str, ...]:
+        """Whose the ratios are, where each of the parts has one of its own; once training has begun."""
+        several = self.controller is not None and self.controller.policy.adapters is not None
+        return self.controller.masked.adapters if self.controller is not None and several else ()
+
+    @property
     def result(self) -> GraspResult:
         """p* and all rounds; there once training has made a round."""
         if self.controller is None:
@@ -164,7 +171,7 @@ class GraspCallback(CarriesState):
         self.controller.close()
 
     def _log_round(self, made: Round, seconds: float) -> None:
-        self.trainer.log({**made.log_values(), "grasp/round_seconds": seconds})
+        self.trainer.log({**made.log_values(self.adapters), "grasp/round_seconds": seconds})
 
     def _loss_reward(self, split: str, examples: Sequence[Example], limits: Limits) -> Reward:
         loss = loss_of(self.trainer, split, examples, limits, ", or give GraspCallback a reward function")

@@ -16,14 +16,22 @@ from torch.optim import Optimizer
 from grasp_lora.control.masked import MaskedAdapter
 from grasp_lora.control.noise import MARGIN, Look
 from grasp_lora.control.policy import RatioPolicy
-from grasp_lora.control.probing import Prober, Reward
+from grasp_lora.control.probing import Prober, Reward, Seen
 from grasp_lora.control.rounds import PROBES_FILE, ROUNDS_FILE, TIMINGS_FILE, Probe, Round
 from grasp_lora.control.selection import GraspResult, SelectionRule, select_ratio
-from grasp_lora.control.units import ImportanceRefresh, Parts, Pruning, UnitKind, adapter_parameters
+from grasp_lora.control.units import (
+    ImportanceRefresh,
+    Parts,
+    Pruning,
+    UnitKind,
+    adapter_parameters,
+    ratios_of_units,
+)
 from grasp_lora.errors import GraspError, check_choice
 from grasp_lora.lm.checkpoints import CannotGoOn, check_settings, plain
 from grasp_lora.lm.sharded import average_gradients
 from grasp_lora.ranks import is_first
+from grasp_lora.ratios import PruneRatio, unpruned
 
 __all__ = ["EVERY", "GraspController"]
 
@@ -45,7 +53,8 @@ class GraspController:
             of some examples, (examples,), whose mean counts. The paper's is minus the micro-dev loss: see
             `grasp_lora.lm.loss.TargetLoss`. In a distributed run every rank calls it, and the mean over the
             ranks counts.
-        policy: The policy over the ratio; None is `RatioPolicy()`.
+        policy: The policy over the ratio; None is `RatioPolicy()`. With `RatioPolicy(adapters=2)` each of the
+            two parts has a ratio of its own.
         every: K, optimizer steps per round.
         parts: For a merged adapter, which rows and columns came from which adapter (`read_parts`).
         unit, importance_refresh: See `Pruning`.
@@ -60,7 +69,8 @@ class GraspController:
             those of that moment. What the logs in `folder` have beyond it is cut off.
 
     Raises:
-        GraspError: The state is not that of such an adapter, or of these weights.
+        GraspError: The state is not that of such an adapter, or of these weights; or the policy has not a
+            ratio for each of the parts.
 
     Examples:
         >>> controller = GraspController(model, optimizer, reward)  # doctest: +SKIP
@@ -102,6 +112,7 @@ class GraspController:
         parameters = adapter_parameters(model)
         average_gradients(model, parameters.values())
         self.masked = MaskedAdapter(parameters, self._pruning)
+        ratios_of_units(self.masked.units, self.masked.adapters, self.policy.p_curr)  # checks how many
         self.prober = Prober(model, self.masked, reward)
         self.step = 0
         self.rounds: list[Round] = []
@@ -123,15 +134,14 @@ class GraspController:
         return self._round() if self.step % self.every == 0 else None
 
     def look(self, reward: Reward, groups: Sequence[str] = ()) -> Look:
-        """p*, no pruning and p*'s neighbours under another reward, such as minus the loss of dev rows. The
-        policy is not told.
+        """p*, no pruning and p*'s neighbours under another reward, such as minus the loss of dev rows; of
+        several ratios, those where one is d_max lower or higher. The policy is not told.
 
         Raises:
             GraspError: No round was made, or a reward is not a finite number.
         """
         p = self.result.best_ratio
-        steps = (p - self.policy.d_max, p + self.policy.d_max)
-        ratios = sorted({0.0, p, *(max(self.policy.p_min, min(self.policy.p_max, near)) for near in steps)})
+        ratios = sorted({unpruned(p), p, *self.policy.near(p)})
         seen = []
         for asked in (Prober(self.model, self.masked, reward), self.prober):
             found = zip(ratios, asked.at(ratios), strict=True)
@@ -142,6 +152,8 @@ class GraspController:
         """What the rounds of one log have in common, for JSON."""
         moving = ("p_curr", "mu", "sigma")
         policy = {k: v for k, v in vars(self.policy).items() if not k.startswith("_") and k not in moving}
+        if self.policy.adapters is None:  # as states have it from before there could be several ratios
+            del policy["adapters"]
         found = {"every": self.every, **self._pruning.settings(), "reset_moments": self._moments is not None}
         found |= {"policy": type(self.policy).__name__, **{f"policy.{k}": v for k, v in policy.items()}}
         return json.loads(json.dumps(found, default=str))  # type: ignore[no-any-return]
@@ -218,7 +230,9 @@ class GraspController:
         seconds = time.perf_counter() - start
         self._write(ROUNDS_FILE, made.to_json())
         if base.by_example:
-            at = {p_curr: base} | {c.p: one for c, one in zip(candidates, seen, strict=True)}
+            at: dict[PruneRatio, Seen] = {p_curr: base} | {
+                c.p: one for c, one in zip(candidates, seen, strict=True)
+            }
             for p, one in at.items():
                 line = {"round": made.round, "p": p, "rewards": one.by_example}
                 self._write(PROBES_FILE, json.dumps(line))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from grasp_lora.errors import DAMAGED, GraspError
+from grasp_lora.ratios import PruneRatio, as_ratio, each, in_order
 
 __all__ = ["LOOK_FILE", "MARGIN", "Look", "Z", "detectable", "paired_error"]
 
@@ -55,40 +56,49 @@ class Look:
         groups: Each dev row's, see `paired_error`.
     """
 
-    p: float
-    dev: Mapping[float, Sequence[float]]
-    micro_dev: Mapping[float, Sequence[float]]
+    p: PruneRatio
+    dev: Mapping[PruneRatio, Sequence[float]]
+    micro_dev: Mapping[PruneRatio, Sequence[float]]
     margin: float = MARGIN
     groups: Sequence[str] = ()
 
-    def difference(self, p: float, other: float) -> tuple[float, float, float]:
+    def difference(self, p: PruneRatio, other: PruneRatio) -> tuple[float, float, float]:
         """Mean reward on dev at `p` less that at `other`, and its 95 % interval."""
         mean = statistics.fmean(self.dev[p]) - statistics.fmean(self.dev[other])
         error = self._error(p, other)
         return mean, mean - Z * error, mean + Z * error
 
     @property
-    def best(self) -> float:
+    def best(self) -> PruneRatio:
         """The ratio with the highest mean reward on dev; the smaller one on a tie."""
-        return max(sorted(self.dev), key=lambda p: statistics.fmean(self.dev[p]))
+        return max(self.ratios, key=lambda p: statistics.fmean(self.dev[p]))
 
-    def is_close(self, p: float, other: float) -> bool:
+    def is_close(self, p: PruneRatio, other: PruneRatio) -> bool:
         """Whether the dev rows cannot tell two ratios: by no more than the margin, or than noise."""
         mean, _, _ = self.difference(p, other)
         return abs(mean) <= max(self.margin, Z * self._error(p, other))
 
     @property
-    def range(self) -> tuple[float, float]:
-        """The smallest and the largest of the ratios that dev cannot tell from the best one."""
-        close = [p for p in self.dev if self.is_close(p, self.best)]
-        return min(close), max(close)
+    def ratios(self) -> list[PruneRatio]:
+        """All that were looked at, rising."""
+        return [p for p, _ in in_order(self.dev)]
+
+    @property
+    def close(self) -> list[PruneRatio]:
+        """Those that dev cannot tell from the best one, rising."""
+        return [p for p in self.ratios if self.is_close(p, self.best)]
+
+    @property
+    def range(self) -> tuple[PruneRatio, PruneRatio]:
+        """The smallest and the largest of these."""
+        return self.close[0], self.close[-1]
 
     @property
     def detectable(self) -> float:
         """The smallest difference of p* from the other ratios that so many rows can be expected to show."""
         return max((detectable(self._error(self.p, p)) for p in self.dev if p != self.p), default=0.0)
 
-    def _error(self, p: float, other: float) -> float:
+    def _error(self, p: PruneRatio, other: PruneRatio) -> float:
         """Infinite where there are too few rows to know it."""
         found = paired_error(self.dev[p], self.dev[other], self.groups)
         return math.inf if found is None and p != other else found or 0.0
@@ -96,7 +106,7 @@ class Look:
     def write(self, folder: Path) -> None:
         """As `on_dev.json`."""
         rewards = {
-            name: {str(p): list(values) for p, values in sorted(seen.items())}
+            name: {str(p): list(values) for p, values in in_order(seen)}
             for name, seen in (("dev", self.dev), ("micro_dev", self.micro_dev))
         }
         about = {"p": self.p, "margin": self.margin, "groups": list(self.groups)}
@@ -116,12 +126,13 @@ class Look:
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             dev, micro_dev = (
-                {float(p): tuple(values) for p, values in found[name].items()}
+                {as_ratio(p): tuple(values) for p, values in found[name].items()}
                 for name in ("dev", "micro_dev")
             )
-            look = cls(float(found["p"]), dev, micro_dev, float(found["margin"]), tuple(found["groups"]))
+            look = cls(as_ratio(found["p"]), dev, micro_dev, float(found["margin"]), tuple(found["groups"]))
             rewards = (value for seen in (dev, micro_dev) for values in seen.values() for value in values)
-            if not all(map(math.isfinite, (look.p, look.margin, *dev, *micro_dev, *rewards))):
+            known = (number for seen in (dev, micro_dev) for p in seen for number in each(p))
+            if not all(map(math.isfinite, (*each(look.p), look.margin, *known, *rewards))):
                 raise ValueError("a number that is not finite")
             for p in look.dev:
                 look.difference(p, look.p)

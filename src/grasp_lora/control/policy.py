@@ -2,6 +2,9 @@
 
 Ask it for candidate ratios, tell it their rewards. Symbols and equation numbers are those of
 GRASP LoRA, Sec. 3.3. Nothing here knows about models: numbers in, numbers out.
+
+Of a ratio for each adapter of a merge it is a Gaussian each, and every equation holds for each by itself;
+a candidate's reward is that of all its ratios together.
 """
 
 import math
@@ -12,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from grasp_lora.errors import GraspError
+from grasp_lora.ratios import MOST, Numbers, PerAdapter, PruneRatio, Several, each
 
 __all__ = ["Candidate", "RatioPolicy", "UniformPolicy", "Update"]
 
@@ -20,8 +24,8 @@ __all__ = ["Candidate", "RatioPolicy", "UniformPolicy", "Update"]
 class Candidate:
     """One draw: `z` from the Gaussian, and `p`, the same value clamped to the allowed range."""
 
-    z: float
-    p: float
+    z: Numbers
+    p: PruneRatio
 
     @property
     def clamped(self) -> bool:
@@ -34,15 +38,19 @@ class Update:
 
     relative_rewards: tuple[float, ...]  # R_i = R~(p_i) - R~(p_curr), one per candidate
     committed: bool
-    p_curr: float
-    mu: float
-    sigma: float
+    p_curr: PruneRatio
+    mu: PruneRatio
+    sigma: Numbers
 
 
 class RatioPolicy:
-    """GRPO policy over the prune ratio, GRASP LoRA Eqs. (2) to (6).
+    """GRPO policy over the prune ratio, GRASP LoRA Eqs. (2) to (6); or over one for each of several adapters.
+
+    Several are never all 1, which would leave nothing: where they would be, the lowest draw's is 0.99.
 
     Args:
+        adapters: How many have a ratio of their own; None: one ratio for all entries. The other arguments are
+            those of each; with `p_min=0.0, p_max=1.0` it may keep or drop an adapter whole.
         p_min, p_max: Bounds of the ratio, in [0, 1].
         p_init: The first committed ratio, and the first mean mu.
         candidates: C, ratios drawn per round.
@@ -70,6 +78,7 @@ class RatioPolicy:
     def __init__(
         self,
         *,
+        adapters: int | None = None,
         p_min: float = 0.10,
         p_max: float = 0.80,
         p_init: float = 0.40,
@@ -84,6 +93,10 @@ class RatioPolicy:
     ) -> None:
         if not 0.0 <= p_min <= p_init <= p_max <= 1.0:
             raise GraspError(f"need 0 <= p_min <= p_init <= p_max <= 1, got {p_min}, {p_init}, {p_max}")
+        if adapters is not None and (adapters < 2 or p_init == 1.0):
+            raise GraspError(
+                f"ratios of {adapters} adapters from {p_init}: give 2 or more, and p_init below 1"
+            )
         if candidates < 1:
             raise GraspError(f"candidates must be at least 1, got {candidates}")
         for name, value in {"eta": eta, "beta": beta, "tau": tau, "d_max": d_max}.items():
@@ -93,20 +106,23 @@ class RatioPolicy:
             raise GraspError(f"sigma_min must be a finite number > 0, got {sigma_min}")
         if sigma_init is not None and not (math.isfinite(sigma_init) and sigma_init >= 0.0):
             raise GraspError(f"sigma_init must be a finite number >= 0, got {sigma_init}")
+        self.adapters = adapters
         self.p_min, self.p_max = p_min, p_max
         self.candidates = candidates
         self.eta, self.beta, self.tau, self.d_max = eta, beta, tau, d_max
         self.sigma_min = sigma_min
-        self.p_curr = p_init
-        self.mu = p_init
-        self.sigma = (p_max - p_min) / 6 if sigma_init is None else sigma_init
+        self.p_curr: PruneRatio = self._ratio([p_init] * (adapters or 1))
+        self.mu = self.p_curr
+        self.sigma = self._numbers(
+            [(p_max - p_min) / 6 if sigma_init is None else sigma_init] * (adapters or 1)
+        )
         self._rng = np.random.default_rng(seed)
 
     def ask(self) -> list[Candidate]:
         """Draw C candidates: z_i ~ N(mu, sigma^2), p_i = clamp(z_i, p_min, p_max)."""
-        sigma = max(self.sigma, self.sigma_min)
-        draws = (self.mu + sigma * self._rng.standard_normal(self.candidates)).tolist()
-        return [Candidate(z=z, p=self._clamp(z)) for z in draws]
+        mu, sigma = np.array(each(self.mu)), np.maximum(each(self.sigma), self.sigma_min)
+        draws = (mu + sigma * self._rng.standard_normal((self.candidates, self.adapters or 1))).tolist()
+        return [Candidate(z=self._numbers(z), p=self._clamp(z)) for z in draws]
 
     def tell(self, candidates: Sequence[Candidate], rewards: Sequence[float], base_reward: float) -> Update:
         """Update the policy from one round, then commit or keep the ratio.
@@ -128,31 +144,58 @@ class RatioPolicy:
         committed = self._step_ratio([c.p for c in candidates], relative)
         return Update(tuple(relative), committed, self.p_curr, self.mu, self.sigma)
 
-    def _step_policy(self, z: Sequence[float], relative: Sequence[float]) -> None:
-        """Ascend Eq. (2) by the score-function estimate; Eq. (3). The clamp of p_i is ignored on purpose."""
-        count, sigma = len(z), max(self.sigma, self.sigma_min)
-        mean = sum(relative) / count
-        advantages = [r - mean for r in relative]  # A_i
-        g_mu = sum(a * (x - self.mu) / sigma**2 for a, x in zip(advantages, z, strict=True)) / count
-        g_sigma = (
-            sum(a * ((x - self.mu) ** 2 - sigma**2) / sigma**3 for a, x in zip(advantages, z, strict=True))
-            / count
-        )
-        anchor = self.beta * (self.mu - self.p_curr)
-        self.mu = self._clamp(self.mu + self.eta * g_mu - self.eta * anchor)
-        self.sigma = max(self.sigma_min, sigma + self.eta * g_sigma + self.tau)
+    def near(self, p: PruneRatio) -> list[PruneRatio]:
+        """What a commit can reach from `p` where one ratio moves: d_max lower, and higher."""
+        own = each(p)
+        steps = [(i, step) for i in range(len(own)) for step in (-self.d_max, self.d_max)]
+        return [self._clamp([x + step if i == j else x for j, x in enumerate(own)]) for i, step in steps]
 
-    def _step_ratio(self, p: Sequence[float], relative: Sequence[float]) -> bool:
+    def _step_policy(self, z: Sequence[Numbers], relative: Sequence[float]) -> None:
+        """Ascend Eq. (2) by the score-function estimate; Eq. (3). The clamp of p_i is ignored on purpose."""
+        mean = sum(relative) / len(z)
+        advantages = [r - mean for r in relative]  # A_i
+        draws = zip(*map(each, z), strict=True)
+        gaussians = zip(draws, each(self.mu), each(self.sigma), each(self.p_curr), strict=True)
+        moved = [self._step_gaussian(own, advantages, *now) for own, *now in gaussians]
+        self.mu = self._clamp([mu for mu, _ in moved])
+        self.sigma = self._numbers([sigma for _, sigma in moved])
+
+    def _step_gaussian(
+        self, z: Sequence[float], advantages: Sequence[float], mu: float, sigma: float, p_curr: float
+    ) -> tuple[float, float]:
+        """One ratio's mean, still unclamped, and its deviation."""
+        count, sigma = len(z), max(sigma, self.sigma_min)
+        g_mu = sum(a * (x - mu) / sigma**2 for a, x in zip(advantages, z, strict=True)) / count
+        g_sigma = (
+            sum(a * ((x - mu) ** 2 - sigma**2) / sigma**3 for a, x in zip(advantages, z, strict=True)) / count
+        )
+        anchor = self.beta * (mu - p_curr)
+        return (
+            mu + self.eta * g_mu - self.eta * anchor,
+            max(self.sigma_min, sigma + self.eta * g_sigma + self.tau),
+        )
+
+    def _step_ratio(self, p: Sequence[PruneRatio], relative: Sequence[float]) -> bool:
         """Move p_curr towards the best candidate by at most d_max; Eqs. (4) to (6). False: nothing moved."""
         best = max(range(len(p)), key=lambda i: relative[i])
         if relative[best] < 0.0:
             return False
-        delta = max(-self.d_max, min(self.d_max, p[best] - self.p_curr))
-        self.p_curr = self._clamp(self.p_curr + delta)
+        pairs = zip(each(self.p_curr), each(p[best]), strict=True)
+        self.p_curr = self._clamp([now + max(-self.d_max, min(self.d_max, to - now)) for now, to in pairs])
         return True
 
-    def _clamp(self, value: float) -> float:
-        return max(self.p_min, min(self.p_max, value))
+    def _clamp(self, values: Sequence[float]) -> PruneRatio:
+        """Each within its bounds, and not all at 1 where they are several."""
+        found = [max(self.p_min, min(self.p_max, value)) for value in values]
+        if self.adapters is not None and min(found) == 1.0:
+            found[min(range(len(values)), key=values.__getitem__)] = max(self.p_min, MOST)
+        return self._ratio(found)
+
+    def _ratio(self, values: Sequence[float]) -> PruneRatio:
+        return values[0] if self.adapters is None else PerAdapter(values)
+
+    def _numbers(self, values: Sequence[float]) -> Numbers:
+        return values[0] if self.adapters is None else Several(values)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that changes, the random generator included; JSON can hold it."""
@@ -164,8 +207,15 @@ class RatioPolicy:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue exactly where `state_dict` was taken."""
-        self.p_curr, self.mu, self.sigma = state["p_curr"], state["mu"], state["sigma"]
+        """Continue exactly where `state_dict` was taken.
+
+        Raises:
+            ValueError: It is that of a policy over another number of ratios.
+        """
+        p_curr, mu, sigma = (each(state[name]) for name in ("p_curr", "mu", "sigma"))
+        if {len(p_curr), len(mu), len(sigma)} != {self.adapters or 1}:
+            raise ValueError(f"it has {len(p_curr)} ratios, and the policy {self.adapters or 1}")
+        self.p_curr, self.mu, self.sigma = self._ratio(p_curr), self._ratio(mu), self._numbers(sigma)
         self._rng.bit_generator.state = state["rng"]
 
 
@@ -178,10 +228,12 @@ class UniformPolicy(RatioPolicy):
 
     def ask(self) -> list[Candidate]:
         """Draw C candidates, p_i ~ U(p_min, p_max)."""
-        draws = self._rng.uniform(self.p_min, self.p_max, self.candidates).tolist()
-        return [Candidate(z=p, p=p) for p in draws]
+        size = (self.candidates, self.adapters or 1)
+        drawn = map(self._clamp, self._rng.uniform(self.p_min, self.p_max, size).tolist())
+        return [Candidate(z=self._numbers(each(p)), p=p) for p in drawn]
 
-    def _step_policy(self, z: Sequence[float], relative: Sequence[float]) -> None:
+    def _step_policy(self, z: Sequence[Numbers], relative: Sequence[float]) -> None:
         """Mean and spread of the uniform distribution do not move."""
-        self.mu = (self.p_min + self.p_max) / 2
-        self.sigma = (self.p_max - self.p_min) / math.sqrt(12)
+        count = self.adapters or 1
+        self.mu = self._ratio([(self.p_min + self.p_max) / 2] * count)
+        self.sigma = self._numbers([(self.p_max - self.p_min) / math.sqrt(12)] * count)

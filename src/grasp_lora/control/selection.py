@@ -11,17 +11,20 @@ import numpy as np
 from grasp_lora.control.noise import MARGIN
 from grasp_lora.control.rounds import Round
 from grasp_lora.errors import GraspError
+from grasp_lora.ratios import PerAdapter, PruneRatio
 
-__all__ = ["GraspResult", "SelectionRule", "select_ratio"]
+__all__ = ["OF_ONE", "GraspResult", "SelectionRule", "select_ratio"]
 
 SelectionRule = Literal["best", "last", "policy_mean", "curve", "sparsest"]
+OF_ONE = ("curve", "sparsest")
+"""Rules that are of one ratio for all adapters."""
 
 
 @dataclass(frozen=True, slots=True)
 class GraspResult:
     """What the rounds so far have taught; `best_ratio` is p*."""
 
-    best_ratio: float
+    best_ratio: PruneRatio
     best_reward: float | None  # absolute micro-dev reward seen at p*; None where the rule does not look at it
     rule: SelectionRule
     rounds: tuple[Round, ...]
@@ -41,11 +44,13 @@ def select_ratio(
     - "sparsest": the largest ratio of the probed range that is not worse on that curve than its maximum by
       more than the margin and one standard error of the difference.
 
+    The last two are of one ratio alone: of several a quadratic has more terms than so few probes can tell.
+
     Args:
         margin: A smaller difference is none, in units of the reward; of "sparsest".
 
     Raises:
-        GraspError: There is no round.
+        GraspError: There is no round; or the rule is of one ratio, and each adapter has its own.
     """
     if not rounds:
         raise GraspError("no controller round was made: train for at least K optimizer steps (control.every)")
@@ -53,19 +58,28 @@ def select_ratio(
         return GraspResult(rounds[-1].p_next, None, rule, tuple(rounds))
     if rule == "policy_mean":
         return GraspResult(rounds[-1].mu_next, None, rule, tuple(rounds))
-    if rule in ("curve", "sparsest"):
+    if rule in OF_ONE:
+        if isinstance(rounds[0].p_curr, PerAdapter):
+            raise GraspError(
+                f"select: {rule} is of one ratio for all adapters: take best, last or policy_mean"
+            )
         curve = _Curve(rounds)
         p = curve.best if rule == "curve" else curve.sparsest(margin)
         return GraspResult(p, None, rule, tuple(rounds))
     seen = [(reward, p) for one in rounds for p, reward in _seen(one)]
-    reward, p = max(seen, key=lambda pair: pair[0])  # max keeps the first of equals
-    return GraspResult(p, reward, rule, tuple(rounds))
+    reward, best = max(seen, key=lambda pair: pair[0])  # max keeps the first of equals
+    return GraspResult(best, reward, rule, tuple(rounds))
 
 
-def _seen(one: Round) -> list[tuple[float, float]]:
+def _seen(one: Round) -> list[tuple[PruneRatio, float]]:
     """Ratio and absolute reward, the committed one first."""
     probes = [(probe.p, one.base_reward + probe.reward) for probe in one.probes]
     return [(one.p_curr, one.base_reward), *probes]
+
+
+def _points(one: Round) -> list[tuple[float, float]]:
+    """The same of one ratio for all."""
+    return [(p, reward) for p, reward in _seen(one) if not isinstance(p, PerAdapter)]
 
 
 class _Curve:
@@ -76,11 +90,11 @@ class _Curve:
     """
 
     def __init__(self, rounds: Sequence[Round]) -> None:
-        self.ratios = sorted({p for one in rounds for p, _ in _seen(one)})
+        self.ratios = sorted({p for one in rounds for p, _ in _points(one)})
         self.degree = min(2, len(self.ratios) - 1)  # what so many ratios can tell
         designs, rewards = [], []
         for one, weight in zip(rounds, _weights(rounds), strict=True):
-            points = _seen(one)
+            points = _points(one)
             powers = np.stack([self._powers(p) for p, _ in points])  # (points, degree)
             values = np.array([reward for _, reward in points])
             designs.append((powers - powers.mean(0)) * math.sqrt(weight))

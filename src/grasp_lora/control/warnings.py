@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from grasp_lora.control.noise import Look
 from grasp_lora.control.rounds import Round
+from grasp_lora.ratios import PerAdapter, PruneRatio, each, listed, prunes, unpruned
 
 __all__ = ["FEW_PROBES", "warnings_of"]
 
@@ -12,7 +13,7 @@ MOSTLY_CLAMPED = 1 / 3
 
 
 def warnings_of(
-    p: float, rounds: Sequence[Round], p_min: float, p_max: float, look: Look | None = None
+    p: PruneRatio, rounds: Sequence[Round], p_min: float, p_max: float, look: Look | None = None
 ) -> list[str]:
     """One sentence for each thing that a reader of p* should know.
 
@@ -23,7 +24,7 @@ def warnings_of(
     """
     probes = [probe for one in rounds for probe in one.probes]
     clamped = sum(probe.z != probe.p for probe in probes)
-    sigma = rounds[-1].sigma_next
+    sigma = max(each(rounds[-1].sigma_next))
     found = []
     if len(probes) < FEW_PROBES:
         found.append(f"p* = {p:.3f} is from {len(probes)} probes, fewer than {FEW_PROBES}: train for longer")
@@ -31,7 +32,8 @@ def warnings_of(
         found.append(f"{clamped} of {len(probes)} candidates were clamped to [{p_min:g}, {p_max:g}]")
     if sigma > p_max - p_min:
         found.append(f"the policy's spread grew to {sigma:.2f}, past its whole range: it knows nothing")
-    if p_min < p_max and p in (p_min, p_max):
+    bounds = {p_min, p_max} - ({0.0, 1.0} if isinstance(p, PerAdapter) else set())  # beyond lies nothing
+    if p_min < p_max and bounds & set(each(p)):
         found.append(f"p* = {p:.3f} is at a bound of [{p_min:g}, {p_max:g}]: the best may lie beyond")
     if look is not None:
         found += _of_look(look)
@@ -40,13 +42,14 @@ def warnings_of(
 
 def _of_look(look: Look) -> list[str]:
     found = []
-    if look.p > 0.0 and 0.0 in look.dev:
-        mean, low, high = look.difference(look.p, 0.0)
-        rows = "1 dev row" if len(look.dev[0.0]) == 1 else f"{len(look.dev[0.0])} dev rows"
+    nothing = unpruned(look.p)
+    if prunes(look.p) and nothing in look.dev:
+        mean, low, high = look.difference(look.p, nothing)
+        rows = "1 dev row" if len(look.dev[nothing]) == 1 else f"{len(look.dev[nothing])} dev rows"
         shown = f"on {rows}, before fine-tuning: loss {-mean:+.4f} [{-high:+.4f}, {-low:+.4f}]"
-        if look.is_close(look.p, 0.0) and low <= 0.0 <= high:
+        if look.is_close(look.p, nothing) and low <= 0.0 <= high:
             found.append(f"p* = {look.p:.3f} cannot be told from no pruning at all {shown}")
-        elif look.is_close(look.p, 0.0):
+        elif look.is_close(look.p, nothing):
             margin = f"the margin of {look.margin:g}"
             found.append(f"p* = {look.p:.3f} differs from no pruning at all by less than {margin} {shown}")
         elif mean < 0.0:
@@ -58,7 +61,6 @@ def _of_look(look: Look) -> list[str]:
         seen = [[sum(rewards[p]) / len(rewards[p]) for p in ratios] for rewards in (look.dev, look.micro_dev)]
         if all(len(set(one)) > 1 for one in seen) and (rho := float(spearmanr(*seen).statistic)) <= 0.0:
             found.append(
-                f"dev and micro-dev disagree about the order of {', '.join(f'{p:.2f}' for p in ratios)} "
-                f"(Spearman's rho {rho:+.2f})"
+                f"dev and micro-dev disagree about the order of {listed(ratios)} (Spearman's rho {rho:+.2f})"
             )
     return found

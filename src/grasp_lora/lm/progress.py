@@ -50,8 +50,12 @@ class Progress(TrainerCallback):
         self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any
     ) -> None:
         if self.counter is not None:
-            known = {key: value for key, value in (logs or {}).items() if key in self.values}
-            self.counter.show({self.values[key]: f"{value:.3f}" for key, value in known.items()})
+            known = {}
+            for key, value in (logs or {}).items():
+                name, adapter = "/".join((parts := key.split("/"))[:2]), " ".join(parts[2:])
+                if name in self.values:
+                    known[f"{self.values[name]} {adapter}".strip()] = f"{value:.3f}"
+            self.counter.show(known)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         assert self.counter is not None, "training begins before its end"

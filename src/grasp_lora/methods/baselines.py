@@ -5,6 +5,7 @@ from typing import Any
 from grasp_lora.config.tree import Config
 from grasp_lora.methods.evaluations import best_on_dev
 from grasp_lora.methods.method import Group, Method
+from grasp_lora.methods.own_ratios import grid_of
 from grasp_lora.methods.start import Start
 from grasp_lora.ratios import PruneRatio, shown_ratio
 from grasp_lora.stages.merge import MERGE
@@ -76,7 +77,7 @@ def _prune_after(x: Start, seed: int) -> Stage:
 
     own = x.config.seed
     points: dict[PruneRatio, Stage] = {
-        p: pruned(x.first, f"p{shown_ratio(p)}-", own, p) for p in x.config.grid
+        p: pruned(x.first, f"p{shown_ratio(p)}-", own, p) for p in grid_of(x.config)
     }
     best = best_on_dev(x.first, f"prune_after/seed{own}", points)
     return best if seed == own else pruned(x, "", seed, best)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from grasp_lora.errors import GraspError
 from grasp_lora.methods.method import Method
+from grasp_lora.methods.own_ratios import grid_of
 from grasp_lora.methods.start import Start
 from grasp_lora.ratios import PruneRatio, shown_ratio
 from grasp_lora.stages.folds import CHOOSE_BY_FOLDS
@@ -32,7 +33,7 @@ def _cross_validate(x: Start, seed: int) -> Stage:
     parts, unit = config.cross_validate, config.control.unit
     folds = [Fold(number, parts, repeat) for repeat in range(REPEATS) for number in range(parts)]
     given = {
-        "trained": {p: tuple(_trained(x.first, fold, p) for fold in folds) for p in config.grid},
+        "trained": {p: tuple(_trained(x.first, fold, p) for fold in folds) for p in grid_of(x.config)},
         "held_out": tuple(replace(x, sample=fold).rows(config.target, "dev") for fold in folds),
     }
     best = Stage(f"folds/seed{config.seed}", CHOOSE_BY_FOLDS, given)

@@ -7,6 +7,7 @@ from grasp_lora.config.tree import Config
 from grasp_lora.errors import GraspError
 from grasp_lora.methods.evaluations import best_on_dev
 from grasp_lora.methods.method import Group, Method
+from grasp_lora.methods.own_ratios import grid_of, own_ratios
 from grasp_lora.methods.start import Start
 from grasp_lora.ratios import PruneRatio, shown_ratio
 from grasp_lora.stages.halving import HALVE
@@ -25,9 +26,9 @@ def grid_points(
 ) -> dict[PruneRatio, Stage]:
     """Ratio -> the training at it with the config's seed; or each of the thresholds in its place."""
     seed = x.config.seed
-    named: dict[PruneRatio, str] = {p: f"p{shown_ratio(p)}" for p in x.config.grid}
-    if thresholds:
-        named = {t: f"t{t:g}" for t in thresholds}
+    named: dict[PruneRatio, str] = {t: f"t{t:g}" for t in thresholds}
+    if not thresholds:
+        named = {p: f"p{shown_ratio(p)}" for p in grid_of(x.config)}
     return {
         at: x.train(f"{folder}/{name}-seed{seed}", seed, start=x.merged, mask=mask(at))
         for at, name in named.items()
@@ -66,10 +67,10 @@ def _merge_prune(x: Start, seed: int) -> Stage:
 
 def _optuna(x: Start, seed: int) -> Stage:
     how, mask = x.config.optuna, Fixed(0.0, x.config.control.unit)
-    trials = how.trials or max(1, len(x.config.grid) - 1)  # with the final run, the grid's trainings
+    trials = how.trials or max(1, len(grid_of(x.config)) - 1)  # with the final run, the grid's trainings
     how = how.model_copy(update={"trials": trials})
     trial = x.first.fine_tuning(x.config.seed, start=x.first.merged, mask=mask)
-    given = {**trial, "how": how, "random_trials": random_trials(trials)}
+    given = {**trial, "how": how, "random_trials": random_trials(trials), **own_ratios(x.config)}
     ratio = Stage(f"learn/optuna-seed{x.config.seed}", SEARCH, given)
     return x.train(f"optuna/seed{seed}", seed, start=x.merged, mask=Fixed(ratio, mask.unit))
 

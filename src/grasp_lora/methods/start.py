@@ -13,6 +13,7 @@ from grasp_lora.errors import GraspError
 from grasp_lora.lm.encoding import Limits
 from grasp_lora.lm.training import Training
 from grasp_lora.methods.given import given_adapter
+from grasp_lora.methods.own_ratios import own_ratios
 from grasp_lora.ratios import PruneRatio
 from grasp_lora.stages.choose import CHOOSE
 from grasp_lora.stages.learn import LEARN
@@ -261,6 +262,7 @@ class Start:
             "training": self.config.learn.training,
             "limits": self.limits,
             "seed": self.config.seed,
+            **own_ratios(self.config),
         }
 
     def _adapter(self, side: Side) -> Stage | Path:

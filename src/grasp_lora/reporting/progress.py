@@ -37,11 +37,15 @@ LOST_CONFIG = f"{{}} is a run without its {CONFIG_FILE}: the `grasp run` that ma
 
 @dataclass(frozen=True, slots=True)
 class Learning:
-    """The learning run to show: the one in the making, or else the run's own; `p` is p*, once chosen."""
+    """The learning run to show: the one in the making, or else the run's own; `p` is p*, once chosen.
+
+    Where each adapter has a ratio of its own, `adapters` are their names.
+    """
 
     name: str
     rounds: tuple[Round, ...]
     p: PruneRatio | None
+    adapters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +141,7 @@ def progress_of(folder: Path, now: float | None = None) -> Progress:
         about=_about(config),
         made=made,
         making=making,
-        learning=_learning(folder, made, making),
+        learning=_learning(folder, made, making, _adapters(config)),
         scored=scored,
         stages=planned,
         methods=methods,
@@ -179,15 +183,17 @@ def _folders(folder: Path) -> Iterator[tuple[str, bool]]:
     yield from ((name, linked) for name, linked, is_folder in found if linked or is_folder)
 
 
-def _learning(folder: Path, made: Sequence[Made], making: Sequence[Making]) -> Learning | None:
+def _learning(
+    folder: Path, made: Sequence[Made], making: Sequence[Making], adapters: tuple[str, ...]
+) -> Learning | None:
     for now in making:
         if now.alive and now.rounds:
-            return Learning(now.name, now.rounds, None)
+            return Learning(now.name, now.rounds, None, adapters)
     own = [one for one in made if one.policy and not one.name.startswith(f"{DRAWS_FOLDER}/")]
     own.sort(key=lambda one: one.policy == "uniform")  # draws that learn nothing come last
     for one in own:
         if (folder / one.name / ROUNDS_FILE).exists():
-            return Learning(one.name, rounds_so_far(folder / one.name), _ratio(folder / one.name))
+            return Learning(one.name, rounds_so_far(folder / one.name), _ratio(folder / one.name), adapters)
     return None
 
 
@@ -227,11 +233,25 @@ def _methods(
     return len(done), len(wanted)
 
 
+def _adapters(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the adapters of the merge are called, in its order."""
+    sides = [*_sources(config), config.get("target")]
+    return tuple(
+        str(one.get("name") or one.get("language"))
+        for one in sides
+        if isinstance(one, dict) and one.get("adapter") != "none"
+    )
+
+
+def _sources(config: Mapping[str, Any]) -> list[Any]:
+    sources = config.get("source")
+    return sources if isinstance(sources, list) else [sources]
+
+
 def _about(config: Mapping[str, Any]) -> str:
     """The languages and the backbone."""
-    sources, target = config.get("source"), config.get("target")
-    sources = sources if isinstance(sources, list) else [sources]
-    names = [str(one.get("name") or one.get("language")) for one in sources if isinstance(one, dict)]
+    target = config.get("target")
+    names = [str(one.get("name") or one.get("language")) for one in _sources(config) if isinstance(one, dict)]
     to = target.get("language") if isinstance(target, dict) else None
     languages = f"{'+'.join(names)} to {to}" if names and to else ""
     return " · ".join(filter(None, [languages, str(config.get("backbone") or "")]))

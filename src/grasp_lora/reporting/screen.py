@@ -10,6 +10,7 @@ from rich.text import Text
 
 from grasp_lora.control.rounds import Round
 from grasp_lora.cost import span
+from grasp_lora.ratios import each
 from grasp_lora.reporting.making import Making
 from grasp_lora.reporting.plain import ago, harmless, ratio, sparkline
 from grasp_lora.reporting.progress import BETWEEN, Learning, Progress
@@ -139,15 +140,14 @@ def _curves(one: Making) -> Iterator[Text]:
 def _learning(learning: Learning, width: int, rows: int) -> Group:
     """p_curr from round to round, and what each round's probes saw: better than p_curr green, worse red."""
     rounds, last = learning.rounds, learning.rounds[-1]
-    ratios = [rounds[0].p_curr, *(one.p_next for one in rounds)]
     title = Text.assemble(
         ("controller  ", "bold"), harmless(learning.name), no_wrap=True, overflow="ellipsis"
     )
     policy = Text(f"  round {last.round}  mu {last.mu_next:.3f}  sigma {last.sigma_next:.3f}")
     found = ("" if learning.p is None else f"  p* {learning.p:.3f}", "bold green")
-    bars = sparkline(ratios, min(CURVE, width - 27))
-    curve = Text.assemble(f"  p {ratios[0]:.3f} ", (bars, "magenta"), f" {ratios[-1]:.3f}", found)
-    lines = [title, policy, curve]
+    curves = list(_ratio_curves(learning, width))
+    curves[-1].append(*found)
+    lines = [title, policy, *curves]
     if not rows:
         return Group(*lines)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
@@ -160,6 +160,18 @@ def _learning(learning: Learning, width: int, rows: int) -> Group:
             str(one.round), f"{one.p_curr:.3f}", _probes(one, width), "moved" if one.committed else ""
         )
     return Group(*lines, Padding(table, (0, 0, 0, 1)))
+
+
+def _ratio_curves(learning: Learning, width: int) -> Iterator[Text]:
+    """p_curr over the rounds: one curve, or one for each adapter that has a ratio of its own."""
+    committed = [learning.rounds[0].p_curr, *(one.p_next for one in learning.rounds)]
+    columns = list(zip(*map(each, committed), strict=True))
+    named = len(columns) > 1 and len(columns) == len(learning.adapters)
+    names = learning.adapters if named else [""] * len(columns)
+    for name, ratios in zip(names, columns, strict=True):
+        bars = sparkline(ratios, min(CURVE, width - 27 - len(name)))
+        label = f"  p {harmless(name)} ".rstrip()
+        yield Text.assemble(f"{label} {ratios[0]:.3f} ", (bars, "magenta"), f" {ratios[-1]:.3f}")
 
 
 def _probes(one: Round, width: int) -> Text:

@@ -22,6 +22,8 @@ class Learned:
     p: PruneRatio
     rounds: tuple[Round, ...]
     warnings: tuple[str, ...] = ()
+    adapters: tuple[str, ...] = ()
+    """Whose the ratios are, where each has its own."""
     look: Look | None = None
     """At some ratios on dev, after the last step; not always at this p*."""
     log: Sequence[Mapping[str, Any]] = ()
@@ -36,6 +38,7 @@ class Learned:
             ratio.found,
             read_rounds(folder),
             tuple(ratio.warnings),
+            tuple(ratio.adapters),
             look,
             tuple(read_so_far(folder / TRAIN_LOG_FILE)),
         )

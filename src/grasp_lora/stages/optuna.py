@@ -15,6 +15,7 @@ from grasp_lora.cost import Cost, go_on_from, so_far
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.logs import CHECKPOINTS_FOLDER
 from grasp_lora.lm.training import Training
+from grasp_lora.ratios import MOST, PerAdapter, PruneRatio
 from grasp_lora.settings import Count, Ratio, Settings
 from grasp_lora.workspace.files import append_line, empty, write_lines
 from grasp_lora.workspace.passes import passes_of_training
@@ -29,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 class Optuna(Settings):
-    """TPE over the ratio, and a pruner of hopeless trials."""
+    """TPE over the ratio, or one for each adapter, and a pruner of hopeless trials."""
 
     trials: Count | None = None
     """Trainings of the search; null: with the final run as many as the grid has."""
@@ -71,6 +72,7 @@ def search(
     training: Training,
     mask: Fixed,
     seed: int,
+    adapters: int | None = None,
     **given: Any,
 ) -> None:
     """Search the ratio with the lowest dev loss after fine-tuning.
@@ -81,6 +83,7 @@ def search(
 
     Args:
         random_trials: How many of them are drawn evenly.
+        adapters: How many have a ratio of their own, `p_0`, `p_1` and so on; None: one for all, `p`.
         given: The rest of `workspace.training.fine_tune`'s arguments.
     """
     optuna = _optuna()
@@ -89,7 +92,7 @@ def search(
     last = math.ceil(training.steps(len(train)) / training.steps_per_epoch(len(train)))  # epoch
 
     def objective(trial: Any) -> float:
-        p = trial.suggest_float("p", how.p_min, how.p_max)
+        p = suggested(trial, how, adapters)
         losses: list[float] = []
 
         def report(epoch: int, loss: float) -> None:
@@ -128,12 +131,28 @@ def search(
     study.optimize(objective, n_trials=how.trials)
     best = study.best_trial
     LearnedRatio(
-        best.params["p"],
+        _ratio([best.params[name] for name in _names(adapters)], adapters),
         dev_loss=best.value,
         trials=how.trials,
         pruned=sum(trial.state.name == "PRUNED" for trial in study.trials),
         optuna=optuna.__version__,
     ).write(folder)
+
+
+def suggested(trial: Any, how: Optuna, adapters: int | None) -> PruneRatio:
+    """The ratio of a trial, or one for each adapter: all 1, which leaves nothing, is 0.99 of the last."""
+    drawn = [trial.suggest_float(name, how.p_min, how.p_max) for name in _names(adapters)]
+    return _ratio(drawn, adapters)
+
+
+def _names(adapters: int | None) -> list[str]:
+    return ["p"] if adapters is None else [f"p_{i}" for i in range(adapters)]
+
+
+def _ratio(drawn: Sequence[float], adapters: int | None) -> PruneRatio:
+    if adapters is None:
+        return drawn[0]
+    return PerAdapter([*drawn[:-1], MOST] if min(drawn) == 1.0 else drawn)
 
 
 def _trials_so_far(folder: Path) -> list[Trial]:

@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 
 from grasp_lora.control.callback import GraspCallback
 from grasp_lora.lm.checkpoints import CarriesState
+from grasp_lora.ratios import PruneRatio, in_order
 from grasp_lora.workspace.passes import passes_of_learning
 from grasp_lora.workspace.records import DevLosses, RankCheck
 from grasp_lora.workspace.resources import Resources
@@ -22,7 +23,9 @@ from grasp_lora.workspace.training import enough_steps, learn
 __all__ = ["RANK_CHECK"]
 
 
-def rank_check(resources: Resources, folder: Path, *, points: Mapping[float, Path], **given: Any) -> None:
+def rank_check(
+    resources: Resources, folder: Path, *, points: Mapping[PruneRatio, Path], **given: Any
+) -> None:
     """Repeat the learning run, and at its start and each round also see the reward of the grid's ratios.
 
     Leaves the learning run's files and `RankCheck`: Spearman's rho between reward and minus dev loss.
@@ -31,7 +34,7 @@ def rank_check(resources: Resources, folder: Path, *, points: Mapping[float, Pat
         points: Ratio -> the folder of the training at it.
         given: Those of `workspace.training.learn`.
     """
-    final = {p: DevLosses.read(made).best for p, made in sorted(points.items())}
+    final = {p: DevLosses.read(made).best for p, made in in_order(points)}
     watched: list[_GridRewards] = []
 
     def watcher(grasp: GraspCallback) -> TrainerCallback:
@@ -46,7 +49,7 @@ def rank_check(resources: Resources, folder: Path, *, points: Mapping[float, Pat
     RankCheck({str(p): loss for p, loss in final.items()}, rounds).write(folder)
 
 
-def _passes(*, points: Mapping[float, Path], **given: Any) -> int:
+def _passes(*, points: Mapping[PruneRatio, Path], **given: Any) -> int:
     rounds: int = given["training"].steps(len(given["train"])) // given["control"].every
     probes: int = (rounds + 1) * len(points) * len(given["micro_dev"])
     return passes_of_learning(**given) + probes
@@ -55,9 +58,9 @@ def _passes(*, points: Mapping[float, Path], **given: Any) -> int:
 class _GridRewards(CarriesState):
     """The reward of fixed ratios whenever the controller has made a round; it changes nothing."""
 
-    def __init__(self, grasp: GraspCallback, ratios: list[float]) -> None:
+    def __init__(self, grasp: GraspCallback, ratios: list[PruneRatio]) -> None:
         self.grasp, self.ratios = grasp, ratios
-        self.rewards: dict[int, dict[float, float]] = {}
+        self.rewards: dict[int, dict[PruneRatio, float]] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if (carried := self.carried(args, state)) is None:
@@ -83,7 +86,7 @@ class _GridRewards(CarriesState):
         }
 
 
-def _rho(rewards: Mapping[float, float], losses: Mapping[float, float]) -> float | None:
+def _rho(rewards: Mapping[PruneRatio, float], losses: Mapping[PruneRatio, float]) -> float | None:
     if len(set(rewards.values())) < 2 or len(set(losses.values())) < 2:
         return None
     rho = float(spearmanr([rewards[p] for p in losses], [-loss for loss in losses.values()]).statistic)

@@ -23,13 +23,18 @@ def select(resources: Any, folder: Path, *, learned: Path, control: Control) -> 
     """
     rounds = read_rounds(learned)
     found = select_ratio(rounds, control.select, control.margin)
-    look = Look.read(learned)
+    look, own = Look.read(learned), LearnedRatio.read(learned)
     about_p = look if look is not None and look.p == found.best_ratio else None
     warnings = warnings_of(found.best_ratio, rounds, control.p_min, control.p_max, about_p)
     if look is not None and about_p is None:
         warnings.append(f"p* = {found.best_ratio:.3f} is not among the ratios that were looked at on dev")
     LearnedRatio(
-        found.best_ratio, reward=found.best_reward, rule=found.rule, rounds=len(rounds), warnings=warnings
+        found.best_ratio,
+        adapters=own.adapters,
+        reward=found.best_reward,
+        rule=found.rule,
+        rounds=len(rounds),
+        warnings=warnings,
     ).write(folder)
 
 

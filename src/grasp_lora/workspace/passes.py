@@ -13,7 +13,7 @@ from grasp_lora.workspace.training import EveryStep, Fixed
 __all__ = ["passes_of_curve", "passes_of_learning", "passes_of_training"]
 
 
-LOOKED_AT = 4  # ratios on dev after the last step: p*, 0 and two neighbours
+LOOKED_AT = 2  # ratios on dev after the last step: p* and 0, and two neighbours of each of its ratios
 
 
 def passes_of_training(
@@ -40,11 +40,12 @@ def passes_of_learning(
     dev: Sequence[Example] | None,
     training: Training,
     control: Control,
+    adapters: int | None = None,
     **_: Any,
 ) -> int:
     """The most example passes of `learn`."""
     rounds = training.steps(len(train)) // control.every
-    look = 0 if dev is None else LOOKED_AT * (len(dev) + len(micro_dev))
+    look = 0 if dev is None else (LOOKED_AT + 2 * (adapters or 1)) * (len(dev) + len(micro_dev))
     return 2 * _examples(training, train) + rounds * (control.candidates + 1) * len(micro_dev) + look
 
 

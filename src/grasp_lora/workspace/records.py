@@ -225,6 +225,8 @@ class LearnedRatio(Record):
     FILE: ClassVar[str] = "ratio.json"
 
     p: PruneRatio | None = None
+    adapters: Sequence[str] = ()
+    """Whose the ratios are, where a controller learned one for each."""
     threshold: float | None = None
     learning_rate: float | None = None
     reward: float | None = None

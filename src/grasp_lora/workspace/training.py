@@ -193,6 +193,7 @@ def learn(
     training: Training,
     limits: Limits,
     seed: int,
+    adapters: int | None = None,
     watcher: Callable[[GraspCallback], TrainerCallback] | None = None,
 ) -> GraspCallback:
     """Fine-tune the merged adapter with controller rounds in between (GRASP Sec. 3.3).
@@ -203,6 +204,7 @@ def learn(
     Args:
         dev: For one look at p* and its neighbours after the last step.
         policy: Which of `POLICIES` draws the ratios.
+        adapters: How many have a ratio of their own; None: one for all.
         watcher: Makes a callback that is added after the controller's.
     """
 
@@ -212,7 +214,7 @@ def learn(
             micro_dev,
             dev=dev,
             **asdict(limits),
-            policy=POLICIES[policy](**control.policy, seed=seed),
+            policy=POLICIES[policy](**control.policy, adapters=adapters, seed=seed),
             every=control.every,
             parts=_parts(start),
             unit=control.unit,
@@ -233,6 +235,7 @@ def learn(
         grasp.look.write(folder)
     LearnedRatio(
         result.best_ratio,
+        adapters=grasp.adapters,
         reward=result.best_reward,
         rule=result.rule,
         rounds=len(result.rounds),

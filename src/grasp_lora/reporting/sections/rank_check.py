@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from grasp_lora.ratios import as_ratio
 from grasp_lora.reporting.blocks import Block, Figure, Table
 from grasp_lora.reporting.drawing import BLUE, GREY
 from grasp_lora.reporting.found import Found
@@ -19,7 +20,7 @@ def blocks(found: Found) -> Iterator[Block]:
         rewards = [f"{one['rewards'][p]:.4f}" for p in ratios]
         rows.append([f"micro-dev reward, step {one['step']}", *rewards, rho])
     title = "Does the micro-dev reward rank ratios as dev loss after fine-tuning does?"
-    yield Table(title, ["p", *(f"{float(p):.2f}" for p in ratios), "Spearman's ρ"], rows, "rank_check")
+    yield Table(title, ["p", *(f"{as_ratio(p):.2f}" for p in ratios), "Spearman's ρ"], rows, "rank_check")
     caption = f"{title} 1: in the same order."
     yield Figure("rank_check", lambda canvas: draw(canvas, check), caption, (6, 3))
 

@@ -26,7 +26,7 @@ def blocks(found: Found) -> Iterator[Block]:
         panels.append(lambda axes: _swept(axes, swept))
     elif searched:
         panels.append(lambda axes: _searched(axes, searched))
-    if look is not None:
+    if look is not None and isinstance(look.p, float):
         panels.append(lambda axes: _before(axes, look))
     if not panels:
         return
@@ -79,7 +79,7 @@ def _searched(axes: Any, searched: Mapping[str, Mapping[PruneRatio, Mapping[str,
 
 
 def _before(axes: Any, look: Look) -> None:
-    seen = [(p, *_minus(look.difference(p, look.p))) for p in sorted(look.dev)]
+    seen = [(p, *_minus(look.difference(p, look.p))) for p in look.ratios if isinstance(p, float)]
     _errorbar(axes, seen, "dev, against p*", GREEN)
     low, high = look.range
     axes.axvspan(low, high, color=GREEN, alpha=0.12, linewidth=0)

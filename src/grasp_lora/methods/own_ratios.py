@@ -1,0 +1,34 @@
+"""What `ratios: per_adapter` changes in the methods that look for a ratio."""
+
+from grasp_lora.config.tree import Config
+from grasp_lora.errors import GraspError
+from grasp_lora.ratios import PruneRatio
+
+__all__ = ["grid_of", "own_ratios"]
+
+
+def own_ratios(config: Config) -> dict[str, int]:
+    """How many adapters a search gives a ratio of their own, as a stage is given it; nothing of one for all.
+
+    Raises:
+        GraspError: There is only one adapter.
+    """
+    if config.ratios == "one":
+        return {}
+    if config.adapters < 2:
+        raise GraspError("ratios: per_adapter is of the adapters of a merge, and there is only one")
+    return {"adapters": config.adapters}
+
+
+def grid_of(config: Config) -> tuple[PruneRatio, ...]:
+    """The grid's points.
+
+    Raises:
+        GraspError: None is named, and it has no default for so many adapters.
+    """
+    if not config.grid:
+        raise GraspError(
+            f"ratios: per_adapter has no default grid for {config.adapters} adapters: name its points, as "
+            f"grid: [{[0.0] * config.adapters}, ...]"
+        )
+    return config.grid
