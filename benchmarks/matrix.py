@@ -23,7 +23,8 @@ from grasp_lora.workspace.rows import Row
 ROWS = Path(__file__).parents[1] / "docs/results/matrix"
 UNPRUNED, POINT = "sweep_p0.00", r"sweep_p[\d.]+"
 CHOOSERS = (
-    "grid", "prune_after", "random", "optuna", "grasp", "curve", "by_curve", "sparsest", "cross_validate",
+    "grid", "prune_after", "random", "optuna", "halving", "grasp", "curve", "by_curve", "sparsest",
+    "cross_validate",
 )  # fmt: skip
 KEPT = ("method", "title", "seed", "draw", "p", "steps", "choosing_steps", "labels", "dev_loss", "folds")
 SIGNIFICANT = 0.05

@@ -36,15 +36,16 @@ lora: {dropout: 0.1}
 training: {epochs: 3, learning_rate: 1e-2}
 control: {micro_dev: 4, every: 3, p_min: 0.0}
 checkpoint_every: 2
-methods: [lora_target, sequential, joint, merge, merge_prune, grid, random, optuna, grasp, rank_check]
+methods: [sequential, joint, merge, merge_prune, grid, random, optuna, halving, grasp, rank_check]
 grid: [0.2, 0.5]
 optuna: {trials: 3}
+halving: {rows: [2, null]}
 evaluation: {generate: null, metrics: task}
 max_length: 40
 max_new_tokens: 6
 """
 DIFFER = re.compile(
-    r"timings\.jsonl|tensorboard/|done\.json$|eval/.*/cost\.json|env\.json|config\.yaml|^report/"
+    r"timings\.jsonl|tensorboard/|done\.json$|eval/.*/cost\.json|survivor/|env\.json|config\.yaml|^report/"
 )
 """Say when something was, how long it took, or what the run is called."""
 

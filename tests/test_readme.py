@@ -106,6 +106,20 @@ def test_the_examples_of_every_ratio(merged, tmp_path, capsys):
     assert names["curve"].steps == 3
 
 
+def test_the_example_of_halving(merged, tmp_path, capsys):
+    trl = pytest.importorskip("trl")
+    rows = [{"prompt": f"say {t}:", "completion": t} for t in ("abc", "bcd", "cde", "def") * 4]
+    code = block(CALLBACK, "python", 4).replace(
+        '"out", max_steps=50', '"out", max_steps=8, use_cpu=True, bf16=False'
+    )
+    names = {"SFTTrainer": trl.SFTTrainer, "SFTConfig": trl.SFTConfig, "model": merged}
+    names |= {"tokenizer": tiny_tokenizer(), "train": Dataset.from_list(rows), "micro_dev": rows[:4]}
+    exec(code.replace("rungs=(6, 12)", "rungs=(2, 4)"), names)
+    assert capsys.readouterr().out.splitlines()[-1].startswith("0.")
+    assert (tmp_path / "adapter/adapter_model.safetensors").exists()
+    assert len(code.strip().splitlines()) <= 12
+
+
 def test_the_yaml_example_is_valid(tmp_path):
     (tmp_path / "titles.yaml").write_text(block(README, "yaml"), encoding="utf-8")
     config = load_config(tmp_path / "titles.yaml", ["control.every=5", "name=titles-k5"])

@@ -9,7 +9,7 @@ from grasp_lora.methods.evaluations import best_on_dev
 from grasp_lora.methods.method import Group, Method
 from grasp_lora.methods.own_ratios import grid_of, own_ratios
 from grasp_lora.methods.start import Start
-from grasp_lora.ratios import PruneRatio, shown_ratio
+from grasp_lora.ratios import PerAdapter, PruneRatio, prunes, shown_ratio
 from grasp_lora.stages.halving import HALVE
 from grasp_lora.stages.optuna import SEARCH, random_trials
 from grasp_lora.stages.train import TRAIN
@@ -78,7 +78,8 @@ def _optuna(x: Start, seed: int) -> Stage:
 def _halving(x: Start, seed: int) -> Stage:
     """The survivor, trained on; another seed trains once more at its ratio, for the deviation only."""
     how, mask, own = x.config.halving, Fixed(0.0, x.config.control.unit), x.config.seed
-    candidates = how.candidates or (0.0, *(p for p in x.config.grid if p != 0.0))
+    dense = PerAdapter([0.0] * x.config.adapters) if own_ratios(x.config) else 0.0
+    candidates = how.candidates or (dense, *(p for p in grid_of(x.config) if prunes(p)))
     trial = x.first.fine_tuning(own, start=x.first.merged, mask=mask)
     micro_dev = x.micro_dev(x.config.control.micro_dev)
     given = {**trial, "candidates": candidates, "how": how, "micro_dev": micro_dev}
