@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from grasp_lora.control.curve import RatioCurve as RatioCurve
     from grasp_lora.control.curve_callback import RatioCurveCallback as RatioCurveCallback
     from grasp_lora.control.fixed_mask import FixedMaskCallback as FixedMaskCallback
+    from grasp_lora.control.halving import HalvingResult as HalvingResult
     from grasp_lora.control.halving_search import HalvingSearch as HalvingSearch
     from grasp_lora.control.measured import MeasuredCurve as MeasuredCurve
     from grasp_lora.control.policy import RatioPolicy as RatioPolicy
@@ -34,6 +35,7 @@ _HOMES = {
     "GraspController": "control.controller",
     "GraspError": "errors",
     "GraspResult": "control.selection",
+    "HalvingResult": "control.halving",
     "HalvingSearch": "control.halving_search",
     "MeasuredCurve": "control.measured",
     "RatioCurve": "control.curve",

@@ -96,7 +96,9 @@ def test_units_of_every_fixed_mask(stages):
     masks = {name: given["mask"] for name, given in stages.items() if given.get("mask") is not None}
     fixed = {name: mask.unit for name, mask in masks.items() if hasattr(mask, "unit")}
     pruned = {name: unit for name, unit in fixed.items() if not name.startswith(("merge/", "merge_random/"))}
-    assert {name.split("/")[0] for name in pruned} == {"grid", "learn", "optuna", "random", "final"}
+    assert {name.split("/")[0] for name in pruned} == {
+        "grid", "learn", "optuna", "halving", "random", "final",
+    }  # fmt: skip
     assert set(pruned.values()) == {"tensor"}
     assert {run.given["mask"].unit for run in fixed_runs(started(), 0.3)} == {"tensor"}
 
