@@ -59,8 +59,8 @@ def test_another_seed_is_trained_at_the_same_ratio(run):
 
 
 def test_what_it_took_by_hand(run):
-    # Four to step 2 and two rows each, two to step 4 and four rows each, and a look at dev's four before the
-    # first step; the survivor's part is in its own training, which has 16 steps and three looks at dev.
+    # Four to step 2 and two rows each, two to step 4 and four rows each; dev is looked at for the survivor
+    # alone, whose part is in its own training, which has 16 steps and three looks.
     search, whole = (Done.read(run / name) for name in ("learn/halving-seed42", "halving/seed42"))
     rungs = HalvingResult.read(run / "learn/halving-seed42").rungs
     assert [(rung.step, len(rung.losses), len(next(iter(rung.losses.values())))) for rung in rungs] == [
@@ -68,7 +68,7 @@ def test_what_it_took_by_hand(run):
         (4, 2, 4),
     ]
     assert (search.steps, search.backward_examples) == (2 * 3 + 2, 2 * 3 + 2)
-    assert search.forward_examples == 3 * (4 + 2 + 2) + (2 + 4)
+    assert search.forward_examples == 3 * (2 + 2) + (2 + 4)
     assert (whole.steps, whole.backward_examples) == (16, 16)
     assert whole.forward_examples == 16 + 3 * 4 + (2 + 4)
     row = Row.read(run / "eval/halving/seed42")

@@ -29,6 +29,8 @@ class BestEpoch(CarriesState):
             it again with what went before.
         keep_start: Whether epoch 0 may be the best. No where training itself prunes, since the start is not
             pruned yet.
+        defer: Whether the start is evaluated only with the first epoch, or by a training that goes on and
+            does not defer it: one that is dropped before needs no loss.
     """
 
     def __init__(
@@ -39,11 +41,14 @@ class BestEpoch(CarriesState):
         on_epoch: Callable[[int, float], None] | None = None,
         *,
         keep_start: bool = True,
+        defer: bool = False,
     ) -> None:
+        self.defer = defer
         self.trainer, self.loss, self.patience, self.on_epoch = trainer, loss, patience, on_epoch
         self._first = 0 if keep_start else 1
         self.losses: list[float] = []
         self._best: dict[str, torch.Tensor] = {}
+        self._start: dict[str, torch.Tensor] = {}  # until it is evaluated
 
     @property
     def epoch(self) -> int:
@@ -53,12 +58,19 @@ class BestEpoch(CarriesState):
         )
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.losses = []
+        self.losses, self._start = [], {}
         if (carried := self.carried(args, state)) is None:
-            self._evaluate()
+            if self.defer:
+                self._start = _copies(self.trainer.model)
+            else:
+                self._evaluate()
             return
         self._go_on_from(carried)
-        if len(self.losses) - 1 < math.floor(state.epoch):  # saved at an epoch's last step, before its end
+        if not self.defer:
+            self._evaluate_start()
+        if not self._start and len(self.losses) - 1 < math.floor(
+            state.epoch
+        ):  # saved at an epoch's last step, before its end
             self._evaluate()
         if self._out_of_patience():
             control.should_training_stop = True
@@ -71,15 +83,20 @@ class BestEpoch(CarriesState):
             control.should_training_stop = True
 
     def state_dict(self) -> dict[str, Any]:
-        return {"losses": self.losses, **{f"best.{name}": w for name, w in self._best.items()}}
+        kinds = {"best": self._best, "start": self._start}
+        kept = {f"{kind}.{name}": w for kind, weights in kinds.items() for name, w in weights.items()}
+        return {"losses": self.losses, **kept}
 
     def _go_on_from(self, state: Mapping[str, Any]) -> None:
         try:
             self.losses = [float(loss) for loss in state["losses"]]
-            self._best = {
-                name: state[f"best.{name}"].to(parameter.device).view_as(parameter)
+            kept = {
+                name: state[f"{'best' if self.losses else 'start'}.{name}"]
+                .to(parameter.device)
+                .view_as(parameter)
                 for name, parameter in _trainable(self.trainer.model).items()
             }
+            self._best, self._start = (kept, {}) if self.losses else ({}, kept)
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise misfit(self, error) from None
         for epoch, loss in enumerate(self.losses):
@@ -87,14 +104,28 @@ class BestEpoch(CarriesState):
                 self.on_epoch(epoch, loss)
 
     def _out_of_patience(self) -> bool:
-        return len(self.losses) - 1 - self.epoch >= self.patience
+        return bool(self.losses) and len(self.losses) - 1 - self.epoch >= self.patience
 
     @torch.no_grad()
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         for name, parameter in _trainable(self.trainer.model).items():
             parameter.copy_(self._best[name])
 
+    @torch.no_grad()
+    def _evaluate_start(self) -> None:
+        """What was put off: the weights of now step aside for it."""
+        if not self._start:
+            return
+        parameters, now = _trainable(self.trainer.model), _copies(self.trainer.model)
+        start, self._start = self._start, {}
+        for weights in (start, now):
+            for name, parameter in parameters.items():
+                parameter.copy_(weights[name])
+            if weights is start:
+                self._evaluate()
+
     def _evaluate(self) -> None:
+        self._evaluate_start()
         value = self.loss(self.trainer.model)
         if not math.isfinite(value):
             raise GraspError(

@@ -197,8 +197,10 @@ def _passes(
     alive, before, total = len(candidates), 0, 0
     for step, rows in zip(rungs, how.rows, strict=True):
         part = training.model_copy(update={"max_steps": step - before})
-        whole = passes_of_training(train=train, dev=None if before else dev, training=part)
-        total += alive * (whole + (rows or judges))
+        each = training.steps_per_epoch(len(train))
+        epochs = step // each - before // each
+        looks = (epochs + (0 < epochs == step // each)) * len(dev or ())  # the start's with the first epoch's
+        total += alive * (passes_of_training(train=train, dev=None, training=part) + looks + (rows or judges))
         before = step
         alive = alive if how.keep == "noise" else -(-alive // how.factor)
     return total

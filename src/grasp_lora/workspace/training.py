@@ -125,7 +125,11 @@ def fine_tune(
         elif loss is not None:
             # Where training itself prunes, the start is not pruned yet and does not count.
             keep_start = not isinstance(mask, EveryStep)
-            kept = [BestEpoch(trainer, loss, training.patience, on_epoch, keep_start=keep_start)]
+            kept = [
+                BestEpoch(
+                    trainer, loss, training.patience, on_epoch, keep_start=keep_start, defer=pause is not None
+                )
+            ]
         if isinstance(mask, Fixed):
             found.append(FixedMaskCallback(found_by(mask.ratio), parts=_parts(start), unit=mask.unit))
         elif isinstance(mask, EveryStep):
