@@ -15,11 +15,13 @@ from grasp_lora.ratios import PerAdapter
 from grasp_lora.reporting.blocks import Bold, Data, Figure, Table, Text
 from grasp_lora.reporting.found import Found, together
 from grasp_lora.reporting.ratio_map import ratio_map
+from grasp_lora.reporting.reading import read_run
 from grasp_lora.reporting.sections import adapters
 from grasp_lora.reporting.trained import Trained
 from grasp_lora.workspace.records import Pruned
 from grasp_lora.workspace.rows import Row
 
+FIRST, SECOND = PerAdapter((0.0, 1.0)), PerAdapter((1.0, 0.0))
 BASE = [0.5 * i for i in range(10)]
 CORNER = {
     "0.0,0.0": "merge",
@@ -79,19 +81,22 @@ def test_what_is_no_pair_shows_nothing():
     one_ratio = row("sweep_p0.50", 0.5, BASE, is_point=True)
     three = row("sweep_p0+0+1", PerAdapter((0.0, 0.0, 1.0)), BASE, is_point=True)
     learned = row("grasp", PerAdapter((0.3, 0.4)), BASE)
-    merge = row("merge", 0.0, BASE)
+    merge = row("merge", 0.0, BASE, corner=PerAdapter((0.0, 0.0)))
     assert list(adapters.blocks(found_of(merge, one_ratio, learned))) == []
     assert list(adapters.blocks(found_of(merge, three))) == []
-    cut = {"prune_after": {PerAdapter((0.0, 0.5)): {"dev_loss": 1.0}}}
-    assert list(adapters.blocks(found_of(merge, searched=cut))) == []
+    cut = row("prune_after", PerAdapter((0.0, 0.5)), BASE)
+    searched = {"prune_after": {PerAdapter((0.0, 0.5)): {"dev_loss": 1.0}}}
+    found = found_of(merge, cut, searched=searched, trained={"prune_after": PARTS})
+    assert list(adapters.blocks(found)) == []
 
 
 def test_corners_axes_and_the_diagonal():
     rows = [
-        row("merge", 0.0, moved(0.4), moved(0.3)),
+        row("merge", 0.0, moved(0.4), moved(0.3), corner=PerAdapter((0.0, 0.0))),
+        row("curve", 0.0, moved(-1), moved(-1)),  # cut at 0 from another training
         row("merge_refit", 0.0, moved(-1), moved(-1), refit_of="merge"),
-        row("sequential", None, moved(0.1), moved(0.2)),
-        row("target_on", None, moved(9), moved(9)),
+        row("sequential", None, moved(0.1), moved(0.2), corner=FIRST),
+        row("target_on", None, moved(9), moved(9), corner=SECOND),
         row("sweep_p0.70", 0.7, moved(0.5), moved(0.6), is_point=True),
         point(1.0, 0.0, moved(0.2), moved(0.1)),
         point(0.25, 0.75, BASE, moved(0.7)),
@@ -127,9 +132,9 @@ def test_corners_axes_and_the_diagonal():
     assert [r[:4] for r in table.rows] == [
         ["merge", "0.00", "0.00", "merge"],
         ["source adapter en alone, trained on", "0.00", "1.00", "sequential"],
-        ["", "0.25", "0.75", "sweep"],
-        ["one ratio for both", "0.70", "0.70", "sweep"],
-        ["target adapter ar alone, trained on", "1.00", "0.00", "sweep"],  # not what target_on has
+        ["", "0.25", "0.75", "sweep_0.25_0.75"],
+        ["one ratio for both", "0.70", "0.70", "sweep_p0.70"],
+        ["target adapter ar alone, trained on", "1.00", "0.00", "sweep_1.0_0.0"],  # not what target_on has
     ]
     assert [isinstance(r[4], Bold) for r in table.rows] == [False, False, True, False, False]
     said = blocks_of(found)[Text].text
@@ -180,8 +185,15 @@ def test_points_of_a_grid_are_not_tested():
         0.6: {"dev_loss": 2.26},
     }
     every_step = {0.4: {"dev_loss": 0.0}}
-    rows = row("target_on", None, BASE), row("sequential", None, moved(-1))
-    found = found_of(*rows, searched={"grid": grid, "merge_prune": every_step})
+    rows = [
+        row("target_on", None, BASE, corner=SECOND),
+        row("sequential", None, moved(-1), corner=FIRST),
+        row("grid", PerAdapter((0.0, 0.5)), BASE, exhaustive=True),
+        row("merge_prune", 0.4, BASE, exhaustive=True),
+    ]
+    searched = {"grid": grid, "merge_prune": every_step}
+    trained = {"grid": PARTS, "merge_prune": Trained(pruned=Pruned(p=0.4))}
+    found = found_of(*rows, searched=searched, trained=trained)
     panels = drawn(found)
     assert ringed(panels["dev"]) == {"tested": {(1.0, 0.0)}, "not tested": {(0.0, 0.5), (0.6, 0.6)}}
     assert [tuple(xy) for xy in panels["dev"].collections[0].get_offsets()] == [
@@ -239,7 +251,8 @@ def test_a_whole_run(tmp_path, monkeypatch):
         lines = list(csv.DictReader(file))
     assert (run / "report/map.png").exists()
     assert {f"{x['p_en']},{x['p_ar']}": x["corner"] for x in lines if x["corner"]} == CORNER
-    assert {x["trained_by"] for x in lines if x["corner"] != "merge"} == {"sweep"}
+    assert all(x["trained_by"] == f"sweep_p{float(x['p_en']):.2f}+{float(x['p_ar']):.2f}"
+               for x in lines if x["corner"] != "merge")  # fmt: skip
     rows = [Row.read(place) for place in run.glob("eval/sweep_p*/seed42")]
     scored = {tuple(one.p): one for one in rows} | {(0.0, 0.0): Row.read(run / "eval/merge/seed42")}
     assert len(scored) == 5
@@ -255,6 +268,8 @@ def test_a_whole_run(tmp_path, monkeypatch):
     for method, corner in (("sequential", ("0.0", "1.0")), ("target_on", ("1.0", "0.0"))):
         assert loss[corner] == pytest.approx(Row.read(run / f"eval/{method}/seed42").test_loss, abs=1e-5)
     assert abs(loss["0.0", "1.0"] - loss["1.0", "0.0"]) > 1e-3
+    again = ratio_map(read_run(run))  # of the folder alone
+    assert [[str(v) for v in line] for line in adapters._data(again)] == [list(x.values()) for x in lines]
     summary = (run / "report/summary.md").read_text()
     assert f"that were trained at, {PerAdapter(best):.2f} has the lowest dev loss" in summary
     assert "One ratio for each adapter" in (run / "report/report.html").read_text()

@@ -4,17 +4,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from typing import Literal
 
 from grasp_lora.control.noise import MARGIN, Z, paired_error
 from grasp_lora.ratios import PerAdapter, PruneRatio, spread
 from grasp_lora.reporting.found import Found, MethodResult
+from grasp_lora.reporting.trained import Trained
 
 __all__ = ["Apart", "Pair", "RatioMap", "Split", "ratio_map"]
 
 Split = Literal["dev", "test"]
-# What trains to the same as a corner of the map: the sum, and either of its adapters without the other.
-CORNERS = {"merge": (0.0, 0.0), "sequential": (0.0, 1.0), "target_on": (1.0, 0.0)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +35,13 @@ class Pair:
     groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, one: MethodResult, p: PerAdapter, by: str) -> "Pair":
+    def of(cls, one: MethodResult, p: PerAdapter) -> "Pair":
         losses: dict[str, Sequence[float]] = {"test": one.losses("test_losses")}
         means = {"test": one.spread("test_loss").mean}
         if one.has_dev:
             losses["dev"] = one.losses("dev_losses")
             means["dev"] = one.spread("dev_loss").mean
-        return cls(p, by, means, losses, {"dev": one.rows[0].dev_groups, "test": one.rows[0].groups})
+        return cls(p, one.method, means, losses, {"dev": one.rows[0].dev_groups, "test": one.rows[0].groups})
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,29 +105,37 @@ class RatioMap:
     def corner(self, p: PerAdapter) -> str:
         """What a corner is called."""
         first, second = self.whose
-        alone = {"sequential": f"{first} alone, trained on", "target_on": f"{second} alone, trained on"}
-        return next((alone.get(method, method) for method, at in CORNERS.items() if at == p), "")
+        alone = {(0.0, 1.0): f"{first} alone, trained on", (1.0, 0.0): f"{second} alone, trained on"}
+        return alone.get((p[0], p[1]), "" if any(p) else "merge")
 
 
 def ratio_map(found: Found) -> RatioMap | None:
-    """None where nothing was trained at a ratio for each of two adapters, or nothing beside one such pair."""
+    """None where nothing was trained at a ratio for each of two adapters, or nothing beside one pair."""
     pairs: dict[PerAdapter, Pair] = {}
     points = [(one, one.p) for one in found.results if one.rows[0].is_point and one.p is not None]
-    grid = found.searched.get("grid", {})  # other searches' points are cut, or pruned at every step
-    if not any(_is_pair(p) for p in (*(p for _, p in points), *grid)):
+    grids = {name: seen for name, seen in found.searched.items() if _trains_under_masks(found, name)}
+    if not any(_is_pair(p) for p in chain((p for _, p in points), *grids.values())):
         return None
     for one, p in points:
-        _put(pairs, Pair.of(one, spread(p, 2), "sweep"))
-    for p, scores in grid.items():
-        _put(pairs, Pair(spread(p, 2), "grid", {"dev": scores["dev_loss"]}))
+        _put(pairs, Pair.of(one, spread(p, 2)))
+    for name, seen in grids.items():
+        for p, scores in seen.items():
+            _put(pairs, Pair(spread(p, 2), name, {"dev": scores["dev_loss"]}))
     for one in found.results:
-        if one.method in CORNERS:
-            _put(pairs, Pair.of(one, PerAdapter(CORNERS[one.method]), one.method))
+        if one.rows[0].corner is not None:
+            _put(pairs, Pair.of(one, one.rows[0].corner))
     adapters = _adapters(found)
     made = RatioMap(
         [pairs[p] for p in sorted(pairs)], adapters or ("first", "second"), _whose(found, adapters)
     )
     return made if made.splits and len(made.on(made.splits[0])) > 1 else None
+
+
+def _trains_under_masks(found: Found, method: str) -> bool:
+    """Whether a search trained at each point under a fixed mask; others cut there, or prune at every step."""
+    searched = next((one for one in found.results if one.method == method), None)
+    trained = found.trained.get(method, Trained())
+    return searched is not None and searched.rows[0].exhaustive and bool(trained.pruned.share_by_unit)
 
 
 def _is_pair(p: PruneRatio) -> bool:

@@ -30,9 +30,8 @@ def blocks(found: Found) -> Iterator[Block]:
         lambda canvas: _draw(canvas, one),
         "Loss after training at one ratio for each adapter, less that of the pair that is best on "
         f"{split}. Ringed: rows cannot tell it from that one, by {MARGIN:g} nats or by a 95 % interval of "
-        "paired differences; dashed: within the margin, not tested. The diagonal is one ratio for both. The "
-        "methods merge, sequential and target_on stand in their corners where no training at the corner "
-        "itself does.",
+        "paired differences; dashed: within the margin, not tested. The diagonal is one ratio for both. In a "
+        "corner where nothing was trained at these ratios stands the method that trains to the same.",
         (4.9 * len(one.splits), 5.0),
     )
 
