@@ -84,6 +84,7 @@ def test_what_is_no_pair_shows_nothing():
     merge = row("merge", 0.0, BASE, corner=PerAdapter((0.0, 0.0)))
     assert list(adapters.blocks(found_of(merge, one_ratio, learned))) == []
     assert list(adapters.blocks(found_of(merge, three))) == []
+    assert len(ratio_map(found_of(merge, three, point(0.0, 0.5, BASE))).pairs) == 2
     cut = row("prune_after", PerAdapter((0.0, 0.5)), BASE)
     searched = {"prune_after": {PerAdapter((0.0, 0.5)): {"dev_loss": 1.0}}}
     found = found_of(merge, cut, searched=searched, trained={"prune_after": PARTS})

@@ -144,7 +144,8 @@ def _is_pair(p: PruneRatio) -> bool:
 
 def _put(pairs: dict[PerAdapter, Pair], one: Pair) -> None:
     """Where nothing stands yet."""
-    pairs.setdefault(one.p, one)
+    if _is_pair(one.p):
+        pairs.setdefault(one.p, one)
 
 
 def _adapters(found: Found) -> tuple[str, str] | None:
