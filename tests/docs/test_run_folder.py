@@ -17,8 +17,9 @@ WORDS = set(re.findall(r"`([^`]+)`", PAGE))
 FOLDERS = {name.partition("/")[0] for name in NAMED if "/" in name}
 # What leaves a file of its own; the other methods leave the same ones, in folders that are named after them.
 SMALL = """
-methods: [lora_target, merge, merge_prune, lorahub, optuna, grid, curve, grasp, rank_check]
+methods: [lora_target, merge, merge_prune, lorahub, optuna, grid, sweep, curve, grasp, rank_check]
 grid: [0.2, 0.4]
+sweep: {ratios: [[0, 1], [1, 0]]}
 optuna: {trials: 2}
 lorahub: {budget: 6}
 evaluation: {generate: 2, metrics: [em], deployment: true, points: true, test_examples: 4}
@@ -33,6 +34,7 @@ MADE = {
     "dev",
     "eval",
     "final",
+    "fixed",
     "grid",
     "learn",
     "merge",

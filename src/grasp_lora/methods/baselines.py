@@ -7,7 +7,7 @@ from grasp_lora.methods.evaluations import best_on_dev
 from grasp_lora.methods.method import Group, Method
 from grasp_lora.methods.own_ratios import grid_of
 from grasp_lora.methods.start import Start
-from grasp_lora.ratios import PruneRatio, shown_ratio
+from grasp_lora.ratios import PerAdapter, PruneRatio, shown_ratio
 from grasp_lora.stages.merge import MERGE
 from grasp_lora.stages.prune import PRUNE
 from grasp_lora.stages.randomise import RANDOMISE
@@ -98,12 +98,14 @@ SINGLE = (
         "sequential",
         "source adapter, trained on",
         lambda x, seed: x.train(f"sequential/seed{seed}", seed, start=x.source),
+        corner=PerAdapter((0.0, 1.0)),
     ),
     Method("joint", "source adapter, trained on with its rows too", _joint),
     Method(
         "target_on",
         "target adapter, trained on",
         lambda x, seed: x.train(f"target_on/seed{seed}", seed, start=x.target),
+        corner=PerAdapter((1.0, 0.0)),
     ),
 )
 MERGED = (
@@ -112,6 +114,7 @@ MERGED = (
         "merge",
         "merged, fine-tuned, not pruned",
         _merge,
+        corner=PerAdapter((0.0, 0.0)),
         default=True,
     ),
     Method("merge_random", "merged with random directions, fine-tuned", _merge_random, control_of="merge"),

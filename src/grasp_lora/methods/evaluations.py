@@ -38,6 +38,7 @@ def evaluated(x: Start, method: Method, seed: int, made: Adapter, repeated: str,
         "is_point": method.is_point,
         "control_of": method.control_of,
         "refit_of": method.refit_of,
+        **({"corner": method.corner} if method.corner and config.adapters == 2 else {}),
         "exhaustive": method.dev
         and any(stage.work is CHOOSE and _of_ratios(stage) and _trains(stage) for stage in behind(made)),
         "seed": seed,

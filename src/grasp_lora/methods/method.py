@@ -6,6 +6,7 @@ from pathlib import Path
 
 from grasp_lora.config.tree import Config
 from grasp_lora.methods.start import Start
+from grasp_lora.ratios import PerAdapter
 from grasp_lora.workspace.stage import Stage, behind
 
 __all__ = ["Adapter", "Group", "Method", "Study"]
@@ -30,6 +31,8 @@ class Method:
             these, since that would be a search that nobody is charged for.
         control_of: The method that it asks a question about; nobody would deploy it.
         refit_of: The method that this is once more, on all labelled rows.
+        corner: The ratios of the source's and the target's adapter at which training their sum leads to the
+            same.
         in_all: `methods: all` has it.
         default: A config that names no methods has it.
     """
@@ -44,6 +47,7 @@ class Method:
     is_point: bool = False
     control_of: str = ""
     refit_of: str = ""
+    corner: PerAdapter | None = None
     in_all: bool = True
     default: bool = False
 

@@ -146,6 +146,7 @@ def _refit(method: Method) -> Method:
         reference=False,
         dev=False,
         refit_of=method.name,
+        corner=None,
     )
 
 

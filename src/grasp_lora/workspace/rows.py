@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from grasp_lora.cost import Cost
 from grasp_lora.errors import DAMAGED, GraspError, fault
-from grasp_lora.ratios import PruneRatio
+from grasp_lora.ratios import PerAdapter, PruneRatio
 from grasp_lora.workspace.files import read_lines, write_json, write_lines
 
 __all__ = ["Answer", "Row"]
@@ -102,6 +102,8 @@ class Row:
     """The method that it asks a question about; nobody would deploy it."""
     refit_of: str = ""
     """The method that was trained once more, on all labelled rows."""
+    corner: PerAdapter | None = None
+    """The ratios of the two adapters of a merge at which training that leads to the same."""
     exhaustive: bool = False
     """Its ratio was found by training at every one: what a cheaper search is measured against."""
 
@@ -196,6 +198,6 @@ _ABOUT = (
     "title", "task", "source", "target", "adapter", "p", "threshold", "pruned_share", "test_set", "test_rows",
     "draw", "groups", "dev_groups", "folds", "source_losses",
     "repeated", "steps", "choosing_steps", "made_by", "labels", "all_costs", "control_of", "is_point",
-    "refit_of",
+    "refit_of", "corner",
     "exhaustive",
 )  # fmt: skip

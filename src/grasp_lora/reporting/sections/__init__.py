@@ -7,6 +7,7 @@ from grasp_lora.reporting.blocks import Block
 from grasp_lora.reporting.found import Found
 from grasp_lora.reporting.sections import (
     ablations,
+    adapters,
     answers,
     costs,
     curve,
@@ -48,6 +49,7 @@ SECTIONS = (
     Section("Beside the papers", published.blocks),
     Section("Further test sets", tests.blocks),
     Section("Loss over the ratio", ratios.blocks),
+    Section("One ratio for each adapter", adapters.blocks),
     Section("Every ratio from one training", curve.blocks),
     Section("Halving", halved.blocks),
     Section("What was pruned", importance.blocks),
