@@ -17,10 +17,11 @@ WORDS = set(re.findall(r"`([^`]+)`", PAGE))
 FOLDERS = {name.partition("/")[0] for name in NAMED if "/" in name}
 # What leaves a file of its own; the other methods leave the same ones, in folders that are named after them.
 SMALL = """
-methods: [lora_target, merge, merge_prune, lorahub, optuna, grid, sweep, curve, grasp, rank_check]
+methods: [lora_target, merge, merge_prune, lorahub, optuna, grid, sweep, halving, curve, grasp, rank_check]
 grid: [0.2, 0.4]
 sweep: {ratios: [[0, 1], [1, 0]]}
 optuna: {trials: 2}
+halving: {rows: [2, null]}
 lorahub: {budget: 6}
 evaluation: {generate: 2, metrics: [em], deployment: true, points: true, test_examples: 4}
 max_length: 40
@@ -36,6 +37,7 @@ MADE = {
     "final",
     "fixed",
     "grid",
+    "halving",
     "learn",
     "merge",
     "merge_prune",

@@ -22,18 +22,17 @@ def blocks(found: Found) -> Iterator[Block]:
     if not rows:
         return
     yield Data("rungs", ("method", "draw", "step", "p", "loss", "behind", "standard_error", "kept"), rows)
-    titles = {result.method: result.title for result in found.results}
-    for name, draws in found.halved.items():
-        one = draws[0]
-        yield Text(_said(titles[name], one))
-        if one.rungs:
-            title = f"{titles[name]}: loss above the leader's (nats) on the rows that judged, ± 1.96 errors:"
-            yield Table(title, *_table(one), f"rungs_of_{name}")
     name, draws = next(iter(found.halved.items()))
-    if draws[0].rungs and all(isinstance(p, float) for p in draws[0].rungs[0].losses):
+    one, title = draws[0], next(result.title for result in found.results if result.method == name)
+    yield Text(_said(title, one))
+    if not one.rungs:
+        return
+    title = f"{title}: loss above the leader's (nats) on the rows that judged, ± 1.96 errors:"
+    yield Table(title, *_table(one), "rungs")
+    if all(isinstance(p, float) for p in one.rungs[0].losses):
         yield Figure(
             "rungs",
-            lambda canvas: _draw(canvas, draws[0]),
+            lambda canvas: _draw(canvas, one),
             "Loss under fixed masks after so many steps of the same rows, less the leader's, with 95 % "
             "intervals of paired differences. Filled: those that went on.",
         )
