@@ -67,7 +67,9 @@ def test_the_check_can_fail():
 
 @pytest.mark.slow
 def test_the_map_of_a_run_folder(run):
-    files = {path.name for path in run.rglob("*") if path.is_file() and path.parent.name != "tensorboard"}
+    of_others = {"tensorboard", "survivor"}  # a Trainer's and TensorBoard's, who name their files
+    paths = [path for path in run.rglob("*") if not of_others & {*path.relative_to(run).parts}]
+    files = {path.name for path in paths if path.is_file()}
     folders = {path.name for path in run.iterdir() if path.is_dir()}
     events = {path.name.partition("tfevents")[0] for path in run.rglob("tensorboard/*")}
     assert not {name for name in files - FILES if not is_named_by_its_kind(name)}
@@ -75,4 +77,5 @@ def test_the_map_of_a_run_folder(run):
     assert folders == MADE | {"merged", "optuna", "report"}
     assert folders <= FOLDERS
     assert events == {"events.out."}
+    assert list(run.rglob("survivor/checkpoints/checkpoint-*"))
     assert "`events.out.tfevents.*`" in PAGE
