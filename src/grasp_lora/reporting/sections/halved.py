@@ -84,7 +84,7 @@ def _draw(canvas: Any, one: HalvingResult) -> None:
         axes.errorbar(ratios, means, yerr=errors, color=colour, fmt="o-", markersize=4, capsize=3,
                       markerfacecolor="white", label=f"after {rung.step} steps")  # fmt: skip
         kept = [(p, mean) for p, mean in zip(ratios, means, strict=True) if p in rung.kept]
-        axes.plot(*zip(*kept, strict=True), "o", color=colour, markersize=6)
+        axes.plot(*zip(*kept, strict=True), "o", color=colour, markersize=6, zorder=5)
     axes.axhline(0, color=GREY, linewidth=0.7)
     axes.set(xlabel="prune ratio p", ylabel="loss above the leader's (nats)")
     axes.legend()
