@@ -397,6 +397,36 @@ def test_two_that_prune_are_refused(tmp_path, first):
             trainer.train()
 
 
+@pytest.mark.parametrize("resumes", [True, False])
+def test_a_training_that_was_broken_off_amid_a_step_can_be_started_again(tmp_path, resumes):
+    """In the same process and Trainer, as in a notebook: from its checkpoint, or anew from what was left."""
+    options = {"per_device_train_batch_size": 1, "save_strategy": "steps", "save_steps": 2, "max_steps": 6}
+    whole = trainer_for(tmp_path / "whole", **options)
+    whole.add_callback(RatioCurveCallback(whole, MICRO_DEV))
+    whole.train()
+    trainer = trainer_for(tmp_path / "again", **options)
+    made = RatioCurveCallback(trainer, MICRO_DEV)
+    trainer.add_callback(made)
+    step, calls = trainer.training_step, []
+
+    def breaks(model, *given, **named):
+        calls.append(model)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return step(model, *given, **named)
+
+    trainer.training_step = breaks
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert any((p.detach() == 0).any() for p in adapter_parameters(trainer.model).values())  # amid a step
+    trainer.train(resume_from_checkpoint=resumes)
+    if resumes:
+        pairs = zip(*(adapter_parameters(one.model).values() for one in (whole, trainer)), strict=True)
+        assert all(torch.equal(bits(a), bits(b)) for a, b in pairs)
+    assert not any((p.detach() == 0).any() for p in adapter_parameters(trainer.model).values())
+    assert made.curve.steps == 6
+
+
 def test_in_trls_trainer(tmp_path):
     from trl import SFTConfig, SFTTrainer
 

@@ -59,7 +59,7 @@ def test_with_one_candidate_nothing_is_compared():
     halving = Halving([0.3], [1, 2])
     assert halving.next_step is None
     assert halving.result == HalvingResult(0.3, (), 0.01)
-    assert (halving.result.close, halving.result.rows_needed) == ((0.3,), 0)
+    assert (halving.result.close, halving.result.rows_needed, halving.result.doubt) == ((0.3,), None, None)
 
 
 def test_noise_keeps_whom_the_rows_cannot_tell_from_the_leader():
@@ -111,7 +111,9 @@ def test_rows_needed_by_hand():
     rung = Rung(1, losses, (0.0,))
     error = paired_error(losses[0.2], losses[0.0])
     assert rung.rows_needed(0.1) == math.ceil(4 * (detectable(error) / 0.1) ** 2) > 4
-    assert Rung(1, {0.0: [1.0], 0.2: [2.0]}, (0.0,)).rows_needed(0.1) == 0  # one row has no error
+    assert Rung(1, {0.0: [1.0], 0.2: [2.0]}, (0.0,)).rows_needed(0.1) is None  # one row has no error
+    assert Rung(1, {0.0: [1.0, 2.0], 0.2: [1.0, 2.0]}, (0.0,)).rows_needed(0.1) == 1
+    assert Rung(1, {0.0: [1.0, 2.0]}, (0.0,)).rows_needed(0.1) is None
     assert rung.is_close(0.2, 0.0) == (Z * error >= 0.1)
 
 
@@ -145,6 +147,7 @@ def test_rungs_are_read_as_they_were_written(tmp_path):
     [
         ({"candidates": []}, "candidates that are different"),
         ({"candidates": [0.1, 0.1]}, "candidates that are different"),
+        ({"candidates": [0.33333, 0.33334]}, "different to four decimals"),
         ({"rungs": []}, "rungs that rise"),
         ({"rungs": [4, 2]}, "rungs that rise"),
         ({"rungs": [0, 2]}, "rungs that rise"),
@@ -168,19 +171,44 @@ def test_losses_of_others_or_of_no_number_are_refused():
         _ = halving.result
 
 
+@pytest.mark.parametrize(
+    ("losses", "said"),
+    [
+        (
+            {0.0: [1.0, 2.0], 0.2: [1.0, 2.0]},
+            "of p = 0, or within the noise of 2 rows; they are enough to show",
+        ),
+        ({0.0: [1.0, 2.0], 0.2: [1.2, 2.0]}, "about 1568 to show a difference of 0.01 four times in five"),
+        ({0.0: [1.0], 0.2: [2.0]}, "how many would, they do not say"),
+    ],
+)
+def test_the_doubt_in_words(losses, said):
+    halving = Halving([0.0, 0.2], [3])
+    halving.tell(losses)
+    assert said in halving.result.doubt
+    assert halving.result.doubt.startswith("after 3 steps 0.2 was")
+
+
+def test_who_is_surely_behind_leaves_no_doubt():
+    halving = Halving([0.0, 0.2], [3])
+    halving.tell({0.0: [1.0, 1.0], 0.2: [2.0, 2.0]})
+    assert halving.result.doubt is None
+
+
 def test_rungs_of_a_training():
     assert rungs_of(50, (0.125, 0.25)) == (6, 12)
     assert rungs_of(3, (0.1, 0.6)) == (1, 2)
-    for steps, parts in ((1, (0.5,)), (4, (0.1, 0.2)), (2, (0.3, 0.9))):
-        with pytest.raises(GraspError, match="train for longer"):
-            rungs_of(steps, parts)
+    assert rungs_of(4, (0.1, 0.2)) == (1, 1)
+    assert rungs_of(2, (0.3, 0.9)) == (1, 1)  # a comparison after the last step would be a grid's
+    with pytest.raises(GraspError, match="train for longer"):
+        rungs_of(1, (0.5,))
 
 
 class Trainers:
     """Makes Trainers around one model whose adapter was trained a little."""
 
-    def __init__(self, folder, **more):
-        config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], lora_dropout=0.2)
+    def __init__(self, folder, lora=(), **more):
+        config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], **{"lora_dropout": 0.2, **dict(lora)})
         torch.manual_seed(0)
         self.model = get_peft_model(tiny_llama(), config)
         with torch.no_grad():
@@ -324,6 +352,8 @@ def test_trainings_that_cannot_pause_are_refused(tmp_path, given, more, said):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
+        ({"rows": (None, 2)}, "rows needs a number from 1 to 4 for each of 1 rungs"),
+        ({"examples": []}, "examples has no rows"),
         ({"rows": (2, 2)}, "rows needs a number from 1 to 4 for each of 1 rungs"),
         ({"rows": (5,)}, "rows needs a number from 1 to 4"),
         ({"candidates": [0.1, 1.2]}, "between 0 and 1"),
@@ -334,3 +364,69 @@ def test_trainings_that_cannot_pause_are_refused(tmp_path, given, more, said):
 def test_what_cannot_be_searched_is_refused_at_once(given, said):
     with pytest.raises(GraspError, match=said):
         HalvingSearch(print, **{"candidates": [0.1, 0.2], "examples": HELD_OUT, "rungs": (1,), **given})
+
+
+def replayed(make, order, **given):
+    """The losses at the rung by candidate, and the survivor's weights."""
+    search = HalvingSearch(make, order, HELD_OUT, rungs=(2,), **given)
+    rung = search.run().rungs[0]
+    trained = {n: p.detach().clone() for n, p in make.model.named_parameters() if p.requires_grad}
+    return dict(rung.losses), trained
+
+
+@pytest.mark.parametrize("kind", ["plain", "dora", "head", "noise"])
+def test_no_candidate_leaves_anything_to_the_next(tmp_path, kind):
+    more = {"neftune_noise_alpha": 5.0} if kind == "noise" else {}
+    lora = {"dora": {"use_dora": True}, "head": {"modules_to_save": ["lm_head"]}}.get(kind, {})
+    made = [Trainers(tmp_path, lora=lora, **more) for _ in range(2)]
+    one = replayed(made[0], [0.6, 0.3, 0.0])
+    other = replayed(made[1], [0.0, 0.3, 0.6])
+    assert one[0] == other[0]
+    for name, weight in one[1].items():
+        assert torch.equal(other[1][name], weight)
+    assert not any(module._forward_hooks for module in made[0].model.modules())
+
+
+def test_a_search_that_has_ended_is_not_made_again(tmp_path):
+    make = Trainers(tmp_path)
+    search = HalvingSearch(make, [0.2, 0.7], HELD_OUT, rungs=(2,), folder=tmp_path / "kept")
+    found, count = search.run(), make.made
+    assert search.run() == found
+    assert make.made == count
+    assert search.trainer.args.output_dir == str(tmp_path)
+    with pytest.raises(GraspError, match="another search's checkpoints: give a new folder"):
+        HalvingSearch(make, [0.2, 0.7], HELD_OUT, rungs=(2,), folder=tmp_path / "kept").run()
+
+
+@pytest.mark.parametrize("folder", ["kept", None])
+def test_a_search_that_was_interrupted_can_be_run_again(tmp_path, monkeypatch, folder):
+    make = Trainers(tmp_path)
+    where = None if folder is None else tmp_path / folder
+    another = Trainers(tmp_path)
+    expected = HalvingSearch(another, [0.2, 0.7, 0.5], HELD_OUT, rungs=(2, 4), factor=2).run()
+    search = HalvingSearch(make, [0.2, 0.7, 0.5], HELD_OUT, rungs=(2, 4), factor=2, folder=where)
+    train, calls = Trainer.train, []
+
+    def breaks(trainer, *args, **given):
+        calls.append(trainer)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return train(trainer, *args, **given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train", breaks)
+        with pytest.raises(KeyboardInterrupt):
+            search.run()
+    assert search.run() == expected
+
+
+def test_several_processes_need_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("grasp_lora.control.halving_search.world", lambda: 2)
+    with pytest.raises(GraspError, match="give HalvingSearch a folder"):
+        HalvingSearch(Trainers(tmp_path), [0.2, 0.7], HELD_OUT, rungs=(2,)).run()
+
+
+def test_a_trainer_is_used_once(tmp_path):
+    trainer = Trainers(tmp_path)()
+    with pytest.raises(GraspError, match="made a Trainer that was used: it makes a new one each time"):
+        HalvingSearch(lambda: trainer, [0.2, 0.7], HELD_OUT, rungs=(2,)).run()

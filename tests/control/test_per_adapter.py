@@ -171,6 +171,8 @@ def test_the_order_of_adapters_is_the_merges_where_sites_lack_some():
         "fr",
         "ar",
     )
+    assert names_of_parts({"a": of("en"), "b": of("es"), "c": of("en", "es")}) == ("en", "es")
+    assert names_of_parts({"a": of("es"), "b": of("en"), "c": of("en", "es")}) == ("en", "es")
     with pytest.raises(GraspError, match="another order"):
         names_of_parts({"a": of("en", "ar"), "b": of("ar", "en")})
 

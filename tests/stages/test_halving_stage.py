@@ -141,14 +141,83 @@ def test_the_report_shows_the_rungs(run):
     [
         ({"rows": [2]}, "rows has 1 numbers, and rungs 2"),
         ({"rungs": [0.5, 0.25]}, "rungs must rise"),
-        ({"rows": [2, 9]}, "halving.rows asks for 9 rows, and 4 can judge"),
-        ({"rungs": [0.01, 0.02]}, "no room for comparisons"),
     ],
 )
 def test_what_it_cannot_do_is_said_before_anything_is_trained(folder, given, said):
     with pytest.raises(GraspError, match=said):
         made(folder, name="never", halving={"rows": [2, None], **given})
     assert not (folder / "runs/never/adapters").exists()
+
+
+def test_a_training_of_one_step_is_not_halved(folder):
+    with pytest.raises(GraspError, match="no room for a comparison"):
+        made(folder, name="never", final={"training": {"max_steps": 1}})
+    assert not (folder / "runs/never/adapters").exists()
+
+
+@pytest.mark.parametrize("patience", [1, 3])
+def test_a_candidate_out_of_patience_is_compared_as_it_stopped(folder, patience):
+    training = {"epochs": 8, "patience": patience, "learning_rate": 0.3, "lr_decay_per_epoch": 1.0}
+    run = made(
+        folder,
+        name=f"patience{patience}",
+        methods=["grid", "halving"],
+        seeds=[42],
+        final={"training": training},
+        halving={"rows": [2, None], "rungs": [0.75, 0.9], "factor": 2},
+    )
+    found = HalvingResult.read(run / "learn/halving-seed42")
+    steps = {p: Done.read(run / f"grid/p{p:.2f}-seed42").steps for p in GIVEN["grid"]}
+    assert min(steps.values()) < 48  # some ended before the first rung
+    assert [rung.step for rung in found.rungs] == [48, 58]
+    one, other = run / "halving/seed42", run / f"grid/p{found.best_ratio:.2f}-seed42"
+    for name in ("adapter_model.safetensors", "dev_losses.json"):
+        assert (one / name).read_bytes() == (other / name).read_bytes()
+
+
+def test_a_short_training_has_one_comparison_and_few_rows_all_judge(folder):
+    run = made(
+        folder,
+        name="short",
+        methods=["halving"],
+        seeds=[42],
+        final={"training": {"max_steps": 3}},
+        halving={},
+    )
+    found = HalvingResult.read(run / "learn/halving-seed42")
+    assert [(rung.step, len(rung.losses[found.best_ratio])) for rung in found.rungs] == [(1, 4)]
+
+
+def test_micro_dev_judges_first_and_a_budget_margin_and_groups_count(folder, run):
+    more = {"rows": [4, 8], "dev": True, "keep": "noise", "margin": 0.5}
+    halved = made(folder, name="noise", methods=["halving"], seeds=[42], halving=more)
+    found = HalvingResult.read(halved / "learn/halving-seed42")
+    first = HalvingResult.read(run / "learn/halving-seed42").rungs[0]
+    for p, losses in first.losses.items():
+        assert found.rungs[0].losses[p][:2] == pytest.approx(losses, abs=1e-6)  # micro-dev's first two rows
+    assert (found.margin, len(found.rungs[0].kept)) == (0.5, 4)
+    # All four to step 2 are 8 of 64 steps, two on to step 4 are 12, three 14.
+    for budget, kept in ((0.17, 2), (0.22, 3)):
+        given = more | {"budget": budget}
+        again = made(folder, name=f"budget{kept}", methods=["halving"], seeds=[42], halving=given)
+        assert len(HalvingResult.read(again / "learn/halving-seed42").rungs[0].kept) == kept
+
+
+def test_rows_of_one_passage_are_one_cluster(tmp_path):
+    folder = write_setting(tmp_path, CONFIG)
+    for path in folder.glob("*.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        lines = [json.dumps(row | {"group": "abcdef"[i // 2]}) for i, row in enumerate(rows)]
+        path.write_text("\n".join(lines) + "\n")
+    task = (folder / "task.yaml").read_text().replace("target: title", "target: title\ngroup: group")
+    (folder / "task.yaml").write_text(task)
+    halved = made(folder, methods=["halving"], seeds=[42])
+    assert HalvingResult.read(halved / "learn/halving-seed42").rungs[-1].groups == ("a", "a", "b", "b")
+
+
+def test_all_seeds_are_trained_by_one_rule(folder):
+    run = made(folder, name="tuned", methods=["halving"], tune={"learning_rate": [1e-3, 1e-2]})
+    assert not list(run.glob("tune/halving*"))
 
 
 def test_several_processes_do_not_halve(folder, monkeypatch):

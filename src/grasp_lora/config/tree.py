@@ -30,7 +30,7 @@ from grasp_lora.lm.backbone import DType
 from grasp_lora.lm.encoding import Limits
 from grasp_lora.lm.training import Training
 from grasp_lora.metrics.scoring import METRICS
-from grasp_lora.ratios import Ratios
+from grasp_lora.ratios import PerAdapter, Ratios
 from grasp_lora.settings import Count, FolderName, Seed, Settings
 from grasp_lora.stages.combine import Combine
 from grasp_lora.stages.evaluate import Evaluation
@@ -231,6 +231,14 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _as_many_ratios(self) -> "Config":
+        trained = all(side.adapter in (None, "none") for side in (*self.sources, self.target))
+        lists = {"grid": self.grid, "sweep.ratios": self.sweep.ratios, "halving": self.halving.candidates}
+        for name, ratios in lists.items() if trained else ():  # a given adapter may itself be of several
+            for p in ratios:
+                if isinstance(p, PerAdapter) and len(p) != self.adapters:
+                    raise ValueError(f"{name} has [{p:g}], and {self.adapters} adapters are merged")
+        if self.curve.per_adapter and self.control.unit == "tensor":
+            raise ValueError("control.unit: tensor does not tell adapters apart: curve.per_adapter is true")
         if self.ratios == "one":
             if not self.grid:
                 raise ValueError("grid has no ratio")

@@ -108,8 +108,10 @@ class RatioCurveCallback(CarriesState):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: nn.Module, **_: Any) -> None:
         check_alone(self, self.trainer)
-        if self.curve is not None:  # of a training that ended amid a step
+        if self.curve is not None and not state.global_step:  # of a training that ended amid a step
             self.curve.close()
+        elif self.curve is not None:  # the weights are the checkpoint's, which nothing may write over
+            self.curve.masked.close()
         self._result, self.epochs = None, []
         carried = self.carried(args, state)
         self.curve = RatioCurve(
@@ -167,4 +169,4 @@ class RatioCurveCallback(CarriesState):
         assert self.curve is not None
         if self.every_epoch:
             self.epochs.append(self.curve.measure())
-            self.trainer.log({f"curve/{point.p:.2f}": point.mean for point in self.epochs[-1].points})
+            self.trainer.log({f"curve/{point.p:g}": point.mean for point in self.epochs[-1].points})

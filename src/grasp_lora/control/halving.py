@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from grasp_lora.control.noise import MARGIN, Z, detectable, paired_error
 from grasp_lora.errors import DAMAGED, GraspError, check_choice
-from grasp_lora.ratios import PruneRatio, as_ratio, in_order
+from grasp_lora.ratios import PruneRatio, as_ratio, in_order, shown_ratio
 
 __all__ = ["RUNGS_FILE", "Halving", "HalvingResult", "KeepRule", "Rung", "rungs_of"]
 
@@ -58,15 +58,15 @@ class Rung:
         mean, error = self.behind(p)
         return mean <= max(margin, Z * error)
 
-    def rows_needed(self, margin: float) -> int:
-        """As many rows as would show a difference of the margin to the second best four times in five."""
+    def rows_needed(self, margin: float) -> int | None:
+        """As many rows as show a difference of the margin to the second best four times in five; None: nobody
+        knows, of one candidate or one cluster of rows.
+        """
         seconds = [p for p in self.losses if p != self.leader]
-        if not seconds or margin <= 0:
-            return len(self.losses[self.leader])
-        _, error = self.behind(min(seconds, key=self.mean))
+        _, error = self.behind(min(seconds, key=self.mean)) if seconds and margin > 0 else (0.0, math.inf)
         if not math.isfinite(error):
-            return 0
-        return math.ceil(len(self.losses[self.leader]) * (detectable(error) / margin) ** 2)
+            return None
+        return max(1, math.ceil(len(self.losses[self.leader]) * (detectable(error) / margin) ** 2))
 
     def to_json(self) -> dict[str, Any]:
         """Ratios are keys, as text."""
@@ -111,9 +111,28 @@ class HalvingResult:
         return tuple(p for p, _ in in_order(last.losses) if last.is_close(p, self.margin))
 
     @property
-    def rows_needed(self) -> int:
-        """See `Rung.rows_needed`, of the last comparison; 0 where there is none, or nobody knows."""
-        return self.rungs[-1].rows_needed(self.margin) if self.rungs else 0
+    def rows_needed(self) -> int | None:
+        """See `Rung.rows_needed`, of the last comparison; None where there is none, too."""
+        return self.rungs[-1].rows_needed(self.margin) if self.rungs else None
+
+    @property
+    def doubt(self) -> str | None:
+        """Whom the last comparison could not tell from the survivor, in a sentence; None: nobody."""
+        others = ", ".join(f"{p:g}" for p in self.close if p != self.best_ratio)
+        if not others:
+            return None
+        last, needed = self.rungs[-1], self.rows_needed
+        rows = len(last.losses[self.best_ratio])
+        if needed is None:
+            sure = "how many would, they do not say"
+        elif needed > rows:
+            sure = f"it takes about {needed} to show a difference of {self.margin:g} four times in five"
+        else:
+            sure = f"they are enough to show a difference of {self.margin:g}"
+        return (
+            f"after {last.step} steps {others} was within {self.margin:g} nats of p = "
+            f"{self.best_ratio:g}, or within the noise of {rows} rows; {sure}"
+        )
 
     def write(self, folder: Path) -> None:
         """As `rungs.json`."""
@@ -169,8 +188,8 @@ class Halving:
         groups: Sequence[str] = (),
     ) -> None:
         check_choice("keep", keep, KeepRule)
-        if not candidates or len(set(candidates)) < len(candidates):
-            raise GraspError("halving needs candidates that are different ratios")
+        if not candidates or len(set(map(shown_ratio, candidates))) < len(candidates):
+            raise GraspError("halving needs candidates that are different to four decimals")
         if not rungs or sorted({*rungs}) != list(rungs) or rungs[0] < 1:
             raise GraspError(f"halving needs rungs that rise, in optimizer steps, got {list(rungs)}")
         if factor < 2:
@@ -238,18 +257,15 @@ class Halving:
 
 
 def rungs_of(steps: int, parts: Sequence[float]) -> tuple[int, ...]:
-    """Optimizer steps of the rungs, of a training of so many: at these parts of it, at least one each.
+    """Optimizer steps at these parts of a training of so many, at least one, and before its last; a short
+    training may have the same for two.
 
     Raises:
-        GraspError: The training is too short for so many.
+        GraspError: It has only one step.
     """
-    found = sorted({max(1, round(part * steps)) for part in parts})
-    if len(found) < len(parts) or found[-1] >= steps:
-        raise GraspError(
-            f"a training of {steps} steps has no room for comparisons at "
-            f"{', '.join(f'{p:g}' for p in parts)} of it: train for longer, or compare fewer times"
-        )
-    return tuple(found)
+    if steps < 2:
+        raise GraspError(f"a training of {steps} step has no room for a comparison: train for longer")
+    return tuple(min(steps - 1, max(1, round(part * steps))) for part in parts)
 
 
 def _behind(

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ from grasp_lora.control.examples import Row, as_examples, loss_of
 from grasp_lora.control.fixed_mask import FixedMaskCallback
 from grasp_lora.control.halving import Halving, HalvingResult, KeepRule
 from grasp_lora.control.noise import MARGIN
-from grasp_lora.control.units import UnitKind, adapter_parameters
+from grasp_lora.control.units import UnitKind
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.encoding import Limits
 from grasp_lora.lm.logs import CHECKPOINT
 from grasp_lora.lm.loss import evaluation_mode
 from grasp_lora.lm.pausing import PauseAt, Paused
 from grasp_lora.merging.parts import PartsOrFolder
+from grasp_lora.ranks import world
 from grasp_lora.ratios import PruneRatio, per_adapter, shown_ratio
 from grasp_lora.tasks.example import groups_of
 
@@ -77,21 +79,26 @@ class HalvingSearch:
         token_budget: int = Limits.token_budget,
     ) -> None:
         self._examples = as_examples("example", examples)
+        if not self._examples:
+            raise GraspError("examples has no rows")
         self._rows = tuple(rows) if rows is not None else (len(self._examples),) * len(rungs)
-        if len(self._rows) != len(rungs) or not all(1 <= n <= len(self._examples) for n in self._rows):
+        possible = range(1, len(self._examples) + 1)
+        if len(self._rows) != len(rungs) or not all(n in possible for n in self._rows):
             raise GraspError(
                 f"rows needs a number from 1 to {len(self._examples)} for each of {len(rungs)} rungs"
             )
         ratios = [per_adapter(p) if isinstance(p, Sequence) else float(p) for p in candidates]
         self._masks = {p: FixedMaskCallback(p, parts=parts, unit=unit) for p in ratios}
         groups = groups_of(self._examples)
-        self._halving = Halving(
-            ratios, rungs, factor=factor, keep=keep, budget=budget, margin=margin, groups=groups
+        self._new = partial(
+            Halving, ratios, rungs, factor=factor, keep=keep, budget=budget, margin=margin, groups=groups
         )
+        self._halving = self._new()
         self._make, self._folder = make_trainer, None if folder is None else Path(folder)
         self._limits = Limits(max_length, max_new_tokens, token_budget)
         self._start: dict[str, Tensor] = {}
         self._reached: dict[PruneRatio, int] = {}
+        self._began = False
         self.trainer: Trainer | None = None
 
     def run(self) -> HalvingResult:
@@ -100,8 +107,16 @@ class HalvingSearch:
         Raises:
             GraspError: A loss is not finite, training ends before a rung, or checkpoints have no optimizer.
         """
+        if self.trainer is not None:
+            return self._halving.result
         if self._folder is not None:
+            if not self._began and any((self._folder / shown_ratio(p)).exists() for p in self._masks):
+                raise GraspError(f"{self._folder} holds another search's checkpoints: give a new folder")
+            self._began = True
             return self._run(self._folder)
+        if world() > 1:
+            raise GraspError("several processes go on from the same checkpoints: give HalvingSearch a folder")
+        self._halving, self._reached = self._new(), {}  # what one that was ended left is gone
         with tempfile.TemporaryDirectory() as folder:
             return self._run(Path(folder))
 
@@ -115,11 +130,13 @@ class HalvingSearch:
     def _train(self, folder: Path, p: PruneRatio, step: int | None) -> list[float]:
         """Train a candidate on to the step, or to its end; the losses of the rows that judge there."""
         trainer, mask = self._make(), self._masks[p]
+        if trainer.state.global_step:
+            raise GraspError("make_trainer made a Trainer that was used: it makes a new one each time")
         if trainer.args.save_only_model:
             raise GraspError(
                 "halving goes on from checkpoints, which need the optimizer: save_only_model=False"
             )
-        trainer.args.output_dir = str(folder / shown_ratio(p))
+        before, trainer.args.output_dir = trainer.args.output_dir, str(folder / shown_ratio(p))
         self._put_back(trainer)
         pause = PauseAt(self._loss(trainer), step)
         reached = self._reached.get(p)
@@ -133,8 +150,11 @@ class HalvingSearch:
             self._reached[p] = step
             return paused.seen
         finally:
+            trainer.args.output_dir = before
             if mask.masked is not None:
                 mask.masked.close()
+            if (noise := getattr(trainer, "neftune_hook_handle", None)) is not None:
+                noise.remove()  # which a training that ends as usual does
         if step is not None:
             raise GraspError(
                 f"training ended after {trainer.state.global_step} steps, before the rung at {step}"
@@ -154,8 +174,8 @@ class HalvingSearch:
         return look
 
     def _put_back(self, trainer: Trainer) -> None:
-        """Every candidate begins with the adapter that the first one began with."""
-        parameters = adapter_parameters(trainer.model)
+        """Every candidate begins with what the first one began with."""
+        parameters = {n: p for n, p in trainer.model.named_parameters() if p.requires_grad}
         if not self._start:
             self._start = {name: one.detach().clone() for name, one in parameters.items()}
         with torch.no_grad():

@@ -162,17 +162,16 @@ def names_of_parts(parts: Parts) -> tuple[str, ...]:
     Raises:
         GraspError: Sites disagree about the order.
     """
-    names: list[str] = []
+    after: dict[str, set[str]] = {}  # in the order in which sites first name them
     for of_site in parts.values():
-        place = 0
-        for part in of_site:
-            if part.name not in names:
-                names.insert(place, part.name)
-            place = names.index(part.name) + 1
-    for site, of_site in parts.items():
-        places = [names.index(part.name) for part in of_site]
-        if places != sorted(places):
-            raise GraspError(f"the adapter's parts at {site} are in another order than elsewhere")
+        for place, part in enumerate(of_site):
+            after.setdefault(part.name, set()).update(one.name for one in of_site[:place])
+    names: list[str] = []
+    while len(names) < len(after):
+        free = [name for name, others in after.items() if name not in names and others <= {*names}]
+        if not free:
+            raise GraspError("the adapter's parts are in another order at one site than at another")
+        names.append(free[0])
     return tuple(names)
 
 

@@ -25,8 +25,9 @@ class Paused(Exception):
 class PauseAt(CarriesState):
     """After a step looks at the model, has a checkpoint written, and stops training there.
 
-    Training raises `Paused`, so that nothing is done that belongs to its end. Add it last; a training that
-    goes on from the checkpoint needs it, too, with another step or none.
+    Training raises `Paused`, so that nothing is done that belongs to its end. One that ends before the step,
+    out of patience, is looked at then. Add it last; a training that goes on from the checkpoint needs it,
+    too, with another step or none.
 
     Args:
         look: What to note of the model, (examples,).
@@ -62,6 +63,10 @@ class PauseAt(CarriesState):
         super().on_save(args, state, control, **given)
         if state.global_step == self.step and self.step in self.seen:
             raise Paused(self.seen[self.step])
+
+    def on_train_end(self, args: Any, state: Any, control: Any, model: nn.Module, **_: Any) -> None:
+        if self.step is not None and self.step not in self.seen:  # patience ended it before: so it stays
+            self.seen[self.step] = self.look(model).tolist()
 
     def _look(self, state: Any, control: Any, model: nn.Module) -> None:
         if (step := state.global_step) == self.step and step not in self.seen:

@@ -76,7 +76,9 @@ def _optuna(x: Start, seed: int) -> Stage:
 
 
 def _halving(x: Start, seed: int) -> Stage:
-    """The survivor, trained on; another seed trains once more at its ratio, for the deviation only."""
+    """The survivor, trained on, at training's own rate; another seed trains once more at its ratio, for the
+    deviation only.
+    """
     how, mask, own = x.config.halving, Fixed(0.0, x.config.control.unit), x.config.seed
     dense = PerAdapter([0.0] * x.config.adapters) if own_ratios(x.config) else 0.0
     candidates = how.candidates or (dense, *(p for p in grid_of(x.config) if prunes(p)))
@@ -86,7 +88,7 @@ def _halving(x: Start, seed: int) -> Stage:
     found = Stage(f"learn/halving-seed{own}", HALVE, given)
     name, mask = f"halving/seed{seed}", replace(mask, ratio=found)
     if seed != own:
-        return x.train(name, seed, start=x.merged, mask=mask, counted=False)
+        return Stage(name, TRAIN, x.fine_tuning(seed, start=x.merged, mask=mask), counted=False)
     return Stage(name, TRAIN, {**trial, "mask": mask, "goes_on": found})
 
 

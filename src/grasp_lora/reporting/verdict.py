@@ -164,7 +164,7 @@ def _deploy(deployed: MethodResult, standing: str, others: Sequence[MethodResult
 
 
 def _pruning(candidates: Sequence[MethodResult]) -> str:
-    dense = [one for one in candidates if one.p is not None and not prunes(one.p)]
+    dense = [one for one in candidates if one.p is not None and not prunes(one.p) and not _searched(one)]
     pruned = [one for one in candidates if prunes(one.p or 0.0) or one.rows[0].threshold is not None]
     if not dense or not pruned:
         return "Pruning: nothing to say; it takes a merge that is fine-tuned without, and one with it."
@@ -177,6 +177,11 @@ def _pruning(candidates: Sequence[MethodResult]) -> str:
     at = "" if best.p is None or best.rows[0].is_point else f" at p = {best.p:.3f}"
     difference = _difference(best, without)
     return f"Pruning {said}: {best.title}{at} has {difference} on test against {without.title}."
+
+
+def _searched(one: MethodResult) -> bool:
+    """Whether it chose a ratio, be it 0: what it trained for that is no merge without pruning."""
+    return bool(one.rows[0].choosing_steps)
 
 
 def _tells(one: MethodResult) -> bool:

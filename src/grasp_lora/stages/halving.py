@@ -1,7 +1,8 @@
 """A ratio is found by successive halving over fixed masks, and its training is left where it stands."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -42,7 +43,7 @@ class HalvingSettings(Settings):
     rungs: Annotated[tuple[Part, ...], Field(min_length=1)] = (0.125, 0.25)
     """After which parts of the final training the candidates are compared."""
     rows: tuple[Count | None, ...] = (8, None)
-    """How many held-out rows judge at each rung, the first ones of micro-dev; null: all."""
+    """How many held-out rows judge at each rung at most, the first ones of micro-dev; null: all."""
     dev: bool = False
     """Whether dev's rows judge as well, after those of micro-dev."""
     factor: Annotated[int, Field(ge=2)] = 3
@@ -89,23 +90,24 @@ def halve(
     """
     steps = training.steps(len(train))
     judges = [*micro_dev, *(dev or () if how.dev else ())]
-    halving = _halving(candidates, how, steps, judges)
+    rungs = _rungs(how, steps, len(judges))
+    halving = _halving(candidates, how, steps, rungs, judges)
     costs: dict[PruneRatio, Cost] = {}
 
     def losses(p: PruneRatio, step: int) -> list[float]:
-        rows = judges[: how.rows[len(halving.rungs)]]
+        rows = judges[: rungs[step]]
+
+        pauses: list[PauseAt] = []
 
         def pause(backbone: Backbone) -> PauseAt:
-            return PauseAt(_looking(resources.loss(rows, backbone, limits)), step)
+            pauses.append(PauseAt(_looking(resources.loss(rows, backbone, limits)), step))
+            return pauses[-1]
 
         alone = {"train": train, "dev": dev, "training": training, "limits": limits, **given}
-        with measure() as cost:
-            try:
-                fine_tune(resources, _of(folder, p), mask=replace(mask, ratio=p), pause=pause, **alone)
-            except Paused as paused:
-                costs[p] = cost
-                return paused.seen
-        raise GraspError(f"the training at p = {p:g} ended before its step {step}")
+        with measure() as cost, suppress(Paused):
+            fine_tune(resources, _of(folder, p), mask=replace(mask, ratio=p), pause=pause, **alone)
+        costs[p] = cost
+        return pauses[-1].seen[step]
 
     while (step := halving.next_step) is not None:
         halving.tell({p: losses(p, step) for p in halving.alive})
@@ -132,14 +134,27 @@ def _looking(loss: TargetLoss) -> Callable[[Any], torch.Tensor]:
     return look
 
 
+def _rungs(how: HalvingSettings, steps: int, judges: int) -> dict[int, int]:
+    """Steps of the rungs of a training of so many, and how many rows judge at each: those that there are.
+
+    Raises:
+        GraspError: It is too short for any.
+    """
+    asked = zip(rungs_of(steps, how.rungs), how.rows, strict=True)
+    return {step: min(rows or judges, judges) for step, rows in asked}  # of two at one step the later counts
+
+
 def _halving(
-    candidates: Sequence[PruneRatio], how: HalvingSettings, steps: int, judges: Sequence[Example]
+    candidates: Sequence[PruneRatio],
+    how: HalvingSettings,
+    steps: int,
+    rungs: Mapping[int, int],
+    judges: Sequence[Example],
 ) -> Halving:
-    """Raises a GraspError where the training is too short."""
     budget = None if how.budget is None else round(how.budget * steps * len(candidates))
     return Halving(
         candidates,
-        rungs_of(steps, how.rungs),
+        tuple(rungs),
         factor=how.factor,
         keep=how.keep,
         budget=budget,
@@ -149,16 +164,7 @@ def _halving(
 
 
 def _warnings(found: HalvingResult) -> list[str]:
-    if len(found.close) < 2:
-        return []
-    last = found.rungs[-1]
-    others = ", ".join(f"{p:g}" for p in found.close if p != found.best_ratio)
-    rows = len(last.losses[found.best_ratio])
-    return [
-        f"halving: at {last.step} steps {others} was within {found.margin:g} nats of p = "
-        f"{found.best_ratio:g}, or within the noise of {rows} rows; to show that difference takes about "
-        f"{found.rows_needed}"
-    ]
+    return [] if (doubt := found.doubt) is None else [f"halving: {doubt}"]
 
 
 def _ready(
@@ -174,10 +180,8 @@ def _ready(
 ) -> None:
     if world() > 1:
         raise GraspError("halving trains one candidate in one process: start it without a launcher")
-    judges = len(micro_dev) + len(dev or () if how.dev else ())
-    if few := [rows for rows in how.rows if rows is not None and rows > judges]:
-        raise GraspError(f"halving.rows asks for {few[0]} rows, and {judges} can judge")
-    _halving(candidates, how, training.steps(len(train)), [])
+    steps = training.steps(len(train))
+    _halving(candidates, how, steps, _rungs(how, steps, len(micro_dev)), [])
 
 
 def _passes(
@@ -192,24 +196,23 @@ def _passes(
 ) -> int:
     """At most: where noise keeps everyone."""
     steps = training.steps(len(train))
-    rungs = rungs_of(steps, how.rungs)
     judges = len(micro_dev) + len(dev or () if how.dev else ())
     alive, before, total = len(candidates), 0, 0
-    for step, rows in zip(rungs, how.rows, strict=True):
+    for step, rows in _rungs(how, steps, judges).items():
         part = training.model_copy(update={"max_steps": step - before})
         each = training.steps_per_epoch(len(train))
         epochs = step // each - before // each
         looks = (epochs + (0 < epochs == step // each)) * len(dev or ())  # the start's with the first epoch's
-        total += alive * (passes_of_training(train=train, dev=None, training=part) + looks + (rows or judges))
+        total += alive * (passes_of_training(train=train, dev=None, training=part) + looks + rows)
         before = step
         alive = alive if how.keep == "noise" else -(-alive // how.factor)
     return total
 
 
-def _about(folder: Path, *, candidates: Sequence[PruneRatio], how: HalvingSettings, **_: Any) -> str:
-    found = LearnedRatio.read(folder)
-    tried = ", ".join(f"{p:g}" for p in candidates)
-    return f"p = {found.found:g} survived halving over {tried}, compared {len(how.rungs)} times."
+def _about(folder: Path, *, candidates: Sequence[PruneRatio], **_: Any) -> str:
+    found = HalvingResult.read(folder)
+    times, tried = len(found.rungs), ", ".join(f"{p:g}" for p in candidates)
+    return f"p = {found.best_ratio:g} survived halving over {tried}, which were compared {times} times."
 
 
 HALVE = Work(halve, ready=_ready, passes=_passes, about=_about, resumes=True)

@@ -145,7 +145,8 @@ def fine_tune(
         resources, folder, model, start, train, training, limits, seed, callbacks, beside=beside
     )
     save_adapter(trainer.model, folder, start if isinstance(start, Path) else None)
-    epoch = None if dev is None else _dev_losses(resources, backbone, trainer, added[-1], dev, limits, folder)
+    kept = next((one for one in added if isinstance(one, BestEpoch | AverageOfEpochs)), None)
+    epoch = None if dev is None else _dev_losses(resources, backbone, trainer, kept, dev, limits, folder)
     if epoch == 0 and isinstance(start, Lora):
         resources.say(
             f"{resources.shown.title}: no epoch was better on dev than not training, so the adapter does "

@@ -42,19 +42,12 @@ def _said(title: str, one: HalvingResult) -> str:
     p = one.best_ratio
     if not one.rungs:
         return f"{title}: p = {p:g} was the only candidate."
-    last, first = one.rungs[-1], one.rungs[0]
+    first = one.rungs[0]
     text = (
         f"{title}: halving kept p = {p:g} of {len(first.losses)} candidates, which were compared after "
         f"{' and '.join(str(rung.step) for rung in one.rungs)} steps; its training went on from there."
     )
-    others = [other for other in one.close if other != p]
-    if not others:
-        return text
-    return (
-        f"{text} The {len(last.losses[p])} rows of the last comparison cannot tell it from "
-        f"{', '.join(f'{other:g}' for other in others)} (by {one.margin:g} nats, or by noise); about "
-        f"{one.rows_needed} would show that difference to the next best four times in five."
-    )
+    return text if (doubt := one.doubt) is None else f"{text} {doubt[0].upper()}{doubt[1:]}."
 
 
 def _table(one: HalvingResult) -> tuple[list[str], list[list[str]]]:
