@@ -95,31 +95,40 @@ def finished(seen: Recorded) -> dict[float, float]:
     return {p: statistics.fmean(steps[last]["dev"]) for p, steps in seen.items()}
 
 
+def _all_found(all_seen: Mapping[str, Recorded]) -> Iterator[tuple[str, list[tuple[float, float]]]]:
+    """What chose, and for each task and draw its ratio, and its share of the grid's passes."""
+    yield "0, and nothing compared", [(0.0, 1 / len(seen)) for seen in all_seen.values()]
+    for rule in RULES:
+        found = []
+        for seen in all_seen.values():
+            last = str(max(map(int, seen[0.0])))
+            p, passes = replay(rule, seen)
+            found.append((p, passes / (len(seen) * 2 * (int(last) + len(seen[p][last]["dev"])))))
+        yield rule.title, found
+
+
 def main() -> None:
     """The table, and the choices."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rows", type=Path, default=ROWS)
     all_seen = dict(recorded(parser.parse_args().rows))
     lines, choices = [], []
-    for rule in RULES:
-        shares, regrets, close, same, chosen = [], [], 0, 0, []
-        for seen in all_seen.values():
+    for title, found in _all_found(all_seen):
+        regrets, close, same = [], 0, 0
+        for seen, (p, _) in zip(all_seen.values(), found, strict=True):
             last, losses = str(max(map(int, seen[0.0]))), finished(seen)
             best = min(losses, key=losses.__getitem__)
-            p, passes = replay(rule, seen)
-            dev = len(seen[p][last]["dev"])
-            shares.append(passes / (len(seen) * (2 * int(last) + 2 * dev)))
             error = paired_error(seen[p][last]["dev"], seen[best][last]["dev"]) or 0.0
             regrets.append(losses[p] - losses[best])
             close += regrets[-1] <= Z * error
             same += p == best
-            chosen.append(f"{p:.1f}")
-        count = len(all_seen)
+        count, mean = len(all_seen), statistics.fmean(regrets)
+        shares = statistics.fmean(share for _, share in found)
         lines.append(
-            [rule.title, f"{statistics.fmean(shares):.3f}", f"{same} of {count}", f"{close} of {count}",
-             f"{statistics.fmean(regrets):+.4f}", f"{max(regrets):+.4f}"]
+            [title, f"{shares:.3f}", f"{same} of {count}", f"{close} of {count}", f"{mean:+.4f}",
+             f"{max(regrets):+.4f}"]
         )  # fmt: skip
-        choices.append([rule.title, *chosen])
+        choices.append([title, *(f"{p:.1f}" for p, _ in found)])
     best_of = [f"{min(losses, key=losses.__getitem__):.1f}" for losses in map(finished, all_seen.values())]
     print(
         markdown(["steps on rows; who goes on", "passes / grid", "same", "close", "regret", "worst"], lines)

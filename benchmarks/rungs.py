@@ -84,7 +84,8 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     whole = start(given.config, given.overrides)
     for draw in given.draws:
-        out = given.out / f"{whole.config.name}-{draw}.jsonl"
+        name = whole.config.name.removeprefix("matrix-")
+        out = given.out / f"{name}-{draw}.jsonl"
         lines = out.read_text(encoding="utf-8").splitlines() if out.exists() else []
         known = {json.loads(line)["p"] for line in lines}
         folder = given.scratch / f"{whole.config.name}-{draw}"
