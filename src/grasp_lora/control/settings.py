@@ -89,7 +89,7 @@ class Curve(Settings):
     """Which ratio is used: that of the lowest loss, or the largest that is no worse than the smallest."""
     margin: NotNegative = MARGIN
     """Nats; a smaller difference is none."""
-    adapter: Literal["final", "trained_on", "cut"] = "final"
+    adapter: Literal["final", "trained_on", "cut"] = "cut"
     """A final run of the merge at the ratio, or the curve's own adapter: cut there and trained on, or cut."""
 
     @model_validator(mode="after")
