@@ -4,7 +4,6 @@ import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +17,7 @@ from grasp_lora.control.units import UnitKind
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.encoding import Limits
 from grasp_lora.lm.logs import CHECKPOINT
-from grasp_lora.lm.loss import evaluation_mode
+from grasp_lora.lm.loss import TargetLoss
 from grasp_lora.lm.pausing import PauseAt, Paused
 from grasp_lora.merging.parts import PartsOrFolder
 from grasp_lora.ranks import world
@@ -138,7 +137,7 @@ class HalvingSearch:
             )
         before, trainer.args.output_dir = trainer.args.output_dir, str(folder / shown_ratio(p))
         self._put_back(trainer)
-        pause = PauseAt(self._loss(trainer), step)
+        pause = PauseAt(self._loss(trainer).per_example, step)
         reached = self._reached.get(p)
         checkpoint = None if reached is None else f"{trainer.args.output_dir}/{CHECKPOINT}{reached}"
         for callback in (mask, pause):
@@ -162,16 +161,9 @@ class HalvingSearch:
         self.trainer = trainer
         return []
 
-    def _loss(self, trainer: Trainer) -> Callable[[Any], Tensor]:
+    def _loss(self, trainer: Trainer) -> TargetLoss:
         rows = self._rows[min(len(self._halving.rungs), len(self._rows) - 1)]
-        loss = loss_of(trainer, "example", self._examples[:rows], self._limits)
-
-        def look(model: Any) -> Tensor:
-            with evaluation_mode(model):
-                losses: Tensor = loss.per_example(model).double()
-            return losses
-
-        return look
+        return loss_of(trainer, "example", self._examples[:rows], self._limits)
 
     def _put_back(self, trainer: Trainer) -> None:
         """Every candidate begins with what the first one began with."""

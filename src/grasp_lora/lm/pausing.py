@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from grasp_lora.lm.checkpoints import CarriesState, misfit
+from grasp_lora.lm.loss import evaluation_mode
 
 __all__ = ["PauseAt", "Paused"]
 
@@ -30,7 +31,7 @@ class PauseAt(CarriesState):
     too, with another step or none.
 
     Args:
-        look: What to note of the model, (examples,).
+        look: What to note of the model in eval mode, without gradients: (examples,).
         step: Optimizer steps; None never stops.
     """
 
@@ -66,9 +67,14 @@ class PauseAt(CarriesState):
 
     def on_train_end(self, args: Any, state: Any, control: Any, model: nn.Module, **_: Any) -> None:
         if self.step is not None and self.step not in self.seen:  # patience ended it before: so it stays
-            self.seen[self.step] = self.look(model).tolist()
+            self.seen[self.step] = self._noted(model)
 
     def _look(self, state: Any, control: Any, model: nn.Module) -> None:
         if (step := state.global_step) == self.step and step not in self.seen:
-            self.seen[step] = self.look(model).tolist()
+            self.seen[step] = self._noted(model)
             control.should_save = True
+
+    def _noted(self, model: nn.Module) -> list[float]:
+        with evaluation_mode(model):
+            noted: list[float] = self.look(model).tolist()
+        return noted

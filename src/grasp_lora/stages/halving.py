@@ -1,13 +1,12 @@
 """A ratio is found by successive halving over fixed masks, and its training is left where it stands."""
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 from pydantic import Field, model_validator
 
 from grasp_lora.control.halving import Halving, HalvingResult, KeepRule, rungs_of
@@ -17,7 +16,6 @@ from grasp_lora.errors import GraspError
 from grasp_lora.lm.backbone import Backbone
 from grasp_lora.lm.encoding import Limits
 from grasp_lora.lm.logs import CHECKPOINTS_FOLDER
-from grasp_lora.lm.loss import TargetLoss, evaluation_mode
 from grasp_lora.lm.pausing import PauseAt, Paused
 from grasp_lora.lm.training import Training
 from grasp_lora.ranks import world
@@ -96,11 +94,10 @@ def halve(
 
     def losses(p: PruneRatio, step: int) -> list[float]:
         rows = judges[: rungs[step]]
-
         pauses: list[PauseAt] = []
 
         def pause(backbone: Backbone) -> PauseAt:
-            pauses.append(PauseAt(_looking(resources.loss(rows, backbone, limits)), step))
+            pauses.append(PauseAt(resources.loss(rows, backbone, limits).per_example, step))
             return pauses[-1]
 
         alone = {"train": train, "dev": dev, "training": training, "limits": limits, **given}
@@ -123,15 +120,6 @@ def halve(
 def _of(folder: Path, p: PruneRatio) -> Path:
     """Where a candidate is trained."""
     return folder / CHECKPOINTS_FOLDER / f"p{shown_ratio(p)}"
-
-
-def _looking(loss: TargetLoss) -> Callable[[Any], torch.Tensor]:
-    def look(model: Any) -> torch.Tensor:
-        with evaluation_mode(model):
-            losses: torch.Tensor = loss.per_example(model).double()
-        return losses
-
-    return look
 
 
 def _rungs(how: HalvingSettings, steps: int, judges: int) -> dict[int, int]:
