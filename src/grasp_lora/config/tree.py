@@ -4,7 +4,6 @@ Unknown keys are errors. Most groups are declared beside the code that they set.
 everything below takes plain arguments. It is read from YAML by `config.loading`.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -21,8 +20,8 @@ from pydantic import (
     model_validator,
 )
 
+from grasp_lora.config.checks import check_names, check_ratios
 from grasp_lora.config.parts import Final, Part, Source, Sweep, Target, Tune
-from grasp_lora.control.selection import OF_ONE
 from grasp_lora.control.settings import Control, Curve, MergePrune
 from grasp_lora.executors.settings import Executor
 from grasp_lora.lm.adapters import Lora
@@ -30,7 +29,7 @@ from grasp_lora.lm.backbone import DType
 from grasp_lora.lm.encoding import Limits
 from grasp_lora.lm.training import Training
 from grasp_lora.metrics.scoring import METRICS
-from grasp_lora.ratios import PerAdapter, Ratios
+from grasp_lora.ratios import Ratios
 from grasp_lora.settings import Count, FolderName, Seed, Settings
 from grasp_lora.stages.combine import Combine
 from grasp_lora.stages.evaluate import Evaluation
@@ -206,52 +205,8 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _consistent(self, info: ValidationInfo) -> "Config":
-        known = () if info.context is None else info.context.known
-        labels = [side.label for side in (*self.sources, self.target)]
-        if twice := sorted({label for label in labels if labels.count(label) > 1}):
-            raise ValueError(f"two adapters are called '{twice[0]}': give one side a name")
-        for side in self.sources:
-            if side.adapter == "none":
-                raise ValueError(f"the source '{side.label}' needs an adapter; only the target's may be none")
-            if side.language == self.target.language and side.task is None and side.adapter is None:
-                raise ValueError(f"source and target are both '{side.language}' of one task")
-        for name in self.variants:
-            if name in known or not re.fullmatch(r"\w[\w.]*", name):
-                raise ValueError(f"a variant cannot be called '{name}': use letters, digits, _ and no method")
-        if self.final.pruning == "every_step" and self.merge_prune.unit == "module":
-            raise ValueError("final.pruning: every_step prunes at a ratio, and merge_prune.unit is module")
-        for key in ("seeds", "methods"):
-            listed = getattr(self, key)
-            if twice := sorted({str(one) for one in listed if listed.count(one) > 1}):
-                raise ValueError(f"{key} names {', '.join(twice)} twice")
-        merged = set(labels[:-1] if self.target.adapter == "none" else labels)
-        if self.combine.weights is not None and set(self.combine.weights) != merged:
-            raise ValueError(f"combine.weights needs a weight for each of {sorted(merged)}")
-        return self
-
-    @model_validator(mode="after")
-    def _as_many_ratios(self) -> "Config":
-        trained = all(side.adapter in (None, "none") for side in (*self.sources, self.target))
-        lists = {"grid": self.grid, "sweep.ratios": self.sweep.ratios, "halving": self.halving.candidates}
-        for name, ratios in lists.items() if trained else ():  # a given adapter may itself be of several
-            for p in ratios:
-                if isinstance(p, PerAdapter) and len(p) != self.adapters:
-                    raise ValueError(f"{name} has [{p:g}], and {self.adapters} adapters are merged")
-        if self.curve.per_adapter and self.control.unit == "tensor":
-            raise ValueError("control.unit: tensor does not tell adapters apart: curve.per_adapter is true")
-        if self.ratios == "one":
-            if not self.grid:
-                raise ValueError("grid has no ratio")
-            return self
-        if self.final.pruning == "every_step":
-            raise ValueError("final.pruning: every_step takes one ratio for all, and ratios is per_adapter")
-        for name, control in {"control": self.control, **self.variants}.items():
-            if control.unit == "tensor":
-                raise ValueError(f"{name}: unit: tensor does not tell adapters apart: ratios is per_adapter")
-            if control.select in OF_ONE:
-                raise ValueError(
-                    f"{name}: select: {control.select} is of one ratio, and ratios is per_adapter"
-                )
+        check_names(self, () if info.context is None else info.context.known)
+        check_ratios(self)
         return self
 
     @property
