@@ -2,16 +2,16 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from grasp_lora.lm.training import Training
 from grasp_lora.ratios import Ratios
 from grasp_lora.settings import Count, FolderName, Seed, Settings
 from grasp_lora.tasks.task import Split, Task
 
-__all__ = ["Final", "Part", "Side", "Source", "Sweep", "Target", "Tune"]
+__all__ = ["CrossValidate", "Final", "Part", "Side", "Source", "Sweep", "Target", "Tune"]
 
 
 class Side(Settings):
@@ -75,6 +75,20 @@ class Final(Part):
     """One mask for the whole run, or, as merge_prune does, pruned anew after every step."""
     refit: bool = False
     """Train each method once more on all labelled rows, with the epochs that were chosen."""
+
+
+class CrossValidate(Settings):
+    """The method `cross_validate`; a number alone is its folds."""
+
+    folds: Annotated[int, Field(ge=2)] = 5
+    """Over all labelled rows, which are parted twice."""
+    search: Literal["grid", "halving"] = "grid"
+    """grid trains every ratio to its end in each fold; halving drops ratios on the way, all folds judging."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _number_alone(cls, data: Any) -> Any:
+        return {"folds": data} if isinstance(data, int) else data
 
 
 class Sweep(Settings):

@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from grasp_lora.config.checks import check_names, check_ratios
-from grasp_lora.config.parts import Final, Part, Source, Sweep, Target, Tune
+from grasp_lora.config.parts import CrossValidate, Final, Part, Source, Sweep, Target, Tune
 from grasp_lora.control.settings import Control, Curve, MergePrune
 from grasp_lora.executors.settings import Executor
 from grasp_lora.lm.adapters import Lora
@@ -33,10 +33,10 @@ from grasp_lora.ratios import Ratios
 from grasp_lora.settings import Count, FolderName, Seed, Settings
 from grasp_lora.stages.combine import Combine
 from grasp_lora.stages.evaluate import Evaluation
-from grasp_lora.stages.halving import HalvingSettings
 from grasp_lora.stages.lorahub import LoraHub
 from grasp_lora.stages.optuna import Optuna
 from grasp_lora.tasks.task import Task
+from grasp_lora.workspace.halved import HalvingSettings
 
 __all__ = ["Config", "MethodNames"]
 
@@ -131,8 +131,8 @@ class Config(Settings):
     """Of grid, merge_prune, prune_after, rank_check and cross_validate; [0, 1] is one for each adapter."""
     select_by: str = "loss"
     """What of dev chooses among a grid's ratios: loss, a metric, or task: its first metric."""
-    cross_validate: Annotated[int, Field(ge=2)] = 5
-    """Folds of the method cross_validate, over all labelled rows; they are parted twice."""
+    cross_validate: CrossValidate = CrossValidate()
+    """The method cross_validate; a number alone is how many folds."""
     tune: Tune = Tune()
     """A search on dev, for every training on the target's rows."""
     evaluation: Evaluation = Evaluation(generate=4)

@@ -2,9 +2,9 @@
 
 from grasp_lora.config.tree import Config
 from grasp_lora.errors import GraspError
-from grasp_lora.ratios import PruneRatio
+from grasp_lora.ratios import PerAdapter, PruneRatio, prunes
 
-__all__ = ["grid_of", "own_ratios"]
+__all__ = ["candidates_of", "grid_of", "own_ratios"]
 
 
 def own_ratios(config: Config) -> dict[str, int]:
@@ -32,3 +32,9 @@ def grid_of(config: Config) -> tuple[PruneRatio, ...]:
             f"grid: [{[0.0] * config.adapters}, ...]"
         )
     return config.grid
+
+
+def candidates_of(config: Config) -> tuple[PruneRatio, ...]:
+    """Whom halving begins with: those that it names, or not to prune and the grid's points."""
+    dense = PerAdapter([0.0] * config.adapters) if own_ratios(config) else 0.0
+    return config.halving.candidates or (dense, *(p for p in grid_of(config) if prunes(p)))

@@ -18,6 +18,7 @@ from grasp_lora.methods.searched import SEARCHED
 from grasp_lora.methods.start import Start
 from grasp_lora.methods.studies import STUDIES
 from grasp_lora.stages.curve import CURVE
+from grasp_lora.stages.fold_halving import HALVE_FOLDS
 from grasp_lora.stages.halving import HALVE
 from grasp_lora.stages.learn import LEARN
 from grasp_lora.stages.report import REPORT
@@ -98,7 +99,11 @@ def plan(x: Start) -> list[Stage]:
         "reference": reference.name,
         "learned": {name: found for name, found in learned.items() if found},
         "curves": {one.name: taught for one in methods if one.dev and (taught := _those(x, one, CURVE))},
-        "halved": {one.name: halved for one in methods if one.dev and (halved := _those(x, one, HALVE))},
+        "halved": {
+            one.name: halved
+            for one in methods
+            if not one.refit_of and (halved := _those(x, one, HALVE) + _those(x, one, HALVE_FOLDS))
+        },
         "searched": dev_scores(x, rows),
         "deployed": measured,
         "trained": trained,

@@ -7,9 +7,9 @@ from grasp_lora.config.tree import Config
 from grasp_lora.errors import GraspError
 from grasp_lora.methods.evaluations import best_on_dev
 from grasp_lora.methods.method import Group, Method
-from grasp_lora.methods.own_ratios import grid_of, own_ratios
+from grasp_lora.methods.own_ratios import candidates_of, grid_of, own_ratios
 from grasp_lora.methods.start import Start
-from grasp_lora.ratios import PerAdapter, PruneRatio, prunes, shown_ratio
+from grasp_lora.ratios import PruneRatio, shown_ratio
 from grasp_lora.stages.halving import HALVE
 from grasp_lora.stages.optuna import SEARCH, random_trials
 from grasp_lora.stages.train import TRAIN
@@ -80,11 +80,9 @@ def _halving(x: Start, seed: int) -> Stage:
     deviation only.
     """
     how, mask, own = x.config.halving, Fixed(0.0, x.config.control.unit), x.config.seed
-    dense = PerAdapter([0.0] * x.config.adapters) if own_ratios(x.config) else 0.0
-    candidates = how.candidates or (dense, *(p for p in grid_of(x.config) if prunes(p)))
     trial = x.first.fine_tuning(own, start=x.first.merged, mask=mask)
     micro_dev = x.micro_dev(x.config.control.micro_dev)
-    given = {**trial, "candidates": candidates, "how": how, "micro_dev": micro_dev}
+    given = {**trial, "candidates": candidates_of(x.config), "how": how, "micro_dev": micro_dev}
     found = Stage(f"learn/halving-seed{own}", HALVE, given)
     name, mask = f"halving/seed{seed}", replace(mask, ratio=found)
     if seed != own:

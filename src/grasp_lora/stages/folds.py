@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from grasp_lora.errors import GraspError
 from grasp_lora.ratios import PruneRatio, in_order
 from grasp_lora.tasks.example import Example
+from grasp_lora.workspace.folded import check_folds, mean_by_epoch
 from grasp_lora.workspace.records import DevLosses, LearnedRatio
 from grasp_lora.workspace.stage import Work
 
@@ -31,28 +31,16 @@ def choose_by_folds(
     """
     counts = [len(rows) for rows in held_out]
     by_epoch = {
-        p: _mean([DevLosses.read(one).by_epoch for one in made], counts) for p, made in trained.items()
+        p: mean_by_epoch([DevLosses.read(one).by_epoch for one in made], counts)
+        for p, made in trained.items()
     }
     best = min((p for p, _ in in_order(by_epoch)), key=lambda p: min(by_epoch[p]))
     LearnedRatio(best, dev_loss={str(p): min(losses) for p, losses in by_epoch.items()}).write(folder)
     DevLosses(by_epoch[best], by_epoch[best].index(min(by_epoch[best]))).write(folder)
 
 
-def _mean(losses: Sequence[Sequence[float]], counts: Sequence[int]) -> list[float]:
-    """By epoch, over folds with so many rows."""
-    columns = zip(*losses, strict=True)
-    return [sum(map(float.__mul__, column, map(float, counts))) / sum(counts) for column in columns]
-
-
 def _enough_rows(resources: Any, *, held_out: Sequence[Sequence[Example]], **_: Any) -> None:
-    """Each fold must hold something out.
-
-    Raises:
-        GraspError: There are more folds than rows, or groups of rows.
-    """
-    if not all(held_out):
-        some = sum(map(bool, held_out))
-        raise GraspError(f"{len(held_out) - some} of its folds hold nothing out: set cross_validate to fewer")
+    check_folds(held_out)
 
 
 CHOOSE_BY_FOLDS = Work(choose_by_folds, ready=_enough_rows)

@@ -128,6 +128,8 @@ class Sizes:
                 return max(map(self.adapter, value.given["points"].values()), default=0)
             begun = [value.given[key] for key in BEGUN_FROM if value.given.get(key) is not None]
             return max(map(self.adapter, begun), default=0)
+        if isinstance(value, tuple):  # one at a time
+            return max(map(self.adapter, value), default=0)
         if isinstance(value, Mapping):  # merged, which adds the ranks
             return sum(map(self.adapter, value.values()))
         return 0

@@ -1,0 +1,161 @@
+"""Halving inside cross-validation: the survivor is what the grid over folds trains at its ratio."""
+
+import math
+
+import pytest
+from tests.helpers.run import CONFIG, write_setting
+from tests.soak import files
+
+import grasp_lora
+from grasp_lora.control.halving import HalvingResult
+from grasp_lora.errors import GraspError
+from grasp_lora.experiment import start
+from grasp_lora.methods.plan import plan
+from grasp_lora.stages.fold_halving import _in_turn
+from grasp_lora.workspace import halved
+from grasp_lora.workspace.directory import RunDirectory
+from grasp_lora.workspace.inputs import Rows
+from grasp_lora.workspace.records import DevLosses, Done, LearnedRatio
+from grasp_lora.workspace.resources import Resources
+from grasp_lora.workspace.rows import Row
+from grasp_lora.workspace.stage import behind, inside, resolve
+from grasp_lora.workspace.training import fine_tune
+
+GIVEN = {
+    "methods": ["cross_validate"],
+    "cross_validate": {"folds": 2, "search": "halving"},
+    "grid": [0.0, 0.3, 0.5, 0.7],
+    "halving": {"rows": [2, None]},
+    "lora": {"dropout": 0.1},
+    "variants": {},
+    "seeds": [42],
+    "evaluation": {"generate": 0, "metrics": [], "deployment": False},
+}
+FOLDS = "folds/seed42"
+
+
+def made(folder, **more):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return folder / grasp_lora.run("run.yaml", **{**GIVEN, **more}).folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_setting(tmp_path_factory.mktemp("folds"), CONFIG)
+
+
+@pytest.fixture(scope="module")
+def run(folder):
+    return made(folder)
+
+
+def chosen(folder, **more):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        x = start("run.yaml", {**GIVEN, "name": "never", **more})
+        stages = {stage.name: stage for stage in plan(x)}
+        return stages[FOLDS], RunDirectory(x.config.folder, Resources())
+
+
+def test_no_fold_was_given_a_row_that_it_is_judged_by(folder):
+    stage, run = chosen(folder)
+    held_out = [{one.id for one in rows.resolve(run)} for rows in stage.given["dev"]]
+    assert len(held_out) == 4  # two folds, twice
+    assert set().union(*held_out[:2]) == set().union(*held_out[2:])
+    assert len(set().union(*held_out)) == 8 + 4 + 4
+    for fold, out in enumerate(held_out):
+        line = [stage.given["train"][fold], *behind(stage.given["start"][fold])]
+        for one in line:
+            for rows in inside(getattr(one, "given", one)):
+                if isinstance(rows, Rows) and rows.language == "ar":
+                    assert not {example.id for example in rows.resolve(run)} & out
+
+
+def test_the_survivor_is_scored_as_the_grid_over_folds_scores_its_ratio(folder, run):
+    by_grid = made(folder, name="grid", cross_validate=2)
+    p = LearnedRatio.read(run / FOLDS).p
+    ends = [
+        DevLosses.read(by_grid / f"folds/{r}-{n}/p{p:.2f}-seed42").by_epoch for r in (0, 1) for n in (0, 1)
+    ]
+    assert DevLosses.read(run / FOLDS).by_epoch == [math.fsum(one) / 4 for one in zip(*ends, strict=True)]
+    assert Done.read(run / FOLDS).backward_examples < sum(
+        Done.read(path.parent).backward_examples for path in by_grid.glob("folds/*/p*-seed42/done.json")
+    )
+
+
+def test_the_last_run_has_the_ratio_and_the_epochs_that_the_folds_chose(run):
+    ratio, epochs = LearnedRatio.read(run / FOLDS).p, DevLosses.read(run / FOLDS).best_epoch
+    row = Row.read(run / "eval/cross_validate/seed42")
+    assert (row.p, row.folds) == (ratio, 2)
+    assert row.labels == {"train": 8, "dev": 4, "micro_dev": 4}
+    assert row.steps == (2 + epochs) * 16  # the target's adapter has its two epochs
+    assert f"halving kept p = {ratio:g} of 4 candidates" in (run / "report/summary.md").read_text()
+
+
+def test_what_it_took_by_hand(folder, run):
+    # Each of four folds trains on 8 rows and holds out 8, in 16 steps: 4 candidates to step 2 with two rows
+    # each, 2 to step 4 with all 8, and one to its end with three looks at the 8.
+    done, rungs = Done.read(run / FOLDS), HalvingResult.read(run / FOLDS).rungs
+    assert [(rung.step, len(rung.losses), len(rung.losses[rung.leader])) for rung in rungs] == [
+        (2, 4, 4 * 2),
+        (4, 2, 4 * 8),
+    ]
+    assert done.steps == done.backward_examples == 4 * (4 * 2 + 2 * 2 + 12)
+    assert done.forward_examples == done.steps + 4 * (4 * 2 + 2 * 8 + 3 * 8)
+    stage, directory = chosen(folder)
+    given = resolve({key: value for key, value in stage.given.items() if key != "start"}, directory)
+    assert stage.work.passes(**given) == done.forward_examples + done.backward_examples
+
+
+def test_a_row_that_is_held_out_twice_is_one_cluster(run):
+    last = HalvingResult.read(run / FOLDS).rungs[-1]
+    assert sorted(map(last.groups.count, set(last.groups))) == [2] * 16
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [5, 17, 26])
+def test_one_that_was_ended_goes_on_to_the_same_files(folder, run, monkeypatch, after):
+    """Ended as a candidate begins for the first rung (16), for the second (8), or its last training (4)."""
+    begun, name = [0], f"ended{after}"
+
+    def ended(*args, **given):
+        begun[0] += 1
+        if begun[0] == after:
+            raise KeyboardInterrupt
+        fine_tune(*args, **given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(halved, "fine_tune", ended)
+        with pytest.raises(KeyboardInterrupt):
+            made(folder, name=name)
+    again = made(folder, name=name)
+    assert files(again / FOLDS) == files(run / FOLDS)
+    done = [Done.read(one / FOLDS) for one in (again, run)]
+    assert done[0].forward_examples == done[1].forward_examples
+    assert done[0].steps == done[1].steps
+
+
+def test_rows_in_turn_begin_with_the_first_of_each():
+    assert _in_turn([["a", "b", "c"], ["d"], ["e", "f"]]) == ["a", "d", "e", "b", "f", "c"]
+    assert _in_turn([[0.0, 1.0], [0.5]]) == [0.0, 0.5, 1.0]
+
+
+def test_folds_of_different_sizes_are_compared_after_as_many_steps(folder):
+    run = made(folder, name="three", cross_validate={"folds": 3, "search": "halving"})
+    found = HalvingResult.read(run / FOLDS)
+    assert [rung.step for rung in found.rungs] == [2, 5]  # of 10 or 11 rows twice: 20 steps
+    assert [len(rung.losses[rung.leader]) for rung in found.rungs] == [6 * 2, 2 * 16]
+
+
+def test_more_folds_than_rows_are_refused_before_any_training(folder):
+    with pytest.raises(GraspError, match="8 of its folds hold nothing out: set cross_validate to fewer"):
+        made(folder, name="many", cross_validate={"folds": 20, "search": "halving"})
+    assert not (folder / "runs/many/adapters").exists()
+
+
+def test_a_number_alone_is_how_many_folds(folder):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        config = start("run.yaml", {"cross_validate": 3}).config
+    assert (config.cross_validate.folds, config.cross_validate.search) == (3, "grid")
