@@ -3,15 +3,16 @@
     python benchmarks/matrix.py runs/matrix-*    rows of these runs to docs/results/matrix/, and the tables
     python benchmarks/matrix.py                  the table, of the rows that are there
 
-A run may be unfinished: what is evaluated counts. Rows are JSON lines, one for each method and draw.
+A run may be unfinished: what is evaluated counts. Rows are JSON lines, one for each method and draw; those of
+methods that a run has not stay. `--take NAME` takes one method only, `--take NAME=OTHER` by another name.
 """
 
+import argparse
 import json
 import math
 import random
 import re
 import statistics
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,30 +24,37 @@ from grasp_lora.workspace.rows import Row
 ROWS = Path(__file__).parents[1] / "docs/results/matrix"
 UNPRUNED, POINT = "sweep_p0.00", r"sweep_p[\d.]+"
 CHOOSERS = (
-    "grid", "prune_after", "random", "optuna", "halving", "grasp", "curve", "by_curve", "sparsest",
-    "cross_validate",
+    "grid", "prune_after", "random", "optuna", "halving", "grasp", "by_curve", "sparsest", "curve",
+    "curve_final", "cross_validate", "random_each", "optuna_each", "halving_each", "grasp_each",
 )  # fmt: skip
 KEPT = ("method", "title", "seed", "draw", "p", "steps", "choosing_steps", "labels", "dev_loss", "folds")
 SIGNIFICANT = 0.05
 
 
-def export(run: Path) -> None:
-    """A run's evaluations as lines of `NAME.jsonl`."""
-    lines = []
+def export(run: Path, taken: Mapping[str, str] | None = None) -> None:
+    """A run's evaluations as lines of `NAME.jsonl`: of all methods, or of those taken, by new names."""
+    path = ROWS / f"{run.name}.jsonl"
+    old = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    lines = {(row["method"], row["draw"]): row for row in map(json.loads, old)}
     for place in sorted(run.glob("eval/*/seed*")) + sorted(run.glob("draws/*/eval/*/seed*")):
         if not place.name[4:].isdigit() or not (place / Row.SCORES_FILE).exists():
             continue
         row = Row.read(place)
         whole = row.whole_cost
-        lines.append(
+        if taken and row.method not in taken:
+            continue
+        method = taken[row.method] if taken else row.method
+        lines[method, row.draw] = (
             {name: getattr(row, name) for name in KEPT}
+            | {"method": method}
             | {"source_losses": {k: round(v, 4) for k, v in row.source_losses.items()}}
             | {"passes": None if whole is None else whole.passes, "choosing_passes": row.choosing_passes}
+            | {"minutes": None if whole is None else round(whole.seconds / 60, 1)}
             | {"test_losses": [round(loss, 4) for loss in row.test_losses], "groups": list(row.groups)}
         )
     ROWS.mkdir(parents=True, exist_ok=True)
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    (ROWS / f"{run.name}.jsonl").write_text(text, encoding="utf-8")
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines.values())
+    path.write_text(text, encoding="utf-8")
 
 
 def read(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
@@ -84,7 +92,7 @@ def summary(cells: Mapping[tuple[str, int], Mapping[str, Any]]) -> str:
     complete = {key: cell for key, cell in cells.items() if UNPRUNED in cell}
     for name in ("(any of the ratios)", *CHOOSERS):
         differences, regrets = _ByRun(), _ByRun()
-        passes, worse, better, ratios = [], 0, 0, []
+        passes, minutes, worse, better, ratios, like = [], [], 0, 0, [], [0, 0]
         for (run, _), cell in complete.items():
             points = [row["test_losses"] for method, row in cell.items() if re.fullmatch(POINT, method)]
             zero = cell[UNPRUNED]
@@ -95,7 +103,11 @@ def summary(cells: Mapping[tuple[str, int], Mapping[str, Any]]) -> str:
                 worse += p_value < SIGNIFICANT and difference > 0
                 better += p_value < SIGNIFICANT and difference < 0
                 passes.append(cell[name]["choosing_passes"])
+                minutes.append(cell[name].get("minutes"))
                 ratios.append(cell[name]["p"])
+                if (grid := cell.get("grid")) is not None:
+                    same = approximate_randomisation(grid["test_losses"], own, groups=zero["groups"])
+                    like = [like[0] + (same >= SIGNIFICANT), like[1] + 1]
                 differences.add(run, difference)
                 regrets.add(run, regret(own, points, zero["groups"]))
             elif name not in CHOOSERS:
@@ -103,11 +115,21 @@ def summary(cells: Mapping[tuple[str, int], Mapping[str, Any]]) -> str:
                 differences.add(run, statistics.fmean(means) - statistics.fmean(zero["test_losses"]))
                 regrets.add(run, statistics.fmean(regret(one, points, zero["groups"]) for one in points))
         if differences.by_run:
-            spread = [f"{min(ratios):.2f} to {max(ratios):.2f}"] if ratios else [""]
+            spread = [f"{min(ratios):.2f} to {max(ratios):.2f}"] if _are_numbers(ratios) else [""]
             cost = [f"{statistics.fmean(passes):.0f}", f"{worse}, {better}"] if passes else ["0", ""]
+            known = [one for one in minutes if one is not None]
+            cost += [
+                f"{statistics.fmean(known):.0f}" if known else "",
+                f"{like[0]} of {like[1]}" if like[1] else "",
+            ]
             rows.append([name, str(differences), *spread, differences.mean, regrets.mean, *cost])
     headers = ["chosen by", "runs, draws", "p", "test − p = 0", "regret", "passes choosing", "worse, better"]
+    headers += ["minutes", "as the grid"]
     return markdown(headers, rows)
+
+
+def _are_numbers(ratios: Sequence[Any]) -> bool:
+    return bool(ratios) and all(isinstance(one, float) for one in ratios)
 
 
 class _ByRun:
@@ -161,12 +183,20 @@ def _place(method: str) -> tuple[int, str]:
     return len(first) + (CHOOSERS.index(method) + 1 if method in CHOOSERS else 0), method
 
 
-if __name__ == "__main__":
-    for folder in sys.argv[1:]:
-        export(Path(folder))
+def main() -> None:
+    """Read the runs, print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("runs", nargs="*", type=Path)
+    parser.add_argument("--take", action="append", default=[], metavar="NAME[=OTHER]")
+    given = parser.parse_args()
+    for run in given.runs:
+        export(run, {name: other or name for name, _, other in (one.partition("=") for one in given.take)})
     known = read(ROWS)
-    for name in sys.argv[1:]:
-        for (run, draw), cell in known.items():
-            if run == Path(name).name and UNPRUNED in cell:
-                print(f"{run}, draw {draw}\n\n{methods_of(cell)}\n")
+    for (run, draw), cell in known.items():
+        if run in [one.name for one in given.runs] and UNPRUNED in cell:
+            print(f"{run}, draw {draw}\n\n{methods_of(cell)}\n")
     print(summary(known))
+
+
+if __name__ == "__main__":
+    main()

@@ -38,14 +38,14 @@ def test_the_summary_by_hand():
     cell = {
         "sweep_p0.00": line("sweep_p0.00", zero),
         "sweep_p0.50": line("sweep_p0.50", half, p=0.5),
-        "grasp": line("grasp", half, p=0.5, passes=640),
+        "grasp": {**line("grasp", half, p=0.5, passes=640), "minutes": 7.2},
         "grid": line("grid", zero, passes=300),
         "sweep_p0.00_refit": line("sweep_p0.00_refit", [0.0] * 20),  # not one of the ratios
     }
     cells = [line.split("|")[1:-1] for line in matrix.summary({("a", 0): cell}).splitlines()]
     rows = {name.strip(): [value.strip() for value in values] for name, *values in cells}
-    assert rows["grasp"] == ["1, 1", "0.50 to 0.50", "+0.5000", "+0.5000", "640", "1, 0"]
-    assert rows["grid"] == ["1, 1", "0.00 to 0.00", "+0.0000", "+0.0000", "300", "0, 0"]
+    assert rows["grasp"] == ["1, 1", "0.50 to 0.50", "+0.5000", "+0.5000", "640", "1, 0", "7", "0 of 1"]
+    assert rows["grid"] == ["1, 1", "0.00 to 0.00", "+0.0000", "+0.0000", "300", "0, 0", "", "1 of 1"]
     assert rows["(any of the ratios)"][:4] == ["1, 1", "", "+0.2500", "+0.2500"]
     assert "grasp" not in matrix.summary({("a", 0): {"grasp": cell["grasp"]}})
     other = {**cell, "grasp": line("grasp", zero, passes=640)}
@@ -69,6 +69,10 @@ def test_rows_are_kept_as_json_lines(tmp_path, monkeypatch):
     assert found["matrix-x", 1]["grasp"]["test_losses"] == [1.0, 2.0]
     text = (tmp_path / "rows/matrix-x.jsonl").read_text().splitlines()[0]
     assert json.loads(text)["passes"] is None
+    matrix.export(run, {"grasp": "other"})  # what is there already stays
+    assert list(matrix.read(tmp_path / "rows")["matrix-x", 0]) == ["grasp", "other"]
+    matrix.export(run, {"merge": "merge"})
+    assert list(matrix.read(tmp_path / "rows")["matrix-x", 0]) == ["grasp", "other"]
 
 
 def test_a_refit_has_no_dev_loss():
