@@ -3,20 +3,16 @@
 import json
 import math
 import os
-import random
-from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import nn
-from torch.utils.data import Dataset
-from transformers import TrainerCallback, TrainingArguments
+from transformers import TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from grasp_lora.cost import count_passes
@@ -25,10 +21,11 @@ from grasp_lora.lm.batches import TargetCollator
 from grasp_lora.lm.checkpoints import CarriesState, misfit
 from grasp_lora.lm.encoding import Encoded
 from grasp_lora.lm.logs import CHECKPOINTS_FOLDER, TENSORBOARD_FOLDER, TRAIN_LOG_FILE
+from grasp_lora.lm.pairs import FindsPlace, Pairs, TrainerOfPairs, collate_pairs
 from grasp_lora.lm.progress import Progress
 from grasp_lora.lm.saving import CarriesCost, CarriesLoss, SavingTrainer
 from grasp_lora.lm.shown import Shown
-from grasp_lora.ranks import rank, world
+from grasp_lora.ranks import world
 from grasp_lora.settings import Count, NotNegative, Settings
 
 __all__ = ["Training", "build_trainer"]
@@ -123,13 +120,13 @@ def build_trainer(
     epoch = training.steps_per_epoch(len(examples))
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, epoch, gamma=training.lr_decay_per_epoch)
     collator = TargetCollator(tokenizer, model)
-    kind: type[SavingTrainer] = _TrainerOfPairs if beside else SavingTrainer
-    pairs = _Pairs(examples, beside, seed, arguments.train_batch_size) if beside else None
+    kind: type[SavingTrainer] = TrainerOfPairs if beside else SavingTrainer
+    pairs = Pairs(examples, beside, seed, arguments.train_batch_size) if beside else None
     sums = CarriesLoss()
     trainer = kind(
         model=model,
         args=arguments,
-        data_collator=partial(_collate_pairs, collator) if beside else collator,
+        data_collator=partial(collate_pairs, collator) if beside else collator,
         train_dataset=examples if pairs is None else pairs,
         processing_class=tokenizer,
         optimizers=(optimizer, scheduler),
@@ -137,7 +134,7 @@ def build_trainer(
     )
     sums.trainer = trainer
     if pairs is not None:
-        trainer.add_callback(_FindsPlace(pairs))
+        trainer.add_callback(FindsPlace(pairs))
     model.register_forward_pre_hook(_count_training_passes, with_kwargs=True)
     for default in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(default)
@@ -175,66 +172,6 @@ def _arguments(training: Training, seed: int, folder: Path, device: torch.device
     # step: other results than on one. It sets this attribute itself where a model must not be split.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
-
-
-class _Pairs(Dataset[tuple[Encoded, Encoded]]):
-    """Each example with the next one of others that go round in random orders.
-
-    Several processes take batches of them in turn, as they do of the examples.
-    """
-
-    def __init__(
-        self, examples: Sequence[Encoded], beside: Sequence[Encoded], seed: int, batch_size: int
-    ) -> None:
-        self.examples, self.batch_size = examples, batch_size
-        self.beside, self.seed = beside, seed
-        self.go_to(0)
-
-    def go_to(self, taken: int) -> None:
-        """Go on where all processes have taken so many pairs."""
-        places = islice(_round_and_round(len(self.beside), random.Random(self.seed)), taken, None)
-        self._places = (
-            place for n, place in enumerate(places, taken) if n // self.batch_size % world() == rank()
-        )
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def __getitem__(self, index: int) -> tuple[Encoded, Encoded]:
-        return self.examples[index], self.beside[next(self._places)]
-
-
-def _round_and_round(count: int, generator: random.Random) -> Iterator[int]:
-    """Places of so many rows in random orders, one after the other."""
-    while True:
-        yield from array("I", generator.sample(range(count), count))  # they may be many
-
-
-def _collate_pairs(collate: TargetCollator, pairs: Sequence[tuple[Encoded, Encoded]]) -> dict[str, Any]:
-    return {"first": collate([one for one, _ in pairs]), "second": collate([other for _, other in pairs])}
-
-
-class _FindsPlace(TrainerCallback):
-    """A run that resumes goes on in the others where it was: the Trainer only finds its place in the rows."""
-
-    def __init__(self, pairs: _Pairs) -> None:
-        self.pairs = pairs
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        together = args.train_batch_size * world()
-        step = together * args.gradient_accumulation_steps
-        epochs, steps = divmod(state.global_step, math.ceil(len(self.pairs) / step))
-        # Several processes have as many rows each, some of which the last batches take from the beginning.
-        epoch = len(self.pairs) if world() == 1 else together * math.ceil(len(self.pairs) / together)
-        self.pairs.go_to(epochs * epoch + steps * step)
-
-
-class _TrainerOfPairs(SavingTrainer):
-    """The loss is the mean of two batches' losses, however many tokens each has."""
-
-    def compute_loss(self, model: Any, inputs: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        first = super().compute_loss(model, inputs["first"])
-        return (first + super().compute_loss(model, inputs["second"])) / 2
 
 
 def _count_training_passes(model: nn.Module, _: Any, batch: Mapping[str, Any]) -> None:
