@@ -4,7 +4,7 @@ Each group of settings is declared beside the code that it sets; `config.tree` p
 """
 
 import re
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -39,3 +39,13 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True
     )
+    later: ClassVar[frozenset[str]] = frozenset()
+    """Fields that runs were made without: at their defaults they change no stage's key."""
+
+    def told(self) -> dict[str, Any]:
+        """What a stage's key is made of: the fields by name, without `later` ones at their defaults."""
+        return {
+            name: getattr(self, name)
+            for name, field in type(self).model_fields.items()
+            if not (name in self.later and getattr(self, name) == field.default)
+        }

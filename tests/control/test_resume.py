@@ -177,6 +177,17 @@ def test_a_resumed_training_is_the_same_training(uninterrupted, tmp_path, name, 
         assert getattr(callback, value, None) == getattr(resumed, value, None)
 
 
+@pytest.mark.parametrize("name", ["grasp", "best epoch"])
+def test_a_schedule_with_a_warmup_goes_on(tmp_path, name):
+    schedule = {"lr_scheduler_type": "cosine", "warmup_steps": 5}
+    oracle, weights, _ = run(tmp_path / "whole", MAKERS[name], **schedule)
+    ended_after(3, tmp_path / "whole", tmp_path / "run")
+    again, found, _ = run(tmp_path / "run", MAKERS[name], resume=True, **schedule)
+    assert oracle.seen[2]["rates"] < oracle.seen[3]["rates"] > [0.0] != oracle.seen[12]["rates"]
+    assert not differences(oracle, again, 3)
+    assert same(weights, found)
+
+
 def without(key):
     """What takes a value, or the tensors whose names begin so, out of what a callback saved."""
 

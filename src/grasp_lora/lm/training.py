@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 from transformers import TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -21,6 +21,7 @@ from grasp_lora.lm.batches import TargetCollator
 from grasp_lora.lm.checkpoints import CarriesState, misfit
 from grasp_lora.lm.encoding import Encoded
 from grasp_lora.lm.logs import CHECKPOINTS_FOLDER, TENSORBOARD_FOLDER, TRAIN_LOG_FILE
+from grasp_lora.lm.optimizers import Optimizer, Scheduler, check_schedule, without_decay
 from grasp_lora.lm.pairs import FindsPlace, Pairs, TrainerOfPairs, collate_pairs
 from grasp_lora.lm.progress import Progress
 from grasp_lora.lm.saving import CarriesCost, CarriesLoss, SavingTrainer
@@ -42,18 +43,33 @@ class Training(Settings):
     """Rows of one forward and backward pass."""
     gradient_accumulation: Count = 1
     """Batches of one optimizer step."""
+    optimizer: Optimizer = "adamw_torch"
+    """As the Trainer's `optim`; a controller that clears moments needs one that has some of each entry."""
     learning_rate: Annotated[float, Field(gt=0.0, le=1e37)] = 1e-4
-    """AdamW's, in the first epoch."""
+    """The optimizer's, in the first epoch; a schedule's highest."""
     lr_decay_per_epoch: Annotated[float, Field(gt=0.0, le=1.0)] = 0.85
-    """What multiplies the rate after each epoch; 1.0 keeps it constant."""
+    """What multiplies the rate after each epoch; 1.0 keeps it constant, and an lr_scheduler needs that."""
+    lr_scheduler: Scheduler | None = None
+    """As the Trainer's `lr_scheduler_type`, over all steps, instead of a decay per epoch."""
+    warmup: NotNegative = 0.0
+    """Of an lr_scheduler: the steps in which the rate rises, or where less than 1 their share of all."""
     weight_decay: NotNegative = 0.0
-    """AdamW's."""
+    """The optimizer's."""
     max_grad_norm: NotNegative = 1.0
     """The norm at which gradients are clipped; 0 does not clip."""
     patience: Count = 3
     """Epochs without a better dev loss after which training ends."""
     average: bool | Literal["delta"] = False
     """Keep the mean of all epochs' A and B (delta: of B A), the start excluded, not the best on dev."""
+
+    later: ClassVar[frozenset[str]] = frozenset({"optimizer", "lr_scheduler", "warmup"})
+
+    _without_decay = model_validator(mode="before")(without_decay)
+
+    @model_validator(mode="after")
+    def _one_schedule(self) -> "Training":
+        check_schedule(self.lr_scheduler, self.lr_decay_per_epoch, self.warmup)
+        return self
 
     def steps_per_epoch(self, examples: int) -> int:
         """Optimizer steps that it takes to see every example once."""
@@ -112,13 +128,6 @@ def build_trainer(
     """
     own = training.each_of(world(), pairs=bool(beside))
     arguments = _arguments(own, seed, folder, next(model.parameters()).device)
-    optimizer = torch.optim.AdamW(
-        [p for p in model.parameters() if p.requires_grad],
-        lr=training.learning_rate,
-        weight_decay=training.weight_decay,
-    )
-    epoch = training.steps_per_epoch(len(examples))
-    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, epoch, gamma=training.lr_decay_per_epoch)
     collator = TargetCollator(tokenizer, model)
     kind: type[SavingTrainer] = TrainerOfPairs if beside else SavingTrainer
     pairs = Pairs(examples, beside, seed, arguments.train_batch_size) if beside else None
@@ -129,10 +138,15 @@ def build_trainer(
         data_collator=partial(collate_pairs, collator) if beside else collator,
         train_dataset=examples if pairs is None else pairs,
         processing_class=tokenizer,
-        optimizers=(optimizer, scheduler),
+        optimizers=(_adamw(model, training) if training.optimizer == "adamw_torch" else None, None),
         callbacks=[CarriesCost(), sums, _Log(folder / TRAIN_LOG_FILE), Progress(shown or Shown(), title)],
     )
     sums.trainer = trainer
+    optimizer = trainer.create_optimizer()  # the one that it was given, or its own of that name
+    if training.lr_scheduler is None:
+        trainer.lr_scheduler = torch.optim.lr_scheduler.StepLR(
+            optimizer, training.steps_per_epoch(len(examples)), gamma=training.lr_decay_per_epoch
+        )
     if pairs is not None:
         trainer.add_callback(FindsPlace(pairs))
     model.register_forward_pre_hook(_count_training_passes, with_kwargs=True)
@@ -149,6 +163,15 @@ def build_trainer(
     return trainer
 
 
+def _adamw(model: nn.Module, training: Training) -> torch.optim.Optimizer:
+    """All factors in one group, as checkpoints of it have them; the Trainer's own has two."""
+    return torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad],
+        lr=training.learning_rate,
+        weight_decay=training.weight_decay,
+    )
+
+
 def _arguments(training: Training, seed: int, folder: Path, device: torch.device) -> TrainingArguments:
     arguments = TrainingArguments(
         output_dir=str(folder / CHECKPOINTS_FOLDER),
@@ -156,6 +179,11 @@ def _arguments(training: Training, seed: int, folder: Path, device: torch.device
         max_steps=training.max_steps or -1,
         per_device_train_batch_size=training.batch_size,
         gradient_accumulation_steps=training.gradient_accumulation,
+        optim=training.optimizer,
+        learning_rate=training.learning_rate,
+        weight_decay=training.weight_decay,
+        lr_scheduler_type=training.lr_scheduler or "constant",
+        warmup_steps=training.warmup,
         max_grad_norm=training.max_grad_norm,
         seed=seed,
         logging_steps=10,

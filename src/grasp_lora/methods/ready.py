@@ -5,6 +5,8 @@ from dataclasses import replace
 from functools import partial
 
 from grasp_lora.errors import GraspError
+from grasp_lora.lm.optimizers import check_installed
+from grasp_lora.lm.training import Training
 from grasp_lora.merging.reading import CONFIG_FILE, read_adapters, same_base_model
 from grasp_lora.methods.given import found
 from grasp_lora.methods.start import Start
@@ -27,6 +29,9 @@ def check_ready(x: Start, stages: Sequence[Stage], run: RunDirectory) -> None:
     """
     check_adapters(x)
     _check_rows(x, stages, run)
+    trainings = [value for stage in stages for value in inside(stage.given) if isinstance(value, Training)]
+    for optimizer in sorted({training.optimizer for training in trainings}):
+        check_installed(optimizer)
     for stage in stages:
         try:
             known = {k: v for k, v in stage.given.items() if not (isinstance(v, Input) and v.stages)}

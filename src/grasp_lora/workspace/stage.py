@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from grasp_lora.errors import GraspError
+from grasp_lora.settings import Settings
 
 if TYPE_CHECKING:
     from grasp_lora.workspace.directory import RunDirectory
@@ -232,6 +233,8 @@ def _parts(value: Any) -> Mapping[Any, Any]:
         return value
     if isinstance(value, tuple):
         return dict(enumerate(value))
+    if isinstance(value, Settings):
+        return value.told()
     if isinstance(value, BaseModel):
         return {name: getattr(value, name) for name in type(value).model_fields}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

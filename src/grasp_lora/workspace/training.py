@@ -20,6 +20,7 @@ from grasp_lora.lm.backbone import Backbone
 from grasp_lora.lm.encoding import Limits
 from grasp_lora.lm.epochs import AverageOfEpochs, BestEpoch
 from grasp_lora.lm.logs import CHECKPOINTS_FOLDER
+from grasp_lora.lm.optimizers import BY_ENTRY
 from grasp_lora.lm.pausing import PauseAt
 from grasp_lora.lm.saving import newest_checkpoint
 from grasp_lora.lm.training import Training
@@ -252,13 +253,19 @@ def learn(
 def enough_steps(
     resources: Resources, *, train: Sequence[Example], control: Control, training: Training, **_: Any
 ) -> None:
-    """A learning run must be long enough for a round.
+    """A learning run must be long enough for a round, and the controller must be able to clear moments.
 
     Raises:
-        GraspError: It is not.
+        GraspError: It is not, or cannot.
     """
     if control.every > (steps := training.steps(len(train))):
         raise GraspError(f"it would make no round: every {control.every} steps, training takes {steps}")
+    if control.reset_moments and training.optimizer not in BY_ENTRY:
+        raise GraspError(
+            "the controller clears what the optimizer remembers of entries that it prunes or revives, and "
+            f"{training.optimizer} remembers none by itself: set learn.training.optimizer to one of "
+            f"{', '.join(BY_ENTRY)}, or control.reset_moments: false"
+        )
 
 
 def mask_stays(resources: Resources, *, training: Training, mask: Any = None, **_: Any) -> None:
