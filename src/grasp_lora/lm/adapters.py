@@ -2,20 +2,21 @@
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field, field_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from grasp_lora.errors import GraspError
 from grasp_lora.merging.reading import CONFIG_FILE, WEIGHTS_FILE, read_settings
-from grasp_lora.settings import Count, Settings
+from grasp_lora.settings import Count, Positive, Settings
 
 __all__ = [
     "Lora",
@@ -26,6 +27,23 @@ __all__ = [
     "new_adapter",
     "save_adapter",
 ]
+
+
+def _compiles(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+    return pattern
+
+
+Pattern = Annotated[str, AfterValidator(_compiles)]
+_CHANGES = "changes the base model's weights, which other adapters and every evaluation share"
+_OTHER_INITS = {
+    "pissa": _CHANGES, "olora": _CHANGES, "corda": _CHANGES, "loftq": _CHANGES, "lora_ga": _CHANGES,
+    "eva": "needs passes over data before training, which are not made here",
+    "mica": "freezes B, which is to be trained and pruned",
+}  # fmt: skip
 
 
 class Lora(Settings):
@@ -39,6 +57,39 @@ class Lora(Settings):
     """Share of an adapter's inputs that training leaves out at random."""
     target_modules: tuple[str, ...] | Literal["all-linear"] = ("q_proj", "v_proj")
     """Ends of the names of the modules that get an adapter."""
+    use_rslora: bool = False
+    """Whether an adapter's part is multiplied by alpha / sqrt(r) instead."""
+    rank_pattern: Mapping[Pattern, Count] = {}
+    """Other ranks of some modules, by the ends of their names or regular expressions; of several that fit
+    one module, the first by the alphabet."""
+    alpha_pattern: Mapping[Pattern, Positive] = {}
+    """Other alphas, likewise."""
+    init_lora_weights: bool | Literal["gaussian", "orthogonal"] = True
+    """How A and B begin: A at random and B at zero (true), A normal (gaussian), both at random (false), or at
+    random with B A = 0 (orthogonal, of even ranks)."""
+    bias: Literal["none"] = "none"
+    """Biases are not trained: a merge has no place for those of several adapters."""
+
+    later: ClassVar[frozenset[str]] = frozenset(
+        {"use_rslora", "rank_pattern", "alpha_pattern", "init_lora_weights", "bias"}
+    )
+
+    @field_validator("init_lora_weights", mode="before")
+    @classmethod
+    def _leaves_the_base_alone(cls, init: Any) -> Any:
+        if isinstance(init, str) and (why := _OTHER_INITS.get(init.partition("_niter_")[0])):
+            raise ValueError(f"{init} {why}: take true, gaussian or orthogonal")
+        return init
+
+    @field_validator("bias", mode="before")
+    @classmethod
+    def _no_bias(cls, bias: Any) -> Any:
+        if bias in ("all", "lora_only"):
+            raise ValueError(
+                f"{bias} trains biases of the base model: a sum of adapters has one set of them, masks are "
+                "of LoRA factors, other loaders ignore them. Only none is merged, pruned and exported"
+            )
+        return bias
 
 
 def new_adapter(model: nn.Module, lora: Lora) -> Any:
@@ -46,8 +97,12 @@ def new_adapter(model: nn.Module, lora: Lora) -> Any:
 
     PEFT keeps adapter weights in float32 whatever the model's type. Its initialisation draws from the
     global generator: seed that (`transformers.set_seed`) for a repeatable adapter.
+
+    Raises:
+        GraspError: The model has no such modules, or none that a pattern fits, or none of such a rank.
     """
     from peft import LoraConfig, get_peft_model
+    from peft.utils.other import get_pattern_key
 
     modules = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
     config = LoraConfig(
@@ -56,11 +111,35 @@ def new_adapter(model: nn.Module, lora: Lora) -> Any:
         lora_dropout=lora.dropout,
         target_modules=modules,
         task_type="CAUSAL_LM",
+        use_rslora=lora.use_rslora,
+        rank_pattern=dict(sorted(lora.rank_pattern.items())),  # as PEFT saves them, and so will read them
+        alpha_pattern=dict(sorted(lora.alpha_pattern.items())),
+        init_lora_weights=lora.init_lora_weights,
     )
+    there = _linear(model)
     try:
-        return get_peft_model(model, config)
-    except ValueError as error:  # no module of that name
-        raise GraspError(f"cannot place LoRA on {modules}: {error}") from error
+        adapted = get_peft_model(model, config)
+    except ValueError as error:  # no module of that name, or no such beginning of this rank
+        raise GraspError(
+            f"cannot place LoRA on {modules}: {error} The model has {', '.join(there)}"
+        ) from error
+    sites = [name for name, module in adapted.base_model.model.named_modules() if hasattr(module, "lora_A")]
+    for key in ("rank_pattern", "alpha_pattern"):
+        for pattern in getattr(lora, key):
+            if not any(get_pattern_key([pattern], site) == pattern for site in sites):
+                raise GraspError(
+                    f"lora.{key}: {pattern!r} fits no module with an adapter; the first of {len(sites)} is "
+                    f"{sites[0]}"
+                )
+    return adapted
+
+
+def _linear(model: nn.Module) -> list[str]:
+    """Ends of the names of the modules that can get an adapter."""
+    from transformers.pytorch_utils import Conv1D
+
+    named = model.named_modules()
+    return sorted({name.rpartition(".")[2] for name, one in named if isinstance(one, nn.Linear | Conv1D)})
 
 
 def load_adapter(model: nn.Module, folder: Path, *, trainable: bool) -> Any:

@@ -34,13 +34,13 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Shapes:
-    """Sizes of a backbone, and of an adapter of rank 1 on it.
+    """Sizes of a backbone, and of a new adapter on it.
 
     Attributes:
         parameters: Of the backbone.
         each: Bytes of one of them, as it is loaded.
         stored: And in the file.
-        per_rank: Parameters of an adapter for each rank.
+        adapter: Parameters of the adapter.
     """
 
     parameters: int
@@ -50,7 +50,7 @@ class Shapes:
     hidden: int
     inner: int
     layers: int
-    per_rank: int
+    adapter: int
 
     @property
     def weights(self) -> int:
@@ -93,7 +93,7 @@ def shapes_of(name: str, lora: Lora, *, dtype: DType, device: str, revision: str
             model = AutoModelForCausalLM.from_config(config, dtype=chosen)
         parameters = sum(value.numel() for value in model.parameters())
         model.requires_grad_(False)
-        adapted = new_adapter(model, lora.model_copy(update={"r": 1}))
+        adapted = new_adapter(model, lora)
     except (OSError, ValueError, GraspError):  # whoever loads it says what is wrong
         return None
     return Shapes(
@@ -104,7 +104,7 @@ def shapes_of(name: str, lora: Lora, *, dtype: DType, device: str, revision: str
         hidden=_size(config, "hidden_size"),
         inner=_size(config, "intermediate_size") or 4 * _size(config, "hidden_size"),
         layers=_size(config, "num_hidden_layers"),
-        per_rank=sum(value.numel() for value in adapted.parameters() if value.requires_grad),
+        adapter=sum(value.numel() for value in adapted.parameters() if value.requires_grad),
     )
 
 

@@ -30,9 +30,10 @@ def about_training(
     if isinstance(start, Lora):
         modules = start.target_modules
         where = modules if isinstance(modules, str) else _listed(modules)
+        own = "".join(f", {key}: {value}" for key, value in start.told().items() if key in start.later)
         said = (
-            f"A new adapter (rank {start.r}, alpha {start.alpha:g}, dropout {start.dropout:g}, on {where}) "
-            f"was trained on {_rows(train)}"
+            f"A new adapter (rank {start.r}, alpha {start.alpha:g}{own}, dropout {start.dropout:g}, "
+            f"on {where}) was trained on {_rows(train)}"
         )
     else:
         given = "" if isinstance(start, Stage) else f" {_public_name(start)}"
@@ -89,7 +90,10 @@ def _how(training: Training) -> str:
     batch = training.batch_size * training.gradient_accumulation
     decay = training.lr_decay_per_epoch
     rate = f"{training.learning_rate:g}" + (f", times {decay:g} per epoch" if decay != 1.0 else "")
-    return f"at most {length}, batches of {batch}, AdamW, learning rate {rate}"
+    if training.lr_scheduler is not None:
+        rate += f", {training.lr_scheduler} schedule, warmup {training.warmup:g}"
+    optimizer = "AdamW" if training.optimizer == "adamw_torch" else training.optimizer
+    return f"at most {length}, batches of {batch}, {optimizer}, learning rate {rate}"
 
 
 def _under(mask: Fixed | EveryStep, pruned: Pruned) -> str:

@@ -120,7 +120,7 @@ class Sizes:
     def adapter(self, value: Any) -> int:
         """Bytes of the adapter that a stage trains or leaves, or that a value stands for."""
         if isinstance(value, Lora):
-            return 4 * value.r * (self._shapes.per_rank if self._shapes else 0)
+            return 4 * (self._shapes.adapter if self._shapes else 0)
         if isinstance(value, Path):
             return sum(file.stat().st_size for name in ADAPTER_FILES if (file := value / name).is_file())
         if isinstance(value, Stage):
