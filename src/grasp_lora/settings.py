@@ -4,11 +4,14 @@ Each group of settings is declared beside the code that it sets; `config.tree` p
 """
 
 import re
-from typing import Annotated, Any, ClassVar
+from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-__all__ = ["Count", "FolderName", "NotNegative", "Positive", "Ratio", "Seed", "Settings"]
+__all__ = ["LATER", "Count", "FolderName", "NotNegative", "Positive", "Ratio", "Seed", "Settings"]
+
+LATER = "a setting that finished runs may not know"
+"""Annotates one that came after runs were made: at its default it is no part of what a stage was given."""
 
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
@@ -39,13 +42,8 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True
     )
-    later: ClassVar[frozenset[str]] = frozenset()
-    """Fields that runs were made without: at their defaults they change no stage's key."""
 
-    def told(self) -> dict[str, Any]:
-        """What a stage's key is made of: the fields by name, without `later` ones at their defaults."""
-        return {
-            name: getattr(self, name)
-            for name, field in type(self).model_fields.items()
-            if not (name in self.later and getattr(self, name) == field.default)
-        }
+    def is_unset(self, name: str) -> bool:
+        """Whether a setting is `LATER`, and has its default."""
+        field = type(self).model_fields[name]
+        return LATER in field.metadata and bool(getattr(self, name) == field.default)

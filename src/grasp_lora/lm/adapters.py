@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import AfterValidator, Field, field_validator
@@ -16,7 +16,7 @@ from torch import nn
 
 from grasp_lora.errors import GraspError
 from grasp_lora.merging.reading import CONFIG_FILE, WEIGHTS_FILE, read_settings
-from grasp_lora.settings import Count, Positive, Settings
+from grasp_lora.settings import LATER, Count, Positive, Settings
 
 __all__ = [
     "Lora",
@@ -57,22 +57,18 @@ class Lora(Settings):
     """Share of an adapter's inputs that training leaves out at random."""
     target_modules: tuple[str, ...] | Literal["all-linear"] = ("q_proj", "v_proj")
     """Ends of the names of the modules that get an adapter."""
-    use_rslora: bool = False
+    use_rslora: Annotated[bool, LATER] = False
     """Whether an adapter's part is multiplied by alpha / sqrt(r) instead."""
-    rank_pattern: Mapping[Pattern, Count] = {}
+    rank_pattern: Annotated[Mapping[Pattern, Count], LATER] = {}
     """Other ranks of some modules, by the ends of their names or regular expressions; of several that fit
     one module, the first by the alphabet."""
-    alpha_pattern: Mapping[Pattern, Positive] = {}
+    alpha_pattern: Annotated[Mapping[Pattern, Positive], LATER] = {}
     """Other alphas, likewise."""
-    init_lora_weights: bool | Literal["gaussian", "orthogonal"] = True
+    init_lora_weights: Annotated[bool | Literal["gaussian", "orthogonal"], LATER] = True
     """How A and B begin: A at random and B at zero (true), A normal (gaussian), both at random (false), or at
     random with B A = 0 (orthogonal, of even ranks)."""
-    bias: Literal["none"] = "none"
+    bias: Annotated[Literal["none"], LATER] = "none"
     """Biases are not trained: a merge has no place for those of several adapters."""
-
-    later: ClassVar[frozenset[str]] = frozenset(
-        {"use_rslora", "rank_pattern", "alpha_pattern", "init_lora_weights", "bias"}
-    )
 
     @field_validator("init_lora_weights", mode="before")
     @classmethod

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -27,7 +27,7 @@ from grasp_lora.lm.progress import Progress
 from grasp_lora.lm.saving import CarriesCost, CarriesLoss, SavingTrainer
 from grasp_lora.lm.shown import Shown
 from grasp_lora.ranks import world
-from grasp_lora.settings import Count, NotNegative, Settings
+from grasp_lora.settings import LATER, Count, NotNegative, Settings
 
 __all__ = ["Training", "build_trainer"]
 
@@ -43,15 +43,15 @@ class Training(Settings):
     """Rows of one forward and backward pass."""
     gradient_accumulation: Count = 1
     """Batches of one optimizer step."""
-    optimizer: Optimizer = "adamw_torch"
+    optimizer: Annotated[Optimizer, LATER] = "adamw_torch"
     """As the Trainer's `optim`; a controller that clears moments needs one that has some of each entry."""
     learning_rate: Annotated[float, Field(gt=0.0, le=1e37)] = 1e-4
     """The optimizer's, in the first epoch; a schedule's highest."""
     lr_decay_per_epoch: Annotated[float, Field(gt=0.0, le=1.0)] = 0.85
     """What multiplies the rate after each epoch; 1.0 keeps it constant, and an lr_scheduler needs that."""
-    lr_scheduler: Scheduler | None = None
+    lr_scheduler: Annotated[Scheduler | None, LATER] = None
     """As the Trainer's `lr_scheduler_type`, over all steps, instead of a decay per epoch."""
-    warmup: NotNegative = 0.0
+    warmup: Annotated[NotNegative, LATER] = 0.0
     """Of an lr_scheduler: the steps in which the rate rises, or where less than 1 their share of all."""
     weight_decay: NotNegative = 0.0
     """The optimizer's."""
@@ -61,8 +61,6 @@ class Training(Settings):
     """Epochs without a better dev loss after which training ends."""
     average: bool | Literal["delta"] = False
     """Keep the mean of all epochs' A and B (delta: of B A), the start excluded, not the best on dev."""
-
-    later: ClassVar[frozenset[str]] = frozenset({"optimizer", "lr_scheduler", "warmup"})
 
     _without_decay = model_validator(mode="before")(without_decay)
 

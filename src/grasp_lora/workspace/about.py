@@ -30,7 +30,7 @@ def about_training(
     if isinstance(start, Lora):
         modules = start.target_modules
         where = modules if isinstance(modules, str) else _listed(modules)
-        own = "".join(f", {key}: {value}" for key, value in start.told().items() if key in start.later)
+        own = "".join(f", {key}: {getattr(start, key)}" for key in _OF_PEFT if not start.is_unset(key))
         said = (
             f"A new adapter (rank {start.r}, alpha {start.alpha:g}{own}, dropout {start.dropout:g}, "
             f"on {where}) was trained on {_rows(train)}"
@@ -83,6 +83,9 @@ def _public_name(adapter: str | Path) -> str:
 
 def _rows(rows: Rows) -> str:
     return f"{rows.task.name}'s {rows.language} rows"
+
+
+_OF_PEFT = ("use_rslora", "rank_pattern", "alpha_pattern", "init_lora_weights")
 
 
 def _how(training: Training) -> str:

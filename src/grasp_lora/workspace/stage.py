@@ -212,7 +212,8 @@ def fingerprint(value: Any, run: "RunDirectory") -> Any:
         found = {str(key): fingerprint(part, run) for key, part in value.items()}
         return found | ({ORDER: list(found)} if len(found) > 1 else {})
     if parts := _parts(value):
-        return {str(key): fingerprint(part, run) for key, part in parts.items()}
+        unset = value.is_unset if isinstance(value, Settings) else lambda key: False
+        return {str(key): fingerprint(part, run) for key, part in parts.items() if not unset(key)}
     return value
 
 
@@ -233,8 +234,6 @@ def _parts(value: Any) -> Mapping[Any, Any]:
         return value
     if isinstance(value, tuple):
         return dict(enumerate(value))
-    if isinstance(value, Settings):
-        return value.told()
     if isinstance(value, BaseModel):
         return {name: getattr(value, name) for name in type(value).model_fields}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
