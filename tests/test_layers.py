@@ -32,7 +32,7 @@ LAYERS = [
     {"cost"},
     {"ratios"},
     {"yamls"},
-    {"collecting", "energy", "errors", "paths", "ranks", "settings", "stopping", "version"},
+    {"collecting", "energy", "errors", "failures", "paths", "ranks", "settings", "stopping", "version"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 

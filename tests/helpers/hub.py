@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -31,6 +31,7 @@ class _Hub:
         self.repositories = {name: dict(branches) for name, branches in repositories.items()}
         self.uploads = uploads
         self.private: set[str] = set()
+        self.gated: set[str] = set()
         self.address = ""
 
     def find(self, name: str, revision: str) -> tuple[str, Path] | None:
@@ -43,6 +44,8 @@ class _Hub:
         parts = unquote(urlsplit(path).path).strip("/").split("/")
         api = parts[:2] == ["api", "models"]
         name = "/".join(parts[2:4] if api else parts[:2])
+        if name in self.gated:
+            return _Answer(403, headers={"X-Error-Code": "GatedRepo"})
         if name not in self.repositories:
             return _Answer(401, headers={"X-Error-Code": "RepoNotFound"})
         if (found := self.find(name, "/".join(parts[5:]) or "main" if api else parts[3])) is None:
@@ -100,15 +103,19 @@ class _Hub:
 
 
 @contextmanager
-def hub(repositories: Mapping[str, Mapping[str, Path]], uploads: Path | None = None) -> Iterator[str]:
+def hub(
+    repositories: Mapping[str, Mapping[str, Path]], uploads: Path | None = None, gated: Collection[str] = ()
+) -> Iterator[str]:
     """Serves folders; yields the address for HF_ENDPOINT.
 
     Args:
         repositories: OWNER/NAME -> revision -> the folder that has its files.
         uploads: Where repositories are made that somebody with a token uploads: OWNER/NAME below it. Its file
             `.private` lists those that not all may see.
+        gated: Repositories whose terms nobody has accepted.
     """
     served = _Hub(repositories, uploads)
+    served.gated = set(gated)
 
     class Handler(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:

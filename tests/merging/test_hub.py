@@ -117,7 +117,7 @@ def test_what_is_not_there_is_one_message(served, tmp_path, name, reason):
 
 def test_a_hub_that_cannot_be_reached(tmp_path):
     made = python(FIND, tmp_path, "http://127.0.0.1:9", "some/source")
-    assert "GraspError: some/source is no folder here, and the model hub cannot be reached" in made.stderr
+    assert "the model hub: it is not on this machine, and the model hub cannot be reached" in made.stderr
 
 
 def test_a_run_with_adapters_from_the_hub(served, tmp_path):

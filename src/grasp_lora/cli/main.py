@@ -18,6 +18,7 @@ from grasp_lora.cli.run import add_run_verbs
 from grasp_lora.cli.verbs import beginning_with
 from grasp_lora.cli.watch import add_watch_verbs
 from grasp_lora.errors import GraspError
+from grasp_lora.failures import advice
 from grasp_lora.reporting.plain import harmless
 from grasp_lora.version import __version__
 
@@ -41,15 +42,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _check_launcher(arguments)
         arguments.verb(arguments)
-    except GraspError as error:
-        if arguments.debug:
-            raise
-        said = "\n".join(map(harmless, str(error).split("\n")))  # it may quote a file from elsewhere
-        print(f"grasp: {said}", file=sys.stderr)
-        return 2
     except BrokenPipeError:  # of `grasp ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except Exception as error:
+        what = str(error) if isinstance(error, GraspError) else advice(error)
+        if arguments.debug or what is None:
+            raise
+        said = "\n".join(map(harmless, what.split("\n")))  # it may quote a file from elsewhere
+        print(f"grasp: {said}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt as interrupt:  # with a text where a verb raised it
         what = str(interrupt) or "the same command continues with what is not done"
         bar = "\n" if sys.stderr.isatty() else ""  # which may stand in this line

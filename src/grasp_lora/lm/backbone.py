@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from grasp_lora.errors import GraspError
+from grasp_lora.failures import advice
 from grasp_lora.lm.packaged.backbones import resolve_backbone
 
 __all__ = ["Backbone", "DType", "load_backbone", "pick_device", "resolve_dtype"]
@@ -89,7 +90,8 @@ def load_backbone(
             trust_remote_code=trust_remote_code,  # left out, it would be asked for on the terminal
         )
     except (OSError, ValueError, SafetensorError) as error:
-        why = next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
+        elsewhere = None if Path(path).is_dir() else advice(error)
+        why = elsewhere or next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
         if "trust_remote_code" in str(error):
             why += " Read that code; then trust_remote_code: true in the config lets it run"
         raise GraspError(f"cannot load the backbone '{name}': {why}") from error

@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 
 from grasp_lora.errors import GraspError
+from grasp_lora.failures import advice
 
 __all__ = [
     "ADAPTER_FILES",
@@ -101,7 +102,7 @@ def upload_folder(folder: Path, repository: str, *, public: bool = False) -> str
 def _downloaded(adapter: str, repository: str, revision: str | None) -> Path:
     """Asked once in a process."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError
 
     try:
         downloaded = snapshot_download(
@@ -110,18 +111,9 @@ def _downloaded(adapter: str, repository: str, revision: str | None) -> Path:
             allow_patterns=["*.json", WEIGHTS_FILE],
             ignore_patterns=["tokenizer*", "vocab.json", "*/*"],
         )
-    except RepositoryNotFoundError:
-        raise GraspError(
-            f"{adapter} is no folder here and no repository that the model hub shows you: check its name, or "
-            "log in with `hf auth login` if it is private or gated"
-        ) from None
-    except LocalEntryNotFoundError:
-        raise GraspError(
-            f"{adapter} is no folder here, and the model hub cannot be reached: check name and network"
-        ) from None
     except (HfHubHTTPError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise GraspError(f"{adapter} cannot be downloaded from the model hub: {reason}") from None
+        why = advice(error) or next(filter(None, str(error).strip().splitlines()), type(error).__name__)
+        raise GraspError(f"{adapter} cannot be downloaded from the model hub: {why}") from None
     if missing := [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (Path(downloaded) / name).exists()]:
         raise GraspError(f"{adapter} on the model hub holds no adapter: {missing[0]} is missing")
     return Path(downloaded)

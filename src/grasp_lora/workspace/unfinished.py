@@ -1,6 +1,5 @@
 """Folders of stages that are not finished: who has them, what of them stays, and disks that are full."""
 
-import errno
 import logging
 import os
 import shutil
@@ -10,6 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from grasp_lora.errors import GraspError
+from grasp_lora.failures import advice
 from grasp_lora.lm.logs import CHECKPOINT, CHECKPOINTS_FOLDER, WHOLE_FILE
 from grasp_lora.workspace.changes import changes
 from grasp_lora.workspace.lock import hold
@@ -32,7 +32,6 @@ logger = logging.getLogger(__name__)
 
 PARTIAL = ".partial"
 REPLACED = ".replaced-"  # and a number
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 
 
 def take(partial: Path, begun: Begun, held: ExitStack) -> bool:
@@ -120,13 +119,12 @@ def move_aside(folder: Path) -> None:
 
 @contextmanager
 def writing(stage: str) -> Iterator[None]:
-    """A disk that is full or cannot be written is the user's to mend."""
+    """What the user can mend is said of the stage: memory, a disk, a model hub; see `failures.advice`."""
     try:
         yield
     except GraspError:
         raise
-    except Exception as error:  # safetensors and torch have their own
-        on_disk = isinstance(error, OSError) and error.errno in _DISK
-        if not on_disk and not any(os.strerror(number) in str(error) for number in _DISK):
+    except Exception as error:
+        if (what := advice(error)) is None:
             raise
-        raise GraspError(f"{stage}: {error}: mend that, and run the same command, which goes on") from None
+        raise GraspError(f"{stage}: {what}") from error
