@@ -8,9 +8,10 @@ export OMP_WAIT_POLICY
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+LOWEST := .venv-lowest
 INPUTS := pyproject.toml constraints.txt Makefile
 
-.PHONY: help demo test check docs bench soak mutants
+.PHONY: help demo test check docs bench soak mutants lowest
 .DELETE_ON_ERROR:
 
 help:
@@ -21,6 +22,7 @@ help:
 	@echo "make bench        speed and memory of the method"
 	@echo "make soak         kill runs 60 times at random moments: do they end with the same bits?"
 	@echo "make mutants      do the tests notice changes of control/ and merging/? (half an hour)"
+	@echo "make lowest       the fast tests with the lowest versions that pyproject.toml allows, in $(LOWEST)"
 	@echo "PYTHON=python3.12 make ... chooses the interpreter that $(VENV) is made with"
 
 demo: $(VENV)/installed-demo
@@ -48,6 +50,15 @@ soak: $(VENV)/installed-dev
 mutants: $(VENV)/installed-mutants
 	OMP_NUM_THREADS=1 CI=1 $(BIN)/mutmut run --max-children 2
 	$(BIN)/mutmut results
+
+lowest: $(LOWEST)/installed
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n logical --maxprocesses 4 --dist loadfile -m "not slow"
+
+$(LOWEST)/installed: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/python -m pip install -qq -c constraints-lowest.txt -e ".[data,demo,metrics,search]" \
+	  hypothesis pytest pytest-xdist trl
+	@touch $@
 
 # The stamps are written last: an interrupted installation is taken up again by the next command.
 $(VENV)/installed-demo: $(INPUTS) $(BIN)/python
