@@ -271,7 +271,8 @@ def _plans(starts: Sequence[Start], force: bool) -> list[tuple[RunDirectory, lis
 
 
 def _directory(x: Start, resources: Resources, force: bool, only: set[str] | None = None) -> RunDirectory:
-    own = replace(resources, checkpoint_every=x.config.checkpoint_every)  # all else is shared
+    config = x.config  # all else is shared
+    own = replace(resources, checkpoint_every=config.checkpoint_every, report_to=config.report_to)
     return RunDirectory(x.config.folder, own, config=x.config.dump(), force=force, only=only)
 
 

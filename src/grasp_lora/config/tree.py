@@ -27,6 +27,7 @@ from grasp_lora.executors.settings import Executor
 from grasp_lora.lm.adapters import Lora
 from grasp_lora.lm.backbone import DType
 from grasp_lora.lm.encoding import Limits
+from grasp_lora.lm.reporting import ReportTo
 from grasp_lora.lm.training import Training
 from grasp_lora.metrics.scoring import METRICS
 from grasp_lora.ratios import Ratios
@@ -145,6 +146,9 @@ class Config(Settings):
     """Most tokens of one evaluation batch, padding included; less needs less memory."""
     checkpoint_every: Count | None = 50
     """Optimizer steps after which a training can be resumed, beside each epoch and round; null: never."""
+    report_to: ReportTo = None
+    """Where trainings' numbers go, by the Trainer's names: one, several, or none; null: TensorBoard, where
+    it is installed. It changes no result."""
     executor: Executor = Executor()
     """Where stages are made, and how many at a time; with as many threads for each, nothing else changes."""
     seed: Seed = 42

@@ -3,7 +3,7 @@
 import gc
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -59,6 +59,7 @@ class Order:
         place: Which stage of how many it is, for the log.
         folder: Where its files are to be.
         inputs: As `RunDirectory.work` takes them.
+        report_to: See `Resources`.
     """
 
     root: Path
@@ -67,16 +68,19 @@ class Order:
     stage: Stage
     folder: Path
     inputs: Mapping[str, Any]
+    report_to: Sequence[str] | None = None
 
     @classmethod
     def of(cls, run: RunDirectory, stage: Stage, folder: Path, inputs: Mapping[str, Any]) -> "Order":
         """With what the run says of it."""
         shown = run.resources.shown
         place = shown.place if isinstance(shown, Numbered) else ""
-        return cls(run.root.resolve(), run.resources.checkpoint_every, place, stage, folder.resolve(), inputs)
+        every, report_to = run.resources.checkpoint_every, run.resources.report_to
+        return cls(run.root.resolve(), every, place, stage, folder.resolve(), inputs, report_to)
 
     def do(self, resources: Resources) -> Done:
         """Do it, here."""
+        resources.report_to = self.report_to
         resources.checkpoint_every, resources.shown = self.checkpoint_every, Numbered(self.place)
         resources.shown.begin(self.stage.name)
         with resources.stopping.on_signals():

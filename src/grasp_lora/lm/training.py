@@ -5,7 +5,6 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,10 +19,11 @@ from grasp_lora.errors import GraspError
 from grasp_lora.lm.batches import TargetCollator
 from grasp_lora.lm.checkpoints import CarriesState, misfit
 from grasp_lora.lm.encoding import Encoded
-from grasp_lora.lm.logs import CHECKPOINTS_FOLDER, TENSORBOARD_FOLDER, TRAIN_LOG_FILE
+from grasp_lora.lm.logs import CHECKPOINTS_FOLDER, TRAIN_LOG_FILE
 from grasp_lora.lm.optimizers import Optimizer, Scheduler, check_schedule, without_decay
 from grasp_lora.lm.pairs import FindsPlace, Pairs, TrainerOfPairs, collate_pairs
 from grasp_lora.lm.progress import Progress
+from grasp_lora.lm.reporting import report, reporters_of_the_trainer
 from grasp_lora.lm.saving import CarriesCost, CarriesLoss, SavingTrainer
 from grasp_lora.lm.shown import Shown
 from grasp_lora.ranks import world
@@ -108,8 +108,10 @@ def build_trainer(
     beside: Sequence[Encoded] = (),
     shown: Shown | None = None,
     from_step: int = 0,
+    report_to: Sequence[str] | None = None,
+    run_name: str | None = None,
 ) -> SavingTrainer:
-    """A Trainer with a progress bar, a log and TensorBoard events in `folder`.
+    """A Trainer with a progress bar, a log and by default TensorBoard events in `folder`.
 
     It neither evaluates nor saves: add `BestEpoch` to keep the best epoch, `SaveOften` for checkpoints in
     `checkpoints/`, and save the adapter after.
@@ -123,9 +125,12 @@ def build_trainer(
             of the two batches' losses. They come in a random order, all before one comes again.
         shown: Who shows how far it is.
         from_step: Of the checkpoint that it will resume from: what TensorBoard has beyond it is hidden.
+        report_to: The Trainer's names of whom it reports to; None: TensorBoard, where it is installed.
+        run_name: What these call it.
     """
     own = training.each_of(world(), pairs=bool(beside))
     arguments = _arguments(own, seed, folder, next(model.parameters()).device)
+    arguments.report_to, arguments.run_name = reporters_of_the_trainer(report_to), run_name
     collator = TargetCollator(tokenizer, model)
     kind: type[SavingTrainer] = TrainerOfPairs if beside else SavingTrainer
     pairs = Pairs(examples, beside, seed, arguments.train_batch_size) if beside else None
@@ -150,14 +155,7 @@ def build_trainer(
     model.register_forward_pre_hook(_count_training_passes, with_kwargs=True)
     for default in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(default)
-    if find_spec("tensorboard") is not None:
-        from torch.utils.tensorboard import SummaryWriter
-        from transformers.integrations import TensorBoardCallback
-
-        writer = SummaryWriter(
-            str(folder / TENSORBOARD_FOLDER), purge_step=from_step + 1 if from_step else None
-        )
-        trainer.add_callback(TensorBoardCallback(writer))
+    report(trainer, report_to, folder, from_step)
     return trainer
 
 

@@ -6,6 +6,7 @@ from functools import partial
 
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.optimizers import check_installed
+from grasp_lora.lm.reporting import check_reporters
 from grasp_lora.lm.training import Training
 from grasp_lora.merging.reading import CONFIG_FILE, read_adapters, same_base_model
 from grasp_lora.methods.given import found
@@ -29,6 +30,7 @@ def check_ready(x: Start, stages: Sequence[Stage], run: RunDirectory) -> None:
     """
     check_adapters(x)
     _check_rows(x, stages, run)
+    check_reporters(x.config.report_to)
     trainings = [value for stage in stages for value in inside(stage.given) if isinstance(value, Training)]
     for optimizer in sorted({training.optimizer for training in trainings}):
         check_installed(optimizer)

@@ -238,6 +238,7 @@ class RunDirectory:
         shown = self.resources.shown
         shown.say("started")
         self.resources.commits.clear()
+        self.resources.run_name = f"{self.root.name}/{stage.name}"
         with measure() as cost, shown.watched():
             stage.work.run(self.resources, partial, **resolve(stage.given, self))
         write_card(partial, stage, self)

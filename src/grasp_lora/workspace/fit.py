@@ -86,6 +86,8 @@ def _fit(
         beside=others,
         shown=resources.shown,
         from_step=step,
+        report_to=resources.report_to,
+        run_name="/".join(filter(None, [resources.run_name, part])) or None,
     )
     added = callbacks(trainer, backbone)
     saving = Saving(resources.checkpoint_every, rounds_every, resources.stopping)

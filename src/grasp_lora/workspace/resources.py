@@ -48,6 +48,10 @@ class Resources:
     """What was tried before a run, so that it is tried once."""
     checkpoint_every: int | None = None
     """Optimizer steps; None: trainings leave no checkpoints. It changes no result."""
+    report_to: Sequence[str] | None = None
+    """Whom trainings report to; see `build_trainer`. It changes no result."""
+    run_name: str = ""
+    """What they call the stage at work: the run's name and its own."""
     stopping: Stopping = field(default_factory=Stopping)
     """Whether somebody asked to end."""
     shown: Shown = field(default_factory=Shown)
