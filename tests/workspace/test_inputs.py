@@ -7,13 +7,14 @@ import pytest
 from tests.helpers.models import random_adapter, tiny_llama
 from tests.helpers.run import write_setting
 
+from grasp_lora.lm.training import Training
 from grasp_lora.merging import Part, write_parts
 from grasp_lora.tasks.task import load_task
 from grasp_lora.workspace.directory import RunDirectory
 from grasp_lora.workspace.inputs import Behind, Bill, Encoder, Model, Rows
 from grasp_lora.workspace.records import LearnedRatio, Pruned
 from grasp_lora.workspace.resources import Resources
-from grasp_lora.workspace.stage import Stage, Work
+from grasp_lora.workspace.stage import Stage, Work, fingerprint
 
 
 def write(resources, folder, **given):
@@ -44,6 +45,23 @@ def test_the_device_counts_by_its_number_format_only(run):
     model = Model("a/b", None, "float32", "cpu")
     assert dataclasses.replace(model, device="auto").fingerprint(run) == model.fingerprint(run)
     assert Model("a/b", device="cpu").fingerprint(run)["dtype"] == "float32"
+
+
+def test_how_it_is_loaded_counts_where_it_is_said(run):
+    model = Model("a/b", None, "float32")
+    assert model.fingerprint(run).keys() == {"name", "revision", "files", "dtype"}  # as runs had it before
+    for name, value in {"quantization": "nf4", "attention": "eager"}.items():
+        assert dataclasses.replace(model, **{name: value}).fingerprint(run) == {
+            **model.fingerprint(run),
+            name: value,
+        }
+    assert dataclasses.replace(model, device_map="auto").fingerprint(run) == model.fingerprint(run)
+
+
+def test_a_later_setting_counts_once_it_is_set(run):
+    known = fingerprint(Training(), run)
+    assert not known.keys() & {"gradient_checkpointing", "torch_compile"}
+    assert fingerprint(Training(torch_compile=True), run) == {**known, "torch_compile": True}
 
 
 def test_a_large_file_counts_by_what_is_in_its_middle(run, tmp_path):

@@ -171,13 +171,7 @@ def _backbone(found: _Found, arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.base is not None:
         return {"name": arguments.base}
     if found.run is not None:
-        config = read_config(found.run / CONFIG_FILE)
-        return {
-            "name": config.backbone,
-            "revision": config.revision,
-            "dtype": config.dtype,
-            "device": config.device,
-        }
+        return read_config(found.run / CONFIG_FILE).loading
     name = None if found.adapter is None else base_of(found.adapter)
     if name is None:
         raise GraspError(f"{found.called} does not name its base model: give it with --base")

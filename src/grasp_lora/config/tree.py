@@ -25,8 +25,9 @@ from grasp_lora.config.parts import CrossValidate, Final, Part, Source, Sweep, T
 from grasp_lora.control.settings import Control, Curve, MergePrune
 from grasp_lora.executors.settings import Executor
 from grasp_lora.lm.adapters import Lora
-from grasp_lora.lm.backbone import DType
+from grasp_lora.lm.backbone import Attention, DeviceMap, DType
 from grasp_lora.lm.encoding import Limits
+from grasp_lora.lm.quantization import Quantization
 from grasp_lora.lm.reporting import ReportTo
 from grasp_lora.lm.training import Training
 from grasp_lora.metrics.scoring import METRICS
@@ -85,6 +86,12 @@ class Config(Settings):
     """Of the backbone's weights; auto: bfloat16 on a GPU, float32 on a CPU."""
     device: str = "auto"
     """Such as cpu, cuda or cuda:1; auto: a GPU where there is one."""
+    quantization: Quantization | None = None
+    """Of the backbone's linear layers, through bitsandbytes: 4 or 8 bits a weight; null: dtype's."""
+    attention: Attention | None = None
+    """What transformers calls attn_implementation; null: what it chooses for the backbone."""
+    device_map: DeviceMap | None = None
+    """In the place of device, what is on which GPU: a name of Accelerate's, or places by module."""
     task: Task | str
     """Rows and prompts: a name of `grasp data list`, a prepared folder, a task.yaml, or its keys here."""
     source: Annotated[
@@ -217,6 +224,12 @@ class Config(Settings):
     def sources(self) -> tuple[Source, ...]:
         """All of them."""
         return self.source if isinstance(self.source, tuple) else (self.source,)
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """The backbone, and how it is loaded, as `load_backbone` takes it."""
+        keys = ("revision", "dtype", "device", "trust_remote_code", "quantization", "attention", "device_map")
+        return {"name": self.backbone, **{key: getattr(self, key) for key in keys}}
 
     @property
     def adapters(self) -> int:

@@ -102,7 +102,7 @@ class InputImportance:
             if dim != 0:
                 continue
             unit_b = self._units[name.replace(".lora_A", ".lora_B"), 1]
-            x = norms[self._index[unit_a.factor].split(".lora_")[0]]
+            x = norms[self._index[unit_a.factor].split(".lora_")[0]].to(self.parameters[unit_a.factor].device)
             a, b = unit_a.of(self.parameters).float(), unit_b.of(self.parameters).float()  # (r, in), (out, r)
             if self.unit == "module":
                 mean = (b @ a).abs_().mul_(x).mean()
@@ -191,7 +191,8 @@ class _ProjectionInputs:
         self._only_training = training
         self._active = False
         self._kept: Tensor | None = None  # (batch, length), False where a token is padding; None: all count
-        self._rows: dict[int, Tensor] = {}  # the same for the last so many positions, as indices of rows
+        # The same for the last so many positions, as indices of rows, on each device that the model is on.
+        self._rows: dict[tuple[int, torch.device], Tensor] = {}
         self._handles = [
             model.register_forward_pre_hook(self._begin, with_kwargs=True),
             model.register_forward_hook(self._end, always_call=True),
@@ -233,7 +234,7 @@ class _ProjectionInputs:
             if seen.is_floating_point():
                 squares = self._real(seen, name).float().square().sum(0)
             else:  # an embedding's token ids (batch, length)
-                ids = seen.reshape(-1) if self._kept is None else seen[self._kept]
+                ids = seen.reshape(-1) if self._kept is None else seen[self._kept.to(seen.device)]
                 squares = torch.bincount(ids, minlength=module.in_features).float()
             self.squares[name] = self.squares.get(name, 0) + squares
 
@@ -251,9 +252,9 @@ class _ProjectionInputs:
             raise GraspError(
                 f"{name} sees {len(rows)} of {batch * length} tokens: cannot tell which are padding"
             )
-        if length not in self._rows:
-            self._rows[length] = self._kept[:, -length:].reshape(-1).nonzero().squeeze(1)
-        return rows.index_select(0, self._rows[length])
+        if (place := (length, rows.device)) not in self._rows:
+            self._rows[place] = self._kept[:, -length:].reshape(-1).nonzero().squeeze(1).to(rows.device)
+        return rows.index_select(0, self._rows[place])
 
 
 def _layers_of(sites: Iterable[str], model: nn.Module) -> dict[str, str]:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from grasp_lora.errors import GraspError
+from grasp_lora.lm.quantization import quantization_of
 from grasp_lora.merging.reading import CONFIG_FILE, WEIGHTS_FILE, read_settings
 from grasp_lora.settings import LATER, Count, Positive, Settings
 
@@ -201,8 +202,11 @@ def merge_into_base(adapted: Any, tokenizer: Any, folder: Path, dtype: torch.dty
         adapted: A model with an adapter; it is used up.
 
     Raises:
-        GraspError: The merged weights are not finite.
+        GraspError: The merged weights are not finite, or the model's are quantized, which would round the
+            adapter away.
     """
+    if (kind := quantization_of(adapted.get_base_model())) is not None:
+        raise GraspError(f"an adapter is merged into full weights, and these are in {kind}: load others")
     try:
         merged = adapted.merge_and_unload(safe_merge=True).to(dtype)
     except ValueError as error:

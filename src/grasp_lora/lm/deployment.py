@@ -21,6 +21,7 @@ from grasp_lora.lm.encoding import Limits, encode_prompt
 from grasp_lora.lm.generation import generate_ids
 from grasp_lora.lm.loss import evaluation_mode
 from grasp_lora.lm.measured import AdapterSize, Deployment, Variant
+from grasp_lora.lm.quantization import quantization_of
 from grasp_lora.merging.reading import WEIGHTS_FILE
 from grasp_lora.tasks.example import Example
 
@@ -37,6 +38,7 @@ def measure_deployment(
     repeats: int = 3,
 ) -> Deployment:
     """Load and run the model with the adapter beside the base, then merged into it (PEFT's merge_and_unload).
+    Into a quantized base it is not merged, as that would round the adapter away: it stays beside.
 
     One prompt at a time, greedy, and with end-of-text suppressed, so that every method decodes
     `limits.max_new_tokens`. The forms share nothing: each load starts from a new backbone, once the one
@@ -57,12 +59,13 @@ def measure_deployment(
     prompts = [encode_prompt(e, first.tokenizer, limits.max_length - new) for e in examples]
     weight = next(first.model.parameters())
     device, dtype = weight.device.type, str(weight.dtype).removeprefix("torch.")
+    quantized = quantization_of(first.model)
     del first, weight
 
     run = partial(_variant, load, adapter, prompts, new, warmup, repeats)
     unmerged, answers = run(merge=False)
     merged, same = None, None
-    if adapter is not None:
+    if adapter is not None and quantized is None:
         merged, others = run(merge=True)
         same = sum(a == b for a, b in zip(answers, others, strict=True)) / len(answers)
     return Deployment(
@@ -75,7 +78,7 @@ def measure_deployment(
         new_tokens=new,
         repeats=repeats,
         device=device,
-        dtype=dtype,
+        dtype=dtype if quantized is None else f"{dtype}, {quantized}",
     )
 
 

@@ -59,7 +59,9 @@ def _logits_only_at(targets: Tensor, model: Any) -> Iterator[list[bool]]:
         if not isinstance(hidden, Tensor) or hidden.shape[:2] != (targets.shape[0], targets.shape[1] + 1):
             return None
         done.append(True)
-        return (hidden[:, :-1][targets].unsqueeze(0),)
+        return (
+            hidden[:, :-1][targets.to(hidden.device)].unsqueeze(0),
+        )  # a backbone may be spread over several
 
     handle = head.register_forward_pre_hook(select) if isinstance(head, nn.Module) else None
     try:

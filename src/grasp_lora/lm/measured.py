@@ -41,7 +41,9 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """Both forms, and how they were measured. Without an adapter only `unmerged`, the bare backbone."""
+    """Both forms, and how they were measured. Without an adapter only `unmerged`, the bare backbone; of a
+    quantized backbone, too.
+    """
 
     adapter: AdapterSize | None
     unmerged: Variant

@@ -22,6 +22,7 @@ from grasp_lora.lm.encoding import Encoded
 from grasp_lora.lm.logs import CHECKPOINTS_FOLDER, TRAIN_LOG_FILE
 from grasp_lora.lm.optimizers import Optimizer, Scheduler, check_schedule, without_decay
 from grasp_lora.lm.pairs import FindsPlace, Pairs, TrainerOfPairs, collate_pairs
+from grasp_lora.lm.passes import PlainAgain, computed_twice
 from grasp_lora.lm.progress import Progress
 from grasp_lora.lm.reporting import report, reporters_of_the_trainer
 from grasp_lora.lm.saving import CarriesCost, CarriesLoss, SavingTrainer
@@ -61,6 +62,10 @@ class Training(Settings):
     """Epochs without a better dev loss after which training ends."""
     average: bool | Literal["delta"] = False
     """Keep the mean of all epochs' A and B (delta: of B A), the start excluded, not the best on dev."""
+    gradient_checkpointing: Annotated[bool, LATER] = False
+    """Keep each layer's input alone, and compute the layer twice: less memory, a third more time."""
+    torch_compile: Annotated[bool, LATER] = False
+    """Compile the training passes: minutes at first, and less time for each step after."""
 
     _without_decay = model_validator(mode="before")(without_decay)
 
@@ -150,6 +155,8 @@ def build_trainer(
         trainer.lr_scheduler = torch.optim.lr_scheduler.StepLR(
             optimizer, training.steps_per_epoch(len(examples)), gamma=training.lr_decay_per_epoch
         )
+    if training.gradient_checkpointing:
+        trainer.add_callback(PlainAgain())
     if pairs is not None:
         trainer.add_callback(FindsPlace(pairs))
     model.register_forward_pre_hook(_count_training_passes, with_kwargs=True)
@@ -191,6 +198,8 @@ def _arguments(training: Training, seed: int, folder: Path, device: torch.device
         label_names=["labels"],
         use_cpu=device.type == "cpu",
         dataloader_pin_memory=device.type != "cpu",
+        torch_compile=training.torch_compile,
+        **(computed_twice() if training.gradient_checkpointing else {}),
     )
     # On two GPUs or more the Trainer would split each batch among them and take as many times more examples a
     # step: other results than on one. It sets this attribute itself where a model must not be split.

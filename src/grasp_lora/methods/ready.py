@@ -5,7 +5,9 @@ from dataclasses import replace
 from functools import partial
 
 from grasp_lora.errors import GraspError
+from grasp_lora.lm.backbone import check_loading
 from grasp_lora.lm.optimizers import check_installed
+from grasp_lora.lm.passes import check_compiler
 from grasp_lora.lm.reporting import check_reporters
 from grasp_lora.lm.training import Training
 from grasp_lora.merging.reading import CONFIG_FILE, read_adapters, same_base_model
@@ -17,8 +19,11 @@ from grasp_lora.tasks.task import check_disjoint
 from grasp_lora.workspace.directory import RunDirectory
 from grasp_lora.workspace.inputs import Model, Rows
 from grasp_lora.workspace.stage import Input, Stage, inside, resolve
+from grasp_lora.workspace.training import EveryStep
 
 __all__ = ["check_adapters", "check_base", "check_ready"]
+
+_HOW = ("device", "quantization", "attention", "device_map")
 
 
 def check_ready(x: Start, stages: Sequence[Stage], run: RunDirectory) -> None:
@@ -28,6 +33,8 @@ def check_ready(x: Start, stages: Sequence[Stage], run: RunDirectory) -> None:
         GraspError: An adapter is missing or of another model, splits overlap or are too small, a learning run
             is shorter than a round, or something is not installed.
     """
+    _check_compiled(stages)
+    check_loading(**{key: x.config.loading[key] for key in _HOW})
     check_adapters(x)
     _check_rows(x, stages, run)
     check_reporters(x.config.report_to)
@@ -40,6 +47,19 @@ def check_ready(x: Start, stages: Sequence[Stage], run: RunDirectory) -> None:
             stage.work.ready(run.resources, **resolve(known, run))
         except GraspError as error:
             raise GraspError(f"{stage.name}: {error}") from None
+
+
+def _check_compiled(stages: Sequence[Stage]) -> None:
+    for stage in stages:
+        if not any(one.torch_compile for one in inside(stage.given) if isinstance(one, Training)):
+            continue
+        check_compiler()
+        mask = stage.given.get("mask")
+        if isinstance(mask, EveryStep) and mask.how.rescore == "train_batch":
+            raise GraspError(
+                f"{stage.name}: merge_prune.rescore: train_batch looks at the inputs of training passes, "
+                "which compiled ones do not show: set torch_compile: false, or rescore: validation"
+            )
 
 
 def check_adapters(x: Start) -> None:

@@ -69,8 +69,7 @@ class Start:
     @property
     def model(self) -> Model:
         """The backbone."""
-        config = self.config
-        return Model(config.backbone, config.revision, config.dtype, config.device, config.trust_remote_code)
+        return Model(**self.config.loading)
 
     @property
     def limits(self) -> Limits:

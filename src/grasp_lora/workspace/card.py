@@ -156,6 +156,8 @@ def _facts(folder: Path, stage: Stage, run: "RunDirectory", place: Callable[[Sta
     own = [one for one in trained_on if isinstance(one, Rows)]
     named = [value for one in everything for value in inside(one.given) if isinstance(value, Model)]
     base, note = public_base(named[-1].name if named else base_of(folder))
+    if named and (how := named[-1].quantization):
+        note = ", ".join(filter(None, [note, f"its linear layers in {how}, by bitsandbytes"]))
     pruned, data = Pruned.of(folder), _data(rows, run)
     spoken = list(dict.fromkeys([*(one.language for one in reversed(own)), *(one.language for one in data)]))
     prompt = _prompt(own, everything)

@@ -10,7 +10,16 @@ from grasp_lora.version import __version__
 
 __all__ = ["environment"]
 
-_PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "numpy")
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "bitsandbytes",
+)
 
 
 def environment() -> dict[str, Any]:

@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from grasp_lora.lm.backbone import DType, resolve_dtype
+from grasp_lora.lm.backbone import Attention, DeviceMap, DType, resolve_dtype
 from grasp_lora.lm.packaged.backbones import resolve_backbone
+from grasp_lora.lm.quantization import Quantization
 from grasp_lora.ratios import PruneRatio
 from grasp_lora.tasks.example import Example
 from grasp_lora.tasks.lazy import picked
@@ -87,6 +88,9 @@ class Rows(Input):
         return run.resources.examples(self)
 
 
+_WHERE_SET = ("trust_remote_code", "quantization", "attention")  # runs without them have the keys they had
+
+
 @dataclass(frozen=True)
 class Model(Input):
     """A backbone by name, and how it is loaded. Resolved: itself; `Resources.backbone` loads it."""
@@ -96,6 +100,9 @@ class Model(Input):
     dtype: DType = "auto"
     device: str = "auto"
     trust_remote_code: bool = False
+    quantization: Quantization | None = None
+    attention: Attention | None = None
+    device_map: DeviceMap | None = None
 
     @property
     def number_format(self) -> str:
@@ -113,7 +120,7 @@ class Model(Input):
             "revision": self.revision,
             "files": folder_digest(self.name),
             "dtype": self.number_format,
-            **({"trust_remote_code": True} if self.trust_remote_code else {}),
+            **{name: value for name in _WHERE_SET if (value := getattr(self, name))},
         }
 
     def resolve(self, run: RunDirectory) -> "Model":

@@ -64,8 +64,9 @@ def _same_device(run: Path, on_gpu: bool) -> bool:
 
 
 def _same_model(one: Finished, model: Model, on_gpu: bool) -> bool:
-    used = one.done.inputs.get("model.name"), one.done.inputs.get("model.dtype")
-    return used == (model.name, model.number_format) and bool(one.done.peak_gpu_memory_bytes) == on_gpu
+    used = [one.done.inputs.get(f"model.{key}") for key in ("name", "dtype", "quantization")]
+    same = used == [model.name, model.number_format, model.quantization]
+    return same and bool(one.done.peak_gpu_memory_bytes) == on_gpu
 
 
 def _read(run: Path) -> Iterator[Finished]:

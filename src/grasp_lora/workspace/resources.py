@@ -4,7 +4,7 @@ import hashlib
 import logging
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -126,16 +126,11 @@ class Resources:
 
     def backbone(self, model: Model) -> Backbone:
         """A new one each time: PEFT edits a model in place."""
-        loaded = load_backbone(
-            model.name,
-            dtype=model.dtype,
-            device=model.device,
-            revision=model.revision,
-            trust_remote_code=model.trust_remote_code,
-        )
+        loaded = load_backbone(**asdict(model))
         if loaded.commit is not None:
             self.commits[model.name] = loaded.commit
-        self.say(f"{model.name}: {model.number_format} on {next(loaded.model.parameters()).device}")
+        how = ", ".join(filter(None, [model.number_format, model.quantization]))
+        self.say(f"{model.name}: {how} on {next(loaded.model.parameters()).device}")
         return loaded
 
     def encode(self, examples: Sequence[Example], backbone: Backbone, limits: Limits) -> Sequence[Encoded]:

@@ -1,0 +1,45 @@
+"""How the passes of a training are made: layers computed twice for less memory, or compiled for less time."""
+
+import os
+import shutil
+from typing import Any
+
+from transformers import TrainerCallback, TrainingArguments
+
+from grasp_lora.errors import GraspError
+
+__all__ = ["PlainAgain", "check_compiler", "computed_twice"]
+
+# Its name, and until some version after transformers 5.10 another one.
+_NAME = "activation_checkpointing"
+if not hasattr(TrainingArguments, _NAME):
+    _NAME = "gradient_checkpointing"
+
+
+def computed_twice() -> dict[str, Any]:
+    """`TrainingArguments` for layers of which the input alone is kept for the backward pass.
+
+    Non-reentrant: the layers' own random states come back with the second pass, so that losses are the same.
+    """
+    return {_NAME: True, f"{_NAME}_kwargs": {"use_reentrant": False}}
+
+
+class PlainAgain(TrainerCallback):
+    """Leaves the model as it was before layers were computed twice, also its embeddings."""
+
+    def on_train_end(self, args: Any, state: Any, control: Any, model: Any, **_: Any) -> None:
+        getattr(model, f"{_NAME}_disable")()
+        model.disable_input_require_grads()
+
+
+def check_compiler() -> None:
+    """Look for what torch.compile compiles with.
+
+    Raises:
+        GraspError: There is no C++ compiler.
+    """
+    if shutil.which(named := os.environ.get("CXX") or "c++") is None and shutil.which("g++") is None:
+        raise GraspError(
+            f"torch_compile: true needs a C++ compiler, and {named} is not here: install g++, or name "
+            "another with CXX in the environment"
+        )

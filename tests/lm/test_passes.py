@@ -1,0 +1,133 @@
+"""Layers computed twice, and compiled passes: what they change, and that the training is the same."""
+
+import json
+import shutil
+from functools import partial
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.helpers.models import tiny_gemma3, tiny_llama
+from tests.helpers.run import write_setting
+from tests.helpers.tokenizer import tiny_tokenizer
+
+from grasp_lora.cli.main import main
+from grasp_lora.control.callback import GraspCallback
+from grasp_lora.lm.adapters import Lora, adapter_weights, new_adapter, save_adapter
+from grasp_lora.lm.encoding import Limits, encode
+from grasp_lora.lm.training import Training, build_trainer
+from grasp_lora.tasks.example import Example
+
+TOKENIZER = tiny_tokenizer()
+EXAMPLES = [
+    Example(str(i), f"say {word}\n", word) for i, word in enumerate(["ab", "fox", "cab", "de f", "gh"])
+]
+STEPS = 12
+
+
+class Calls(list):
+    """The modes of the calls of a model's modules of one name."""
+
+    def __init__(self, model, name):
+        for path, module in model.named_modules():
+            if path.endswith(name):
+                module.register_forward_hook(lambda module, *_: self.append(module.training))
+
+
+def trainer_of(folder, build=tiny_llama, dropout=0.05, rows=EXAMPLES, **training):
+    model = new_adapter(build(), Lora(r=2, dropout=dropout))
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(1)
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.normal_(std=0.3)
+    rows = [encode(example, TOKENIZER, Limits(40, 6)) for example in rows]
+    training = Training(max_steps=STEPS, learning_rate=1e-2, **training)
+    return build_trainer(model, TOKENIZER, rows, training, 3, folder, "")
+
+
+def learn(folder, **how):
+    """The factors that a learning run ends with, and its trainer."""
+    trainer = trainer_of(folder, **how)
+    trainer.add_callback(GraspCallback(trainer, EXAMPLES[:2], every=2, folder=folder))
+    trainer.train()
+    weights = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
+    return weights, trainer
+
+
+@pytest.mark.parametrize("build", [tiny_llama, tiny_gemma3])
+def test_layers_computed_twice_learn_the_same_to_the_bit(tmp_path, build):
+    plain, _ = learn(tmp_path / "plain", build=build)
+    twice, _ = learn(tmp_path / "twice", build=build, gradient_checkpointing=True)
+    assert all(torch.equal(plain[name], twice[name]) for name in plain)
+    for log in ("rounds.jsonl", "train_log.jsonl"):
+        lines = [(tmp_path / one / log).read_text().splitlines() for one in ("plain", "twice")]
+        first, second = ([untimed(json.loads(line)) for line in one] for one in lines)
+        assert first == second
+        assert first
+
+
+def untimed(line):
+    return {key: value for key, value in line.items() if "second" not in key and "runtime" not in key}
+
+
+def test_a_layer_is_computed_twice_in_training_only(tmp_path):
+    trainer = trainer_of(tmp_path, gradient_checkpointing=True)
+    calls = Calls(trainer.model, "layers.0.self_attn.q_proj")
+    trainer.add_callback(GraspCallback(trainer, EXAMPLES[:2], every=6, folder=tmp_path))
+    trainer.train()
+    assert calls.count(True) == 2 * STEPS
+    evaluated = calls.count(False)
+    assert evaluated > 0
+    model = trainer.model.train()  # and afterwards it is as it was
+    output = model(input_ids=torch.tensor([[1, 4, 5]]))
+    assert (calls.count(True), calls.count(False)) == (2 * STEPS + 1, evaluated)
+    assert not model.get_input_embeddings()(torch.tensor([1])).requires_grad
+    output.logits.sum().backward()
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.slow
+def test_a_compiled_run_learns_the_same_trajectory(tmp_path):
+    """Without dropout, whose draws are others in compiled code; rows of one length need one compilation."""
+    from torch._dynamo.utils import counters
+    from torch._inductor import config
+
+    how = {"build": partial(tiny_llama, layers=1), "dropout": 0.0, "rows": [EXAMPLES[0]] * 2}
+    plain, _ = learn(tmp_path / "plain", **how)
+    counters.clear()
+    with config.patch(compile_threads=1):  # no processes to compile in, which take longer to start
+        compiled, trainer = learn(tmp_path / "compiled", torch_compile=True, **how)
+    assert counters["stats"]["unique_graphs"] > 0
+    assert compiled.keys() == plain.keys()  # as adapters have them, without a compiled model's own names
+    for name, weight in plain.items():
+        torch.testing.assert_close(compiled[name], weight, rtol=2e-3, atol=2e-4)
+    save_adapter(trainer.model, tmp_path / "saved")
+    saved = load_file(tmp_path / "saved" / "adapter_model.safetensors")
+    assert saved.keys() == adapter_weights(trainer.model).keys()
+    rounds = [
+        [json.loads(line) for line in (tmp_path / one / "rounds.jsonl").read_text().splitlines()]
+        for one in ("plain", "compiled")
+    ]
+    for one, other in zip(*rounds, strict=True):
+        assert other["p_next"] == pytest.approx(one["p_next"], abs=1e-3)
+        assert other["base_reward"] == pytest.approx(one["base_reward"], rel=1e-4)
+
+
+def refused(tmp_path, capsys, *settings):
+    setting = write_setting(tmp_path)
+    assert main(["run", str(setting / "run.yaml"), f"runs={tmp_path}/runs", *settings]) == 2
+    assert not list((tmp_path / "runs").rglob("done.json"))
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_without_a_compiler_one_message_before_anything_is_made(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    said = refused(tmp_path, capsys, "methods=[grasp]", "learn.training.torch_compile=true")
+    assert "torch_compile: true needs a C++ compiler" in said
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_inputs_of_compiled_passes_are_not_to_be_had(tmp_path, capsys):
+    settings = ["methods=[merge_prune]", "merge_prune.rescore=train_batch", "training.torch_compile=true"]
+    assert "merge_prune.rescore: train_batch" in refused(tmp_path, capsys, *settings)
