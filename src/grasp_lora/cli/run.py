@@ -183,6 +183,8 @@ def _show_adapter(x: "Start", result: "Result") -> None:
                 backbone=x.model.path, adapter=result.adapter, prompt=prompt, tokens=x.limits.answer
             )
         )
+        if (how := x.model.quantization) is not None:
+            print(f"Note: it was trained beside linear layers in {how}; beside full ones answers may differ.")
         _note_loaders(result.adapter)
 
 
