@@ -3,15 +3,21 @@
 Each group of settings is declared beside the code that it sets; `config.tree` puts the groups together.
 """
 
+import dataclasses
 import re
-from typing import Annotated
+from collections.abc import Mapping
+from functools import cache
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-__all__ = ["LATER", "Count", "FolderName", "NotNegative", "Positive", "Ratio", "Seed", "Settings"]
+__all__ = [
+    "LATER", "Count", "FolderName", "NotNegative", "Positive", "Ratio", "Seed", "Settings", "later_settings",
+]  # fmt: skip
 
 LATER = "a setting that finished runs may not know"
-"""Annotates one that came after runs were made: at its default it is no part of what a stage was given."""
+"""Annotates one that came after runs were made, or is in the metadata of a dataclass's field: at its default
+it is no part of what a stage was given."""
 
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
@@ -45,5 +51,14 @@ class Settings(BaseModel):
 
     def is_unset(self, name: str) -> bool:
         """Whether a setting is `LATER`, and has its default."""
-        field = type(self).model_fields[name]
-        return LATER in field.metadata and bool(getattr(self, name) == field.default)
+        later = later_settings(type(self))
+        return name in later and bool(getattr(self, name) == later[name])
+
+
+@cache
+def later_settings(kind: type) -> Mapping[str, Any]:
+    """The settings of a group, or the fields of a dataclass, that are `LATER`, and their defaults."""
+    if issubclass(kind, BaseModel):
+        return {name: one.default for name, one in kind.model_fields.items() if LATER in one.metadata}
+    known = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
+    return {one.name: one.default for one in known if LATER in one.metadata}

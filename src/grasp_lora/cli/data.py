@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from grasp_lora.errors import GraspError
 
 if TYPE_CHECKING:
     from grasp_lora.data.card import Card
+    from grasp_lora.lm.chat import PromptFormat
 
 __all__ = ["add_data_verbs"]
 
@@ -114,6 +116,7 @@ def _show(arguments: argparse.Namespace) -> None:
 
     task: Task | Path = arguments.task
     name, revision, max_length, max_new_tokens = arguments.tokenizer, None, 2200, None
+    form: PromptFormat = "plain"
     if is_config(arguments.task):
         config = read_config(arguments.task)
         task = (
@@ -122,19 +125,23 @@ def _show(arguments: argparse.Namespace) -> None:
         read = task if isinstance(task, Task) else load_task(task)
         read.new_tokens(config.target.language)  # which the task must have
         max_new_tokens = config.max_new_tokens
-        max_length = config.max_length
+        max_length, form = config.max_length, config.prompt_format
         if name is None:
             name, revision = config.backbone, config.revision
     tokenizer: Any = None
     encode: Encode | None = None
+    ending = 1
     if name:
+        from grasp_lora.lm.chat import answer_in_chat
         from grasp_lora.lm.encoding import encode_prompt
 
-        tokenizer, encode = _tokenizer(name, revision), encode_prompt
+        tokenizer, encode = _tokenizer(name, revision), partial(encode_prompt, prompt_format=form)
+        ending = len(answer_in_chat("", tokenizer)) if form == "chat" else 1
     text = show(
         task,
         tokenizer=tokenizer,
         encode=encode,
+        ending=ending,
         max_length=arguments.max_length or max_length,
         max_new_tokens=max_new_tokens,
         examples=arguments.examples,

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,11 @@ def add_generate_verb(verbs: Any, common: argparse.ArgumentParser) -> None:
         "--field", action="append", default=[], metavar="NAME=TEXT", help="of a prompt with several fields"
     )
     parser.add_argument("--raw", action="store_true", help="the text as it is, without the task's prompt")
+    parser.add_argument(
+        "--chat",
+        action="store_true",
+        help="in the tokenizer's chat template, as a run with prompt_format: chat",
+    )
     parser.add_argument("--beside", metavar="ADAPTER", help="answer with this one, too")
     parser.add_argument("--base", metavar="BACKBONE", help="default: the run's, or what the adapter names")
     parser.add_argument(
@@ -70,10 +75,12 @@ def _generate(arguments: argparse.Namespace) -> None:
     example = _example(text, arguments.field, template)
     backbone = load_backbone(**_backbone(found, arguments))
     if x is not None:
-        limits = Limits(x.limits.max_length, arguments.max_new_tokens or x.limits.answer)
+        limits = replace(x.limits, max_new_tokens=arguments.max_new_tokens or x.limits.answer)
     else:
         longest = getattr(backbone.model.config, "max_position_embeddings", None) or sys.maxsize
         limits = Limits(longest, arguments.max_new_tokens or NEW_TOKENS)
+    if arguments.chat:
+        limits = replace(limits, prompt_format="chat")
     model: Any = backbone.model
     if found.adapter is not None:
         model = load_adapter(model, found.adapter, trainable=False)

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable
 from importlib.resources import as_file, files
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
 from grasp_lora.cli.verbs import add_verb
@@ -177,10 +178,15 @@ def _plan(arguments: argparse.Namespace) -> None:
 
 def _show_adapter(x: "Start", result: "Result") -> None:
     if result.adapter is not None:
-        prompt = x.task.template(x.config.target.language).text
+        from grasp_lora.lm.chat import ENCODES
+
         print(
             _HOW_TO_LOAD.format(
-                backbone=x.model.path, adapter=result.adapter, prompt=prompt, tokens=x.limits.answer
+                backbone=x.model.path,
+                adapter=result.adapter,
+                prompt=x.task.template(x.config.target.language).text,
+                encodes=indent(ENCODES[x.limits.prompt_format], " " * 4),
+                tokens=x.limits.answer,
             )
         )
         if (how := x.model.quantization) is not None:
@@ -196,7 +202,7 @@ _HOW_TO_LOAD = """The adapter to deploy: {adapter}. With PEFT alone:
     model = AutoModelForCausalLM.from_pretrained("{backbone}")
     model = PeftModel.from_pretrained(model, "{adapter}")
     prompt = {prompt!r}  # your text in the place of the braces
-    ids = tokenizer(prompt, return_tensors="pt")
+{encodes}
     answer = model.generate(**ids, max_new_tokens={tokens}, do_sample=False)[0, ids["input_ids"].shape[1] :]
     print(tokenizer.decode(answer, skip_special_tokens=True))
 """

@@ -26,6 +26,7 @@ from grasp_lora.control.settings import Control, Curve, MergePrune
 from grasp_lora.executors.settings import Executor
 from grasp_lora.lm.adapters import Lora
 from grasp_lora.lm.backbone import Attention, DeviceMap, DType
+from grasp_lora.lm.chat import PromptFormat
 from grasp_lora.lm.encoding import Limits
 from grasp_lora.lm.quantization import Quantization
 from grasp_lora.lm.reporting import ReportTo
@@ -94,6 +95,8 @@ class Config(Settings):
     """In the place of device, what is on which GPU: a name of Accelerate's, or places by module."""
     task: Task | str
     """Rows and prompts: a name of `grasp data list`, a prepared folder, a task.yaml, or its keys here."""
+    prompt_format: PromptFormat = "plain"
+    """chat: prompt and answer as turns of the backbone's chat template; plain: one after the other."""
     source: Annotated[
         Annotated[Source, Tag("source[one]")]
         | Annotated[tuple[Source, ...], Tag("source[several]"), Field(min_length=1)],

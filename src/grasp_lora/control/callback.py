@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from transformers import Trainer
 
 from grasp_lora.control.controller import EVERY, GraspController
+from grasp_lora.control.evaluated import evaluation_loss, rows_in
 from grasp_lora.control.examples import Row, as_examples, check_alone, check_rows, loss_of
 from grasp_lora.control.noise import MARGIN, Look
 from grasp_lora.control.policy import RatioPolicy
@@ -19,8 +20,10 @@ from grasp_lora.control.selection import GraspResult, SelectionRule
 from grasp_lora.control.units import ImportanceRefresh, UnitKind
 from grasp_lora.control.warnings import warnings_of
 from grasp_lora.errors import GraspError
+from grasp_lora.lm.chat import PromptFormat
 from grasp_lora.lm.checkpoints import CarriesState
 from grasp_lora.lm.encoding import Limits
+from grasp_lora.lm.loss import TargetLoss
 from grasp_lora.merging.parts import PartsOrFolder, find_parts
 from grasp_lora.tasks.example import Example, examples_digest, groups_of
 
@@ -41,9 +44,10 @@ class GraspCallback(CarriesState):
 
     Args:
         trainer: The one it is added to.
-        micro_dev: The held-out examples whose loss is the reward: `Example`s, or rows with `prompt` and
-            `completion` strings as TRL has them, perhaps with a `group`, such as a passage: rows of one
-            are one cluster in standard errors. Needed unless `reward` is given.
+        micro_dev: The held-out examples whose loss is the reward: `Example`s, or rows as TRL has them, with
+            `prompt` and `completion` (strings or messages), `messages`, whose last turn is the target, or a
+            `text` that is all target; perhaps with a `group`, such as a passage: rows of one are one cluster
+            in standard errors. None, and no `reward`: the Trainer's eval_dataset, all of it in each probe.
         reward: Instead of the micro-dev loss, any `reward(model) -> float` to maximise.
         policy: None is `RatioPolicy()`, the paper's defaults. `RatioPolicy(adapters=2, p_min=0.0, p_max=1.0)`
             learns a ratio for each of two `parts`.
@@ -58,12 +62,13 @@ class GraspCallback(CarriesState):
             in the log are about.
         reset_moments: Whether a commit clears the optimizer's moments of entries that it prunes or revives.
         folder: Where `rounds.jsonl` and `timings.jsonl` are written; None writes nothing.
-        max_length, max_new_tokens, token_budget: Limits of the micro-dev batches; see `TargetLoss`.
+        max_length, max_new_tokens, token_budget, prompt_format: How micro-dev rows are encoded and batched; see
+            `TargetLoss`. An eval_dataset is as the Trainer has it.
 
     Raises:
-        GraspError: Neither micro-dev nor reward, or both; an unusable row; parts that are not there. And
-            as training begins: another callback that prunes, no trainable LoRA adapter, or a checkpoint
-            without its state.
+        GraspError: Micro-dev and reward, or neither and no eval_dataset; an unusable row; parts that are not
+            there. And as training begins: another callback that prunes, no trainable LoRA adapter, or a
+            checkpoint without its state.
 
     Examples:
         >>> grasp = GraspCallback(trainer, micro_dev)  # doctest: +SKIP
@@ -93,15 +98,19 @@ class GraspCallback(CarriesState):
         max_length: int = Limits.max_length,
         max_new_tokens: int | None = Limits.max_new_tokens,
         token_budget: int = Limits.token_budget,
+        prompt_format: PromptFormat = Limits.prompt_format,
     ) -> None:
-        if (micro_dev is None) == (reward is None):
+        if micro_dev is not None and reward is not None:
             raise GraspError("give GraspCallback either micro_dev examples or a reward function")
         self.trainer = trainer
-        limits = Limits(max_length, max_new_tokens, token_budget)
+        limits = Limits(max_length, max_new_tokens, token_budget, prompt_format)
         examples = as_examples("micro-dev", micro_dev or [])
         self._micro_dev = examples_digest(examples)
         self._dev = as_examples("dev", dev or [])
         check_rows(examples if micro_dev is not None else None, self._dev if dev is not None else None)
+        if micro_dev is None and reward is None:
+            loss = evaluation_loss(trainer, "give GraspCallback micro_dev rows, or a reward function")
+            self._micro_dev, reward = rows_in(loss), _reward(loss)
         self._reward = reward or self._loss_reward("micro-dev", examples, limits)
         self._dev_reward = self._loss_reward("dev", self._dev, limits) if self._dev else None
         self._options: dict[str, Any] = {
@@ -174,5 +183,9 @@ class GraspCallback(CarriesState):
         self.trainer.log({**made.log_values(self.adapters), "grasp/round_seconds": seconds})
 
     def _loss_reward(self, split: str, examples: Sequence[Example], limits: Limits) -> Reward:
-        loss = loss_of(self.trainer, split, examples, limits, ", or give GraspCallback a reward function")
-        return lambda model: -loss.per_example(model)
+        otherwise = ", or give GraspCallback a reward function"
+        return _reward(loss_of(self.trainer, split, examples, limits, otherwise))
+
+
+def _reward(loss: TargetLoss) -> Reward:
+    return lambda model: -loss.per_example(model)

@@ -8,11 +8,13 @@ from torch import nn
 from transformers import Trainer
 
 from grasp_lora.control.curve import RatioCurve, Ratios
+from grasp_lora.control.evaluated import evaluation_loss, rows_in
 from grasp_lora.control.examples import Row, as_examples, check_alone, loss_of
 from grasp_lora.control.measured import MeasuredCurve, Point
 from grasp_lora.control.noise import MARGIN
 from grasp_lora.control.units import UnitKind
 from grasp_lora.errors import GraspError
+from grasp_lora.lm.chat import PromptFormat
 from grasp_lora.lm.checkpoints import CarriesState, misfit
 from grasp_lora.lm.encoding import Limits
 from grasp_lora.merging.parts import PartsOrFolder, find_parts
@@ -32,11 +34,12 @@ class RatioCurveCallback(CarriesState):
 
     Args:
         trainer: The one it is added to.
-        examples: The held-out rows whose loss is measured, in the forms that `GraspCallback` takes.
+        examples: The held-out rows whose loss is measured, in the forms that `GraspCallback` takes; None: the
+            Trainer's eval_dataset.
         ratios, p_min, p_max, per_adapter, unit, margin, seed: See `RatioCurve`.
         parts: As for `GraspCallback`.
         every_epoch: Measure after each epoch, too, and log the losses.
-        max_length, max_new_tokens, token_budget: Limits of the examples' batches; see `TargetLoss`.
+        max_length, max_new_tokens, token_budget, prompt_format: As for `GraspCallback`.
 
     Attributes:
         epochs: What was measured after each epoch, where it was asked for.
@@ -57,7 +60,7 @@ class RatioCurveCallback(CarriesState):
     def __init__(
         self,
         trainer: Trainer,
-        examples: Sequence[Row],
+        examples: Sequence[Row] | None = None,
         *,
         ratios: Ratios = 9,
         p_min: float = 0.0,
@@ -71,13 +74,19 @@ class RatioCurveCallback(CarriesState):
         max_length: int = Limits.max_length,
         max_new_tokens: int | None = Limits.max_new_tokens,
         token_budget: int = Limits.token_budget,
+        prompt_format: PromptFormat = Limits.prompt_format,
     ) -> None:
         self.trainer, self.every_epoch = trainer, every_epoch
-        found = as_examples("held-out", examples)
-        if not found:
+        found = as_examples("held-out", examples or [])
+        if examples is None:
+            self._loss = evaluation_loss(trainer, "give RatioCurveCallback held-out rows")
+            self._examples = rows_in(self._loss)
+        elif found:
+            limits = Limits(max_length, max_new_tokens, token_budget, prompt_format)
+            self._loss = loss_of(trainer, "held-out", found, limits)
+            self._examples = examples_digest(found)
+        else:
             raise GraspError("examples has no rows")
-        self._examples = examples_digest(found)
-        self._loss = loss_of(trainer, "held-out", found, Limits(max_length, max_new_tokens, token_budget))
         self._options: dict[str, Any] = {
             "ratios": ratios,
             "p_min": p_min,

@@ -1,5 +1,6 @@
 """Successive halving over fixed masks, with a function that makes a `transformers.Trainer`."""
 
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -9,12 +10,14 @@ import torch
 from torch import Tensor
 from transformers import Trainer
 
+from grasp_lora.control.evaluated import evaluation_loss
 from grasp_lora.control.examples import Row, as_examples, loss_of
 from grasp_lora.control.fixed_mask import FixedMaskCallback
 from grasp_lora.control.halving import Halving, HalvingResult, KeepRule
 from grasp_lora.control.noise import MARGIN
 from grasp_lora.control.units import UnitKind
 from grasp_lora.errors import GraspError
+from grasp_lora.lm.chat import PromptFormat
 from grasp_lora.lm.encoding import Limits
 from grasp_lora.lm.logs import CHECKPOINT
 from grasp_lora.lm.loss import TargetLoss
@@ -38,13 +41,13 @@ class HalvingSearch:
         make_trainer: Makes a Trainer that was not used yet; its model has the trained or merged adapter to
             begin with, or what an earlier candidate left of it: the first Trainer's adapter is put back.
         candidates: Prune ratios; numbers, or sequences with one for each of the parts.
-        examples: Held-out rows whose losses judge, as for `GraspCallback`.
+        examples: Held-out rows whose losses judge, as for `GraspCallback`; None: the Trainer's eval_dataset.
         rungs: Optimizer steps of the comparisons; before the last step of training.
         rows: How many of the examples, the first ones, judge at each rung; None: all at each.
         parts, unit: As for `GraspCallback`.
         factor, keep, budget, margin: See `Halving`.
         folder: Where checkpoints and the Trainers' other output go; None: a temporary one.
-        max_length, max_new_tokens, token_budget: Limits of the examples' batches; see `TargetLoss`.
+        max_length, max_new_tokens, token_budget, prompt_format: As for `GraspCallback`.
 
     Raises:
         GraspError: An unusable candidate, rung or row; and as it runs, a Trainer that keeps no optimizer.
@@ -62,7 +65,7 @@ class HalvingSearch:
         self,
         make_trainer: Callable[[], Trainer],
         candidates: Sequence[float | Sequence[float]],
-        examples: Sequence[Row],
+        examples: Sequence[Row] | None = None,
         *,
         rungs: Sequence[int],
         rows: Sequence[int] | None = None,
@@ -76,25 +79,28 @@ class HalvingSearch:
         max_length: int = Limits.max_length,
         max_new_tokens: int | None = Limits.max_new_tokens,
         token_budget: int = Limits.token_budget,
+        prompt_format: PromptFormat = Limits.prompt_format,
     ) -> None:
-        self._examples = as_examples("example", examples)
-        if not self._examples:
+        self._examples = None if examples is None else as_examples("example", examples)
+        if self._examples is not None and not self._examples:
             raise GraspError("examples has no rows")
-        self._rows = tuple(rows) if rows is not None else (len(self._examples),) * len(rungs)
-        possible = range(1, len(self._examples) + 1)
-        if len(self._rows) != len(rungs) or not all(n in possible for n in self._rows):
-            raise GraspError(
-                f"rows needs a number from 1 to {len(self._examples)} for each of {len(rungs)} rungs"
-            )
+        self._rows: Sequence[int | None] = (None,) * len(rungs) if rows is None else tuple(rows)
+        many = (
+            None if self._examples is None else len(self._examples)
+        )  # of an eval_dataset that is seen later
+        possible = range(1, sys.maxsize if many is None else many + 1)
+        if rows is not None and (len(rows) != len(rungs) or not all(n in possible for n in rows)):
+            upto = "1 on" if many is None else f"1 to {many}"
+            raise GraspError(f"rows needs a number from {upto} for each of {len(rungs)} rungs")
         ratios = [per_adapter(p) if isinstance(p, Sequence) else float(p) for p in candidates]
         self._masks = {p: FixedMaskCallback(p, parts=parts, unit=unit) for p in ratios}
-        groups = groups_of(self._examples)
+        groups = groups_of(self._examples or ())
         self._new = partial(
             Halving, ratios, rungs, factor=factor, keep=keep, budget=budget, margin=margin, groups=groups
         )
         self._halving = self._new()
         self._make, self._folder = make_trainer, None if folder is None else Path(folder)
-        self._limits = Limits(max_length, max_new_tokens, token_budget)
+        self._limits = Limits(max_length, max_new_tokens, token_budget, prompt_format)
         self._start: dict[str, Tensor] = {}
         self._reached: dict[PruneRatio, int] = {}
         self._began = False
@@ -163,6 +169,8 @@ class HalvingSearch:
 
     def _loss(self, trainer: Trainer) -> TargetLoss:
         rows = self._rows[min(len(self._halving.rungs), len(self._rows) - 1)]
+        if self._examples is None:
+            return evaluation_loss(trainer, "give HalvingSearch examples", rows)
         return loss_of(trainer, "example", self._examples[:rows], self._limits)
 
     def _put_back(self, trainer: Trainer) -> None:

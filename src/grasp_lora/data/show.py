@@ -1,5 +1,6 @@
 """A task as text: counts, scripts, lengths and prompts exactly as a model sees them."""
 
+import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +32,7 @@ def show(
     *,
     tokenizer: Any = None,
     encode: Encode | None = None,
+    ending: int = 1,
     max_length: int = 2200,
     max_new_tokens: int | None = None,
     examples: int = 1,
@@ -42,6 +44,7 @@ def show(
         task: A task, or a folder with a task.yaml; if it was prepared, what was left out is told, too.
         tokenizer: Counts lengths in its tokens; without one they are in characters and nothing is cut.
         encode: Cuts a prompt as training does; needed with a tokenizer.
+        ending: Tokens that end an answer: end-of-text, or what a chat template has there.
         max_length: Tokens of prompt and answer together.
         max_new_tokens: Tokens of an answer; by default what the task says for each language.
         examples: How many prompts of each language to show.
@@ -57,7 +60,7 @@ def show(
         parts.append(_scripts(language, everything))
         new_tokens = max_new_tokens or task.new_tokens(language)
         limits = (max_length - new_tokens, new_tokens)
-        parts.append(_lengths(everything, tokenizer, limits))
+        parts.append(_lengths(everything, tokenizer, encode, ending, limits))
         first = next(iter(rows.values()))[:examples]
         parts += [_prompt(example, _seen(example, tokenizer, encode, limits[0]), full) for example in first]
     if tokenizer is None:
@@ -109,23 +112,27 @@ def _scripts(language: str, examples: Sequence[Example]) -> str:
     return "\n".join(lines)
 
 
-def _lengths(examples: Sequence[Example], tokenizer: Any, limits: tuple[int, int]) -> str:
+def _lengths(
+    examples: Sequence[Example],
+    tokenizer: Any,
+    encode: Encode | None,
+    ending: int,
+    limits: tuple[int, int],
+) -> str:
     """Histograms of prompts and answers, and how many are over their limits."""
+    answers = [e.target for e in examples]
+    if tokenizer is None or encode is None:
+        unit, found = "characters", ([len(e.prompt) for e in examples], [len(text) for text in answers])
+    else:
+        ids = tokenizer(answers, add_special_tokens=False)["input_ids"]
+        whole = [len(encode(e, tokenizer, sys.maxsize)) for e in examples]
+        unit, found = "tokens", (whole, [len(one) + ending for one in ids])
     lines = []
-    for name, texts, limit, extra in (
-        ("prompts", [e.prompt for e in examples], limits[0], 0),
-        ("answers", [e.target for e in examples], limits[1], 1),  # end-of-text counts, too
-    ):
-        if tokenizer is None:
-            lengths, unit, over = [len(text) for text in texts], "characters", ""
-        else:
-            special = {"add_special_tokens": name == "prompts"}
-            lengths = [len(ids) + extra for ids in tokenizer(list(texts), **special)["input_ids"]]
+    for name, lengths, limit in zip(("prompts", "answers"), found, limits, strict=True):
+        over = ""
+        if unit == "tokens":
             cut = sum(length > limit for length in lengths)
-            unit, over = (
-                "tokens",
-                f"; {cut:,} of {len(lengths):,} ({cut / len(lengths):.1%}) over {limit:,} are cut",
-            )
+            over = f"; {cut:,} of {len(lengths):,} ({cut / len(lengths):.1%}) over {limit:,} are cut"
         ranges = f"{min(lengths):,} to {max(lengths):,}, median {median(lengths):,.0f}"
         lines.append(f"{name} in {unit}: {ranges}{over}\n{histogram(lengths)}")
     return "\n".join(lines)

@@ -56,13 +56,14 @@ def measure_deployment(
         raise GraspError("deployment is measured while answering test examples, and there are none")
     first, _ = _load(load, adapter, merge=False)
     new = limits.answer
-    prompts = [encode_prompt(e, first.tokenizer, limits.max_length - new) for e in examples]
+    form = limits.prompt_format
+    prompts = [encode_prompt(e, first.tokenizer, limits.max_length - new, form) for e in examples]
     weight = next(first.model.parameters())
     device, dtype = weight.device.type, str(weight.dtype).removeprefix("torch.")
     quantized = quantization_of(first.model)
     del first, weight
 
-    run = partial(_variant, load, adapter, prompts, new, warmup, repeats)
+    run = partial(_variant, load, adapter, prompts, limits, warmup, repeats)
     unmerged, answers = run(merge=False)
     merged, same = None, None
     if adapter is not None and quantized is None:
@@ -107,13 +108,14 @@ def _variant(
     load: Callable[[], Backbone],
     adapter: Path | None,
     prompts: Sequence[Sequence[int]],
-    max_new_tokens: int,
+    limits: Limits,
     warmup: int,
     repeats: int,
     *,
     merge: bool,
 ) -> tuple[Variant, list[list[int]]]:
     """One form's figures, and its answer's tokens to each prompt."""
+    new = limits.answer
     loads = [_load(load, adapter, merge=merge)[1] for _ in range(repeats - 1)]
     loaded, last = _load(load, adapter, merge=merge)
     loads.append(last)
@@ -122,13 +124,13 @@ def _variant(
     rates: list[float] = []
     with measure() as cost, evaluation_mode(loaded.model):
         for _ in range(warmup):
-            _answer(loaded, prompts[0], max_new_tokens)
+            _answer(loaded, prompts[0], limits)
         for prompt in prompts:
             for _ in range(repeats):
-                answer, first, rest = _answer(loaded, prompt, max_new_tokens)
+                answer, first, rest = _answer(loaded, prompt, limits)
                 firsts.append(first)
-                if max_new_tokens > 1:
-                    rates.append((max_new_tokens - 1) / rest)
+                if new > 1:
+                    rates.append((new - 1) / rest)
             answers.append(answer)
     variant = Variant(
         backbone_load_seconds=median(load.backbone for load in loads),
@@ -182,12 +184,18 @@ class _Clock:
         pass
 
 
-def _answer(backbone: Backbone, prompt: Sequence[int], new_tokens: int) -> tuple[list[int], float, float]:
+def _answer(backbone: Backbone, prompt: Sequence[int], limits: Limits) -> tuple[list[int], float, float]:
     """The answer's tokens, the seconds to its first one, and those of the rest."""
     clock = _Clock()
     started = _now(backbone.model)
     ids = generate_ids(
-        backbone.model, backbone.tokenizer, [prompt], new_tokens, min_new_tokens=new_tokens, streamer=clock
+        backbone.model,
+        backbone.tokenizer,
+        [prompt],
+        limits.answer,
+        min_new_tokens=limits.answer,
+        streamer=clock,
+        prompt_format=limits.prompt_format,
     )
     _, first, *_ = clock.times  # the prompt comes before
     return ids[0].tolist(), first - started, clock.times[-1] - first

@@ -1,10 +1,12 @@
 """Examples to token ids, cut to length."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from grasp_lora.errors import GraspError
+from grasp_lora.lm.chat import PromptFormat, answer_in_chat, prompt_in_chat, rendered_bytes
+from grasp_lora.settings import LATER
 from grasp_lora.tasks.example import Example
 
 __all__ = [
@@ -24,18 +26,21 @@ MAX_CUTS = 8  # tokenizations that look for the longest body that fits
 
 @dataclass(frozen=True)  # no slots: its defaults are also those of public signatures
 class Limits:
-    """How long texts and batches may be, in tokens.
+    """How examples become tokens: how long texts and batches may be, and what is around a prompt.
 
     Attributes:
         max_length: Most tokens of prompt and target together (GRASP: 2200, new tokens included).
         max_new_tokens: Most tokens of the target, end-of-text included, and of an answer. A longer target
             loses its end, and the prompt gets what remains of `max_length`. None: a target is kept whole.
         token_budget: Most tokens of an evaluation batch, padding included.
+        prompt_format: "chat": the prompt is the user's turn in the tokenizer's chat template, and the target
+            the assistant's, with the template's own end.
     """
 
     max_length: int = 2200
     max_new_tokens: int | None = None
     token_budget: int = 4096
+    prompt_format: PromptFormat = field(default="plain", metadata={LATER: True})
 
     @property
     def answer(self) -> int:
@@ -61,14 +66,16 @@ class Encoded:
         return len(self.input_ids)
 
 
-def encode_prompt(example: Example, tokenizer: Any, limit: int) -> list[int]:
-    """Token ids of the prompt, with the tokenizer's own start token.
+def encode_prompt(
+    example: Example, tokenizer: Any, limit: int, prompt_format: PromptFormat = "plain"
+) -> list[int]:
+    """Token ids of the prompt, with the tokenizer's own start token, or in its chat template.
 
     A prompt longer than `limit` tokens loses the end of its body (the article, the context), never the
-    words around it that say what to do.
+    words around it that say what to do, nor what the template writes around them.
 
     Raises:
-        GraspError: The prompt does not fit without any body, or it has none to cut.
+        GraspError: The prompt does not fit without any body, or it has none to cut; or there is no template.
     """
     start, stop = example.body or (len(example.prompt), len(example.prompt))
 
@@ -76,6 +83,8 @@ def encode_prompt(example: Example, tokenizer: Any, limit: int) -> list[int]:
         kept = example.prompt[: start + characters]
         if characters < stop - start:
             kept = kept[:start] + kept[start:].rstrip()
+        if prompt_format == "chat":
+            return prompt_in_chat(kept + example.prompt[stop:], tokenizer)
         ids: list[int] = tokenizer(kept + example.prompt[stop:])["input_ids"]
         if ids and ids[-1] == tokenizer.eos_token_id:
             ids.pop()  # some tokenizers end every text; the answer is still to come
@@ -112,14 +121,18 @@ def encode_prompt(example: Example, tokenizer: Any, limit: int) -> list[int]:
 
 
 def encode(example: Example, tokenizer: Any, limits: Limits) -> Encoded:
-    """Prompt, target and end-of-text as token ids.
+    """Prompt, target and end-of-text, or in a chat the turn's end, as token ids.
 
     Raises:
-        GraspError: Prompt and target do not fit together.
+        GraspError: Prompt and target do not fit together, or there is no chat template.
     """
-    target = [*tokenizer(example.target, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    if limits.prompt_format == "chat":
+        target = answer_in_chat(example.target, tokenizer)
+    else:
+        target = [*tokenizer(example.target, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
     kept = target[: limits.max_new_tokens]
-    prompt = encode_prompt(example, tokenizer, limits.max_length - (limits.max_new_tokens or len(target)))
+    room = limits.max_length - (limits.max_new_tokens or len(target))
+    prompt = encode_prompt(example, tokenizer, room, limits.prompt_format)
     return Encoded((*prompt, *kept), len(kept), len(target) - len(kept))
 
 
@@ -132,9 +145,10 @@ def check_fit(examples: Iterable[Example], tokenizer: Any, limits: Limits) -> No
     Raises:
         GraspError: One does not fit.
     """
+    special = SPECIAL + (rendered_bytes(tokenizer) if limits.prompt_format == "chat" else 0)
     for example in examples:
         start, stop = example.body or (0, 0)
-        around = len(example.prompt.encode()) - len(example.prompt[start:stop].encode()) + SPECIAL
+        around = len(example.prompt.encode()) - len(example.prompt[start:stop].encode()) + special
         answer = limits.max_new_tokens or len(example.target.encode()) + SPECIAL
         if around + answer > limits.max_length:
             encode(example, tokenizer, limits)

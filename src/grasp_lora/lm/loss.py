@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from grasp_lora.cost import count_passes
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.batches import IGNORED, TargetCollator, batches_by_tokens
+from grasp_lora.lm.chat import PromptFormat
 from grasp_lora.lm.encoding import Encoded, Limits, encode, lost_targets
 from grasp_lora.lm.sharded import is_sharded
 from grasp_lora.ranks import rank, summed, world
@@ -84,7 +85,7 @@ class TargetLoss:
         examples: At least one.
         tokenizer: A Hugging Face tokenizer with a padding token.
         model: To see what its forward takes; it is not kept.
-        max_length, max_new_tokens, token_budget: See `grasp_lora.lm.encoding.Limits`.
+        max_length, max_new_tokens, token_budget, prompt_format: See `grasp_lora.lm.encoding.Limits`.
     """
 
     def __init__(
@@ -96,8 +97,9 @@ class TargetLoss:
         max_length: int = Limits.max_length,
         max_new_tokens: int | None = Limits.max_new_tokens,
         token_budget: int = Limits.token_budget,
+        prompt_format: PromptFormat = Limits.prompt_format,
     ) -> None:
-        limits = Limits(max_length, max_new_tokens)
+        limits = Limits(max_length, max_new_tokens, token_budget, prompt_format)
         encoded = [encode(example, tokenizer, limits) for example in examples]
         if lost := lost_targets(encoded):
             logger.warning("%s", lost)
@@ -110,6 +112,15 @@ class TargetLoss:
         """The same of examples that are token ids already."""
         loss = cls.__new__(cls)
         loss._batch(encoded, collate, token_budget)
+        return loss
+
+    @classmethod
+    def from_batches(cls, rows: Sequence[list[int]], batches: Sequence[dict[str, Any]]) -> "TargetLoss":
+        """The same of batches that are made already, with which rows, counted from 0, are in each."""
+        if not rows:
+            raise GraspError("cannot evaluate a loss on no examples")
+        loss = cls.__new__(cls)
+        loss.count, loss.rows, loss.batches = sum(map(len, rows)), list(rows), list(batches)
         return loss
 
     def _batch(self, encoded: Sequence[Encoded], collate: TargetCollator, token_budget: int) -> None:

@@ -6,6 +6,8 @@ from functools import partial
 
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.backbone import check_loading
+from grasp_lora.lm.chat import check_chat
+from grasp_lora.lm.footprint import tokenizer_of
 from grasp_lora.lm.optimizers import check_installed
 from grasp_lora.lm.passes import check_compiler
 from grasp_lora.lm.reporting import check_reporters
@@ -31,11 +33,12 @@ def check_ready(x: Start, stages: Sequence[Stage], run: RunDirectory) -> None:
 
     Raises:
         GraspError: An adapter is missing or of another model, splits overlap or are too small, a learning run
-            is shorter than a round, or something is not installed.
+            is shorter than a round, the tokenizer has no chat template, or something is not installed.
     """
     _check_compiled(stages)
     check_loading(**{key: x.config.loading[key] for key in _HOW})
     check_adapters(x)
+    _check_format(x)
     _check_rows(x, stages, run)
     check_reporters(x.config.report_to)
     trainings = [value for stage in stages for value in inside(stage.given) if isinstance(value, Training)]
@@ -92,6 +95,13 @@ def check_base(adapter: str, base: str | None, model: Model) -> None:
 
 def _is_backbone(base: str, model: Model) -> bool:
     return same_base_model(base, model.name) or same_base_model(base, model.path)
+
+
+def _check_format(x: Start) -> None:
+    """A tokenizer that is not on this machine yet is looked at by the first stage."""
+    tokenizer = tokenizer_of(x.model.name, x.model.revision) if x.limits.prompt_format == "chat" else None
+    if tokenizer is not None:
+        check_chat(tokenizer)
 
 
 def _check_rows(x: Start, stages: Sequence[Stage], run: RunDirectory) -> None:

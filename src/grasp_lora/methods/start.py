@@ -293,4 +293,4 @@ class Start:
         """A language's own limit of an answer where the config has none."""
         config = self.config
         new = config.max_new_tokens or self._task(side).new_tokens(side.language)
-        return Limits(config.max_length, new, config.token_budget)
+        return Limits(config.max_length, new, config.token_budget, config.prompt_format)

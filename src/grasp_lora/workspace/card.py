@@ -12,6 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from grasp_lora.lm.chat import ENCODES, PromptFormat
 from grasp_lora.lm.encoding import Limits
 from grasp_lora.lm.packaged.backbones import hub_name
 from grasp_lora.merging.hub import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
@@ -69,6 +70,7 @@ class Facts:
     share: float = 0.0
     prompt: str = repr("Your text")
     tokens: int = 64
+    prompt_format: PromptFormat = "plain"
     revision: str | None = None
     """Of the base model; None: its main branch."""
 
@@ -98,6 +100,7 @@ def render(facts: Facts) -> str:
     )
     template = files("grasp_lora.workspace").joinpath("card.md.j2").read_text(encoding="utf-8")
     about = {name: getattr(facts, name) for name in Facts.__slots__} | {"adapter": PLACEHOLDER}
+    about["encodes"] = ENCODES[facts.prompt_format]
     card = ModelCard.from_template(data, template_str=template, quoted=quoted, one_line=one_line, **about)
     return with_revision(f"{str(card).rstrip()}\n", facts.revision)
 
@@ -202,8 +205,9 @@ def _prompt(own: Sequence[Rows], everything: Sequence[Stage]) -> dict[str, Any]:
     if not all(field.isidentifier() for field in template.fields):
         fields = "**" + repr({field: f"your {field}" for field in template.fields})
     limits = [one.given["limits"] for one in everything if isinstance(one.given.get("limits"), Limits)]
-    limit = limits[-1].max_new_tokens if limits else None
+    last = limits[-1] if limits else Limits()
     return {
         "prompt": f"{template.text!r}.format({fields})",
-        "tokens": limit or own[-1].task.new_tokens(own[-1].language),
+        "tokens": last.max_new_tokens or own[-1].task.new_tokens(own[-1].language),
+        "prompt_format": last.prompt_format,
     }

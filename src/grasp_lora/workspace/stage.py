@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from grasp_lora.errors import GraspError
-from grasp_lora.settings import Settings
+from grasp_lora.settings import later_settings
 
 if TYPE_CHECKING:
     from grasp_lora.workspace.directory import RunDirectory
@@ -212,8 +212,12 @@ def fingerprint(value: Any, run: "RunDirectory") -> Any:
         found = {str(key): fingerprint(part, run) for key, part in value.items()}
         return found | ({ORDER: list(found)} if len(found) > 1 else {})
     if parts := _parts(value):
-        unset = value.is_unset if isinstance(value, Settings) else lambda key: False
-        return {str(key): fingerprint(part, run) for key, part in parts.items() if not unset(key)}
+        later = later_settings(type(value))
+        return {
+            str(key): fingerprint(part, run)
+            for key, part in parts.items()
+            if key not in later or part != later[key]
+        }
     return value
 
 
