@@ -11,10 +11,16 @@ from transformers import (
     Gemma3TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     OPTConfig,
     OPTForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -81,6 +87,22 @@ def tiny_opt(layers: int = 2, seed: int = 0) -> PreTrainedModel:
     return _seeded(lambda: OPTForCausalLM(config), seed)
 
 
+def tiny_mistral(layers: int = 2, seed: int = 0) -> PreTrainedModel:
+    """Every layer sees a window of 8 tokens."""
+    config = MistralConfig(num_hidden_layers=layers, head_dim=8, sliding_window=8, **_SIZES)
+    return _seeded(lambda: MistralForCausalLM(config), seed)
+
+
+def tiny_phi(layers: int = 2, seed: int = 0) -> PreTrainedModel:
+    """Attention and MLP side by side, and biases everywhere."""
+    return _seeded(lambda: PhiForCausalLM(PhiConfig(num_hidden_layers=layers, **_SIZES)), seed)
+
+
+def tiny_gpt_neox(layers: int = 2, seed: int = 0) -> PreTrainedModel:
+    """Query, key and value fused in `query_key_value`."""
+    return _seeded(lambda: GPTNeoXForCausalLM(GPTNeoXConfig(num_hidden_layers=layers, **_SIZES)), seed)
+
+
 # name -> (factory, modules to adapt)
 TINY_MODELS: dict[str, tuple[Callable[..., PreTrainedModel], list[str]]] = {
     "llama": (tiny_llama, ["q_proj", "v_proj"]),
@@ -89,6 +111,12 @@ TINY_MODELS: dict[str, tuple[Callable[..., PreTrainedModel], list[str]]] = {
     "gemma3": (tiny_gemma3, ["q_proj", "v_proj"]),
     "gpt2": (tiny_gpt2, ["c_attn", "c_proj"]),
     "opt": (tiny_opt, ["q_proj", "fc1"]),
+}
+# Those that only whole runs are made with.
+MORE_TINY_MODELS: dict[str, tuple[Callable[..., PreTrainedModel], list[str] | str]] = {
+    "mistral": (tiny_mistral, "all-linear"),
+    "phi": (tiny_phi, ["q_proj", "dense", "fc1"]),
+    "gpt_neox": (tiny_gpt_neox, ["query_key_value", "dense_4h_to_h"]),
 }
 
 

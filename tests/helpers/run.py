@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from tests.helpers.models import tiny_llama
 from tests.helpers.tokenizer import tiny_tokenizer
@@ -56,10 +57,10 @@ max_new_tokens: 6
 """
 
 
-def write_setting(folder: Path, config: str = CONFIG) -> Path:
+def write_setting(folder: Path, config: str = CONFIG, model: Any = None, tokenizer: Any = None) -> Path:
     """`backbone/`, `task.yaml` with its files, and `run.yaml`; returns the folder."""
-    tiny_llama().save_pretrained(folder / "backbone")
-    tiny_tokenizer().save_pretrained(folder / "backbone")
+    (model or tiny_llama()).save_pretrained(folder / "backbone")
+    (tokenizer or tiny_tokenizer()).save_pretrained(folder / "backbone")
     (folder / "task.yaml").write_text(TASK)
     number = 0
     for language, splits in SPLITS.items():

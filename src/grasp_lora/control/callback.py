@@ -62,8 +62,8 @@ class GraspCallback(CarriesState):
             in the log are about.
         reset_moments: Whether a commit clears the optimizer's moments of entries that it prunes or revives.
         folder: Where `rounds.jsonl` and `timings.jsonl` are written; None writes nothing.
-        max_length, max_new_tokens, token_budget, prompt_format: How micro-dev rows are encoded and batched; see
-            `TargetLoss`. An eval_dataset is as the Trainer has it.
+        max_length, max_new_tokens, token_budget, prompt_format: How held-out rows are encoded and batched;
+            see `TargetLoss`. An eval_dataset is as the Trainer has it.
 
     Raises:
         GraspError: Micro-dev and reward, or neither and no eval_dataset; an unusable row; parts that are not

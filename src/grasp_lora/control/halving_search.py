@@ -85,9 +85,7 @@ class HalvingSearch:
         if self._examples is not None and not self._examples:
             raise GraspError("examples has no rows")
         self._rows: Sequence[int | None] = (None,) * len(rungs) if rows is None else tuple(rows)
-        many = (
-            None if self._examples is None else len(self._examples)
-        )  # of an eval_dataset that is seen later
+        many = None if self._examples is None else len(self._examples)
         possible = range(1, sys.maxsize if many is None else many + 1)
         if rows is not None and (len(rows) != len(rungs) or not all(n in possible for n in rows)):
             upto = "1 on" if many is None else f"1 to {many}"
