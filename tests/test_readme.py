@@ -8,9 +8,17 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from tests.helpers.models import random_adapter, tiny_llama, tokens
-from tests.helpers.tokenizer import tiny_tokenizer
+from tests.helpers.tokenizer import tiny_chat_tokenizer, tiny_tokenizer
 
-from grasp_lora import Example, GraspController, RatioCurve, RatioCurveCallback, TargetLoss, merge_adapters
+from grasp_lora import (
+    Example,
+    GraspCallback,
+    GraspController,
+    RatioCurve,
+    RatioCurveCallback,
+    TargetLoss,
+    merge_adapters,
+)
 from grasp_lora.experiment import read_config as load_config
 from grasp_lora.lm.encoding import Limits, encode
 from grasp_lora.lm.training import Training, build_trainer
@@ -118,6 +126,22 @@ def test_the_example_of_halving(merged, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[-1].startswith("0.")
     assert (tmp_path / "adapter/adapter_model.safetensors").exists()
     assert len(code.strip().splitlines()) <= 13
+
+
+def test_the_example_of_an_eval_dataset(merged, capsys):
+    trl = pytest.importorskip("trl")
+    rows = [
+        {"prompt": [{"role": "user", "content": t}], "completion": [{"role": "assistant", "content": t}]}
+        for t in ("abc", "bcd", "cde", "def") * 4
+    ]
+    code = block(CALLBACK, "python", 5).replace(
+        'SFTConfig("out")', 'SFTConfig("out", use_cpu=True, bf16=False)'
+    )
+    names = {"SFTTrainer": trl.SFTTrainer, "SFTConfig": trl.SFTConfig, "GraspCallback": GraspCallback}
+    names |= {"model": merged, "tokenizer": tiny_chat_tokenizer(), "train": Dataset.from_list(rows)}
+    names["held_out"] = names["train"].select(range(4))
+    exec(code.replace("every=10", "every=2"), names)
+    assert 0.1 <= float(capsys.readouterr().out.splitlines()[-1]) <= 0.8
 
 
 def test_the_yaml_example_is_valid(tmp_path):
