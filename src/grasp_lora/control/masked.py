@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from grasp_lora.control.bits import multiply, take
 from grasp_lora.control.moments import reset_optimizer_state
 from grasp_lora.control.pruning import entries_to_prune, masks_at, numbers, thresholds
 from grasp_lora.control.units import PruneUnit, Pruning, names_of_parts, prune_units, ratios_of_units
@@ -111,7 +112,7 @@ class MaskedAdapter:
             self._moved = [torch.zeros_like(c) for c in changed]
             return 0.0, 0.0
         again = [moved & c for moved, c in zip(self._moved, changed, strict=True)]
-        counts = numbers([mask.sum() for masks in (changed, again) for mask in masks])
+        counts = numbers([mask.count_nonzero() for masks in (changed, again) for mask in masks])
         some, back = sum(counts[: len(changed)]), sum(counts[len(changed) :])
         for moved, c in zip(self._moved, changed, strict=True):
             moved |= c
@@ -120,7 +121,7 @@ class MaskedAdapter:
     @torch.no_grad()
     def zero_pruned(self) -> None:
         """Set pruned entries back to zero; call it after every optimizer step."""
-        torch._foreach_mul_(self._live(), self._masks)
+        multiply(live := self._live(), self._masks, out=live)
 
     @contextmanager
     def probing(self, ratios: Sequence[PruneRatio]) -> Iterator[Callable[[int], None]]:
@@ -154,7 +155,7 @@ class MaskedAdapter:
 
     def pruned_shares(self) -> dict[str, float]:
         """The pruned share of every unit under the committed mask: p, more where scores tie, 0 if pending."""
-        pruned = numbers([unit.of(self._masks).logical_not().sum() for unit in self.units])
+        pruned = numbers([unit.of(self._masks).logical_not().count_nonzero() for unit in self.units])
         return {u.name: n / u.of(self._masks).numel() for u, n in zip(self.units, pruned, strict=True)}
 
     @torch.no_grad()
@@ -182,10 +183,9 @@ class MaskedAdapter:
 
         Taking it changes nothing: a run that is saved more often is the same run.
         """
-        dense = [
-            torch.where(mask, live, value)
-            for mask, live, value in zip(self._masks, self._live(), self._dense, strict=True)
-        ]
+        dense = [value.clone() for value in self._dense]
+        for value, live, mask in zip(dense, self._live(), self._masks, strict=True):
+            take(value, live, mask)
         kinds = {"mask": self._masks, "dense": dense}
         if self._scored is not self._dense:
             kinds["scored"] = self._scored
@@ -235,7 +235,7 @@ class MaskedAdapter:
     def _update_dense(self) -> None:
         """Take kept entries over from the live values; pruned ones keep what they had."""
         for dense, live, mask in zip(self._dense, self._live(), self._masks, strict=True):
-            torch.where(mask, live, dense, out=dense)
+            take(dense, live, mask)
         for unit in self._unscored:
             unit.of(self._scored).copy_(unit.of(self._dense))
         if self._unscored:
@@ -249,9 +249,7 @@ class MaskedAdapter:
         return masks
 
     def _write_live(self, masks: list[Tensor]) -> None:
-        live = self._live()
-        torch._foreach_copy_(live, self._dense)
-        torch._foreach_mul_(live, masks)
+        multiply(self._dense, masks, out=self._live())
 
     def _zeros(self, tensors: Sequence[Tensor]) -> list[PruneUnit]:
         """The units that are all zeros."""
@@ -295,6 +293,6 @@ def _masking(adapter: "weakref.ref[MaskedAdapter]", index: int) -> Callable[[Ten
 
     def hook(gradient: Tensor) -> Tensor | None:
         masked = adapter()
-        return None if masked is None else gradient * masked._masks[index]
+        return None if masked is None else gradient * masked._masks[index].view(torch.int8)  # see `multiply`
 
     return hook

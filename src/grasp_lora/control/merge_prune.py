@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from grasp_lora.control.bits import take
 from grasp_lora.control.importance import GradientImportance
 from grasp_lora.control.input_importance import InputImportance, Rescore
 from grasp_lora.control.pruning import masks_at, pruned_share, thresholds
@@ -83,7 +84,7 @@ class StepPruner:
                 for unit in self._modules()[name]:
                     unit.of(keep).copy_(score >= self.threshold)
         for weight, mask, value in zip(self.parameters, keep, self.reset, strict=True):
-            weight.copy_(torch.where(mask, weight, value))
+            take(weight.detach(), value, ~mask)
         return keep
 
     def scores(self, importance: Sequence[Tensor]) -> dict[str, Tensor]:

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from grasp_lora.control.bits import multiply
 from grasp_lora.errors import GraspError
 
 __all__ = ["reset_optimizer_state"]
@@ -24,12 +24,12 @@ def reset_optimizer_state(
     """
     states, keep = [], []
     for parameter, entries in zip(parameters, changed, strict=True):
+        kept = ~entries
         for name, value in optimizer.state.get(parameter, {}).items():
             if not isinstance(value, Tensor) or value.shape != parameter.shape:
                 continue
             if not value.is_floating_point():
                 raise GraspError(f"cannot clear '{name}' of type {value.dtype}; use a 32-bit optimizer")
             states.append(value)
-            keep.append(~entries)
-    if states:
-        torch._foreach_mul_(states, keep)
+            keep.append(kept)
+    multiply(states, keep, out=states)

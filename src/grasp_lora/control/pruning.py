@@ -7,11 +7,13 @@ by and keeps every entry, since a pruned one could never be trained.
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from grasp_lora.control.bits import CPU, kth_smallest
 from grasp_lora.control.importance import magnitude
 from grasp_lora.control.units import PruneUnit
 from grasp_lora.errors import GraspError
@@ -30,59 +32,89 @@ def entries_to_prune(p: float, size: int) -> int:
     return min(size, math.floor(p * size + 1e-9))
 
 
+@torch.no_grad()
 def thresholds(
-    values: Sequence[Tensor],
-    units: Sequence[PruneUnit],
-    ratios: Sequence[float | Sequence[float]],
-    score: Callable[[Tensor], Tensor] = magnitude,
+    values: Sequence[Tensor], units: Sequence[PruneUnit], ratios: Sequence[float | Sequence[float]]
 ) -> list[Tensor]:
-    """The k-th smallest score of every unit at every ratio: tau(p) of Sec. 3.1, zeros ranked by position.
+    """The k-th smallest magnitude of every unit at every ratio: tau(p) of Sec. 3.1, zeros ranked by position.
 
-    One sort serves all ratios, and many units of one size.
+    On a CPU it is selected. Elsewhere one sort serves all ratios, and many units of one size, and nothing is
+    waited for.
 
     Args:
         values: What is scored: the factors, pruned entries at their dense values, or importance itself.
         units: From `prune_units`.
         ratios: n prune ratios, each a number for all units or one for each of them.
-        score: From values to scores of at least 0, entry by entry.
 
     Returns:
         One tensor of shape (n,) per unit, on the unit's device. It is minus infinity, so that nothing is
         pruned, where k = 0, and below p = 1 where the unit is all zeros.
     """
+    blocks = [unit.of(values) for unit in units]
+    counts = [
+        [entries_to_prune(p if isinstance(p, float | int) else p[i], block.numel()) for p in ratios]
+        for i, block in enumerate(blocks)
+    ]
     result: dict[int, Tensor] = {}
-    of_unit = [[p if isinstance(p, float | int) else p[i] for p in ratios] for i in range(len(units))]
-    for group in _same_shape(values, units):
-        scores = score(torch.stack([units[i].of(values).reshape(-1) for i in group]))  # (units, d)
-        ordered = torch.sort(_ranked(scores)).values
-        size = ordered.shape[1]
-        counts = torch.tensor([[entries_to_prune(p, size) for p in of_unit[i]] for i in group])
-        counts = counts.to(ordered.device)  # (units, n)
-        untouched = ordered[:, -1:] < 0  # (units, 1)
-        cut = ordered.gather(1, (counts - 1).clamp_(min=0))  # (units, n)
-        cut.masked_fill_((counts == 0) | (untouched & (counts < size)), -math.inf)
-        result.update(zip(group, cut.unbind(0), strict=True))
+    groups = list(_same_shape(blocks))
+    k = torch.tensor([counts[i] for group in groups for i in group])  # (units, n)
+    k_at = {device: k.to(device) for device in {block.device for block in blocks}}  # waited for once
+    start = 0
+    for group in groups:
+        device, stop = blocks[group[0]].device, start + len(group)
+        if device == CPU:
+            result.update((i, _selected(blocks[i], counts[i])) for i in group)
+        else:
+            cut = _sorted(torch.stack([blocks[i].reshape(-1) for i in group]), k_at[device][start:stop])
+            result.update(zip(group, cut.unbind(0), strict=True))
+        start = stop
     return [result[i] for i in range(len(units))]
 
 
+def _selected(block: Tensor, counts: Sequence[int]) -> Tensor:
+    """One unit's thresholds, (n,), on a CPU."""
+    scores = magnitude(block).reshape(-1)
+    cut = kth_smallest(scores, [max(1, k) for k in counts])
+    if not cut.all():  # some are zeros: their places are the thresholds
+        places = (scores == 0).nonzero().reshape(-1) - len(scores)
+        for n, k in enumerate(counts):
+            if cut[n] == 0:
+                untouched = len(places) == len(scores) and k < len(scores)
+                cut[n] = -math.inf if untouched else places[k - 1]
+    return cut.masked_fill_(torch.tensor(counts) == 0, -math.inf)
+
+
+def _sorted(values: Tensor, k: Tensor) -> Tensor:
+    """The thresholds of units of one size, (units, n), on any device.
+
+    Args:
+        values: (units, d).
+        k: (units, n).
+    """
+    ordered = torch.sort(_ranked(magnitude(values))).values
+    untouched = ordered[:, -1:] < 0  # (units, 1)
+    cut = ordered.gather(1, (k - 1).clamp_(min=0))  # (units, n)
+    return cut.masked_fill_((k == 0) | (untouched & (k < ordered.shape[1])), -math.inf)
+
+
+@torch.no_grad()
 def masks_at(
-    values: Sequence[Tensor],
-    units: Sequence[PruneUnit],
-    cut: Sequence[Tensor],
-    out: Sequence[Tensor],
-    score: Callable[[Tensor], Tensor] = magnitude,
+    values: Sequence[Tensor], units: Sequence[PruneUnit], cut: Sequence[Tensor], out: Sequence[Tensor]
 ) -> None:
     """Write keep masks: M_j = 1 - I[I_j <= tau], Sec. 3.1. Ties at the threshold are all pruned, zeros aside.
 
     Args:
-        values, score: As for `thresholds`.
+        values: As for `thresholds`.
         units: From `prune_units`; together they cover every entry.
         cut: One scalar threshold per unit.
         out: Boolean tensors shaped as `values`, overwritten.
     """
     for unit, threshold in zip(units, cut, strict=True):
-        block = unit.of(values)
-        unit.of(out).copy_((_ranked(score(block.reshape(-1))) > threshold).view(block.shape))
+        block, mask = unit.of(values), unit.of(out)
+        if block.device != CPU or -math.inf < threshold < 0:  # zeros are told apart
+            mask.copy_((_ranked(magnitude(block.reshape(-1))) > threshold).view(block.shape))
+        else:
+            np.greater(magnitude(block).numpy(), threshold.item(), out=mask.numpy())
 
 
 def pruned_share(masks: Iterable[Tensor]) -> float:
@@ -107,11 +139,10 @@ def _ranked(scores: Tensor) -> Tensor:
     return torch.where(scores == 0, places, scores)
 
 
-def _same_shape(tensors: Sequence[Tensor], units: Sequence[PruneUnit]) -> Iterable[list[int]]:
+def _same_shape(blocks: Sequence[Tensor]) -> Iterable[list[int]]:
     """Indices of units that can be sorted together, few enough that what the sort needs stays small."""
     groups: dict[tuple[int, torch.dtype, torch.device], list[int]] = defaultdict(list)
-    for i, unit in enumerate(units):
-        block = unit.of(tensors)
+    for i, block in enumerate(blocks):
         groups[block.numel(), block.dtype, block.device].append(i)
     for (size, *_), group in groups.items():
         most = max(1, TOGETHER // max(1, size))
