@@ -212,7 +212,8 @@ def fingerprint(value: Any, run: "RunDirectory") -> Any:
         found = {str(key): fingerprint(part, run) for key, part in value.items()}
         return found | ({ORDER: list(found)} if len(found) > 1 else {})
     if parts := _parts(value):
-        later = later_settings(type(value))
+        kind: type = type(value)
+        later = later_settings(kind)
         return {
             str(key): fingerprint(part, run)
             for key, part in parts.items()
