@@ -25,7 +25,7 @@ from grasp_lora.cost import measure
 from grasp_lora.lm.adapters import Lora, new_adapter
 from grasp_lora.lm.backbone import DType, load_backbone
 from grasp_lora.lm.encoding import Encoded
-from grasp_lora.lm.footprint import Batch, shapes_of
+from grasp_lora.lm.footprint import Batch, shapes_of, tokenizer_of
 from grasp_lora.lm.training import Training, build_trainer
 from grasp_lora.reporting.plain import size
 from grasp_lora.workspace.environment import environment
@@ -61,6 +61,7 @@ def trained(backbone: str, dtype: DType, batch_size: int, length: int) -> dict[s
     with measure() as before:
         shapes = shapes_of(backbone, lora, dtype=dtype, device="cpu", revision=None)
         assert shapes is not None
+        tokenizer_of(backbone, None)  # as the estimate has it before a run
     adapter = 4 * shapes.adapter
     needs = shapes.training(adapter, batch)
     with tempfile.TemporaryDirectory() as folder, measure() as cost:

@@ -31,6 +31,7 @@ from grasp_lora.workspace.forecast import forecast as forecast_of
 from grasp_lora.workspace.preview import Planned, plan_of
 from grasp_lora.workspace.preview import preview as preview_of
 from grasp_lora.workspace.resources import Resources
+from grasp_lora.workspace.room import warn_of_memory
 from grasp_lora.workspace.rows import Row
 from grasp_lora.workspace.stage import Stage, behind, resolve
 
@@ -126,7 +127,10 @@ def _make_all(starts: Sequence[Start], plans: Sequence[tuple[RunDirectory, list[
         rows = stages[-1].given["rows"]
         methods = dict.fromkeys(row.given["method"] for row in rows)
         directory.plan = plan_of(directory, stages, tuple(methods))
-    execute(plans, _executor(starts))
+    executor = _executor(starts)
+    if executor.where == "local":  # else others' memory counts
+        warn_of_memory(plans)
+    execute(plans, executor)
 
 
 def preview(configs: Sequence[Named], overrides: Iterable[str] | Mapping[str, Any] = ()) -> list[Planned]:

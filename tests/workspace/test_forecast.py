@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
+import torch
 from tests.helpers.run import CONFIG, write_setting
 from tests.helpers.tokenizer import tiny_tokenizer
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
@@ -180,12 +181,47 @@ def test_the_shapes_of_a_packaged_backbone_need_no_conversion(tmp_path, monkeypa
 
 
 def test_the_bytes_of_a_batch_worked_by_hand(setting):
+    """Two layers of 16, MLPs of 24, 2 heads of 8 over one of keys and values; adapters on q_proj and v_proj."""
     shapes = shapes_of(str(setting / "backbone"), Lora(), **CPU)
     rows = [Encoded((1,) * 10, 3), Encoded((1,) * 8, 5)]
     batch = Batch.of(rows, 2)
-    assert batch == Batch(20, 12)
-    assert Batch.of([], 2) == Batch(0, 2)
-    # six copies and a mask of an adapter of 100 float32; four copies of logits; what two layers keep
-    kept = 20 * 2 * (12 * 16 + 4 * 24) * 4
-    assert shapes.training(400, batch) == 6 * 400 + 100 + 4 * 12 * 48 * 4 + kept
+    assert batch == Batch(20, 12, 10)
+    assert Batch.of([], 2) == Batch(0, 2, 0)
+    # of a token in a layer: queries and what comes out, keys and values for each head, three times the MLP's
+    kept = 2 * (2 * 16 + 2 * 16 + 3 * 24)
+    floats = 2 * 2 * 16 + 16 + 2 * 2 * 16  # what is normed, what adapters see; dropout's noise is as much
+    token = 4 * (kept + floats + 2 * 2 * 16)
+    passing = 20 * (2 * 16 + 3 * 24) * 4  # one layer's way back makes more than 3 * 12 * 48 * 4 of logits
+    mask = 20 * 10 * 4
+    assert shapes.training(400, Batch(20, 24, 10)) - shapes.training(400, batch) == 3 * 24 * 48 * 4 - passing
+    # six copies and a mask of an adapter of 100 float32
+    assert shapes.training(400, batch) == 6 * 400 + 100 + mask + 20 * token + passing
+    again = 20 * (2 * 16 * 4 + token // 2)  # each layer's input, and one layer
+    assert shapes.training(400, batch, checkpointing=True) == 6 * 400 + 100 + mask + again + passing
     assert shapes.looking(400, batch) == 400 + 2 * 12 * 48 * 4 + 20 * (4 * 16 + 3 * 24) * 4
+
+
+def test_a_row_alone_has_no_mask_and_repeats_no_keys(setting):
+    shapes = shapes_of(str(setting / "backbone"), Lora(dropout=0.0), **CPU)
+    kept = 2 * (2 * 16 + 2 * 8 + 3 * 24)
+    token = 4 * (kept + 2 * 2 * 16 + 16 + 2 * 2 * 16)  # nor has dropout noise where there is none
+    assert shapes.training(400, Batch(10, 1, 10)) == 6 * 400 + 100 + 10 * token + 10 * (2 * 16 + 3 * 24) * 4
+
+
+@pytest.mark.parametrize(("quantization", "each"), [("nf4", 0.5 + 1 / 64 + 1 / 4096), ("int8", 1.0)])
+def test_quantized_weights_worked_by_hand(setting, quantization, each):
+    """Linear layers alone: embeddings, norms and the output embedding keep the backbone's type."""
+    shapes = shapes_of(str(setting / "backbone"), Lora(), **CPU, quantization=quantization)
+    full = shapes_of(str(setting / "backbone"), Lora(), **CPU)
+    linear = 2 * (16 * 16 + 2 * 16 * 8 + 16 * 16 + 3 * 16 * 24)
+    outputs = 2 * (16 + 8 + 8 + 16 + 24 + 24 + 16)
+    scales = 4 * outputs if quantization == "int8" else 0
+    assert full.weights == 4 * full.parameters
+    assert shapes.weights == int(linear * each) + scales + (full.parameters - linear) * 4
+    assert shapes.loading == 4 * full.parameters  # the file's weights are not those in memory
+
+
+def test_shapes_draw_no_random_number(setting):
+    before = torch.get_rng_state()
+    shapes_of(str(setting / "backbone"), Lora(), **CPU)
+    assert torch.equal(before, torch.get_rng_state())

@@ -1,15 +1,16 @@
 """Memory and disk of stages that were not made, from the backbone's shapes and the longest rows."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from grasp_lora.cost import measure
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.adapters import Lora
 from grasp_lora.lm.backbone import pick_device
 from grasp_lora.lm.encoding import Encoded, Limits, encode
-from grasp_lora.lm.footprint import Batch, shapes_of, tokenizer_of
+from grasp_lora.lm.footprint import Batch, Shapes, shapes_of, tokenizer_of
 from grasp_lora.lm.training import Training
 from grasp_lora.merging.hub import ADAPTER_FILES
 from grasp_lora.workspace.directory import RunDirectory
@@ -17,7 +18,17 @@ from grasp_lora.workspace.inputs import Model, Rows
 from grasp_lora.workspace.records import REPORT
 from grasp_lora.workspace.stage import Stage, inside
 
-__all__ = ["Sizes"]
+__all__ = ["Lighter", "Sizes"]
+
+Lighter = Literal[
+    "training.batch_size",
+    "token_budget",
+    "max_length",
+    "training.gradient_checkpointing",
+    "dtype",
+    "quantization",
+]
+"""A setting of which less would need less memory: half of it where it is a number."""
 
 LONGEST = 32  # rows that are encoded to know the longest, those with the most characters
 NOTES = 20_000  # bytes of a stage's card, records and logs
@@ -50,34 +61,58 @@ class Sizes:
             self._tokenizer = None if model is None else tokenizer_of(model.name, model.revision)
         self._process = cost.peak_memory_bytes
 
-    def memory(self, to_make: Sequence[Stage]) -> tuple[int | None, int]:
-        """Bytes that the process needs at most, and bytes of the GPU; None where the shapes are not known."""
+    def memory(self, to_make: Sequence[Stage], lighter: Lighter | None = None) -> tuple[int | None, int]:
+        """Bytes that the process needs at most, and bytes of the GPU; None where the shapes are not known.
+
+        Args:
+            lighter: As if this setting were lower, or in force.
+        """
         shapes, model = self._shapes, self._model
         working = [stage for stage in to_make if isinstance(stage.given.get("model"), Model)]
         if not working:
             return self._process, 0
         if shapes is None or model is None:
             return None, 0
-        most = max(map(self._working, working))
+        if lighter == "dtype":
+            shapes = replace(shapes, each=min(shapes.each, 2))
+        if lighter == "quantization":
+            shapes = replace(shapes, quantization="nf4")
+        most = max(self._working(stage, shapes, lighter) for stage in working)
         if pick_device(model.device).type == "cuda":
             return self._process + shapes.parameters * shapes.stored, shapes.weights + most
         return self._process + shapes.weights + max(shapes.loading, most), 0
 
-    def _working(self, stage: Stage) -> int:
+    def settings_to_lower(self, to_make: Sequence[Stage]) -> list[Lighter]:
+        """Those that there are, and that are not as low as they can be."""
+        trainings = [one for stage in to_make for one in inside(stage.given) if isinstance(one, Training)]
+        high = {
+            "training.batch_size": any(training.batch_size > 1 for training in trainings),
+            "training.gradient_checkpointing": any(checkpointing(one) is False for one in trainings),
+            "dtype": self._shapes is not None and self._shapes.each > 2,
+            "quantization": self._model is not None and quantization(self._model) is None,
+        }
+        return [name for name in get_args(Lighter) if high.get(name, True)]
+
+    def _working(self, stage: Stage, shapes: Shapes, lighter: Lighter | None) -> int:
         """Bytes of a stage's largest batch, and of what is trained."""
-        assert self._shapes is not None, "asked by `memory` alone"
         adapter, limits = self.adapter(stage), stage.given.get("limits") or Limits()
         needs, training = [0], stage.given.get("training")
         for key, value in stage.given.items():
             for rows in (one for one in inside(value) if isinstance(one, Rows)):
                 longest = self._longest(rows, limits)
                 if isinstance(training, Training) and key in ("train", "beside"):
-                    several = training.batch_size * (2 if stage.given.get("beside") else 1)
-                    needs.append(self._shapes.training(adapter, Batch.of(longest, several)))
+                    several = training.batch_size
+                    if lighter == "training.batch_size":
+                        several = max(1, several // 2)
+                    several *= 2 if stage.given.get("beside") else 1
+                    often = lighter == "training.gradient_checkpointing" or bool(checkpointing(training))
+                    batch = _batch(longest, several, limits, lighter)
+                    needs.append(shapes.training(adapter, batch, checkpointing=often))
                 else:
-                    fitting = max(1, limits.token_budget // max(map(len, longest), default=1))
+                    budget = limits.token_budget // (2 if lighter == "token_budget" else 1)
+                    fitting = max(1, budget // max(map(len, longest), default=1))
                     several = min(fitting, len(rows.resolve(self._run)))
-                    needs.append(self._shapes.looking(adapter, Batch.of(longest, several)))
+                    needs.append(shapes.looking(adapter, _batch(longest, several, limits, lighter)))
         return max(needs)
 
     def _longest(self, rows: Rows, limits: Limits) -> list[Encoded]:
@@ -135,5 +170,25 @@ class Sizes:
         return 0
 
 
+def _batch(longest: Sequence[Encoded], several: int, limits: Limits, lighter: Lighter | None) -> Batch:
+    """The largest of these rows; of rows of at most half of `max_length`, where that is asked."""
+    batch = Batch.of(longest, several)
+    length = min(batch.length, limits.max_length // 2) if lighter == "max_length" else batch.length
+    return replace(
+        batch, tokens=several * length, targets=min(batch.targets, several * length), length=length
+    )
+
+
+def checkpointing(training: Training) -> bool | None:
+    """Whether it keeps only the layers' inputs; None where there is no such setting."""
+    return getattr(training, "gradient_checkpointing", None)
+
+
+def quantization(model: Model) -> str | None:
+    """How its linear layers are loaded: None as they are, "" where there is no such setting."""
+    return getattr(model, "quantization", "")
+
+
 def _how(model: Model) -> dict[str, Any]:
-    return {"dtype": model.dtype, "device": model.device, "revision": model.revision}
+    how = {"dtype": model.dtype, "device": model.device, "revision": model.revision}
+    return {**how, "quantization": quantization(model) or None}
