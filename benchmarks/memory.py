@@ -93,14 +93,13 @@ def apart(backbone: str, folder: Path, **how: Any) -> dict[str, Any]:
 
 def line(found: dict[str, Any]) -> str:
     """A row of the table."""
-    training = [found[key] - found["before"] - found["weights"] for key in ("estimated", "measured")]
-    whole = [found[key] for key in ("estimated", "measured")]
+    whole = [found["estimated"], found["measured"]]
     cells = [
         found["backbone"].removeprefix("packaged:"),
         BACKBONES[found["backbone"]],
-        str(found["batch_size"]),
-        str(found["length"]),
-        *(cell for pair in (whole, training) for cell in (*map(size, pair), f"{pair[0] / pair[1]:.2f}")),
+        f"{found['batch_size']} x {found['length']}",
+        *map(size, (found["before"], found["weights"], *whole)),
+        f"{whole[0] / whole[1]:.2f}",
     ]
     return "| " + " | ".join(cells) + " |"
 

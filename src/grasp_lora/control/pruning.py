@@ -111,10 +111,10 @@ def masks_at(
     """
     for unit, threshold in zip(units, cut, strict=True):
         block, mask = unit.of(values), unit.of(out)
-        if block.device != CPU or -math.inf < threshold < 0:  # zeros are told apart
+        if block.device == CPU and not -math.inf < (value := threshold.item()) < 0:
+            np.greater(magnitude(block).numpy(), value, out=mask.numpy())
+        else:  # a CPU's zeros are told apart
             mask.copy_((_ranked(magnitude(block.reshape(-1))) > threshold).view(block.shape))
-        else:
-            np.greater(magnitude(block).numpy(), threshold.item(), out=mask.numpy())
 
 
 def pruned_share(masks: Iterable[Tensor]) -> float:
