@@ -111,6 +111,7 @@ def main() -> None:
     parser.add_argument("--one", help="one training in this process, its arguments as JSON")
     parser.add_argument("--lengths", type=int, nargs="+", default=[96, 256])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--backbones", nargs="+", choices=list(BACKBONES), default=list(BACKBONES))
     parser.add_argument("--out", type=Path, help="the same as JSON")
     given = parser.parse_args()
     if given.one:
@@ -119,7 +120,7 @@ def main() -> None:
     found = []
     with tempfile.TemporaryDirectory() as folder:
         make_random(Path(folder))
-        for backbone in BACKBONES:
+        for backbone in given.backbones:
             for length in given.lengths:
                 for batch_size in given.batches:
                     how = {"batch_size": batch_size, "length": length}

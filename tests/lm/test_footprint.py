@@ -14,8 +14,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 @pytest.mark.slow
 def test_the_estimate_is_near_the_peak_of_a_process_of_its_own(tmp_path):
     config = LlamaConfig(
-        vocab_size=32_000, hidden_size=256, intermediate_size=1024, num_hidden_layers=8, num_attention_heads=8,
-        num_key_value_heads=4, pad_token_id=0, bos_token_id=1, eos_token_id=2, tie_word_embeddings=True,
+        vocab_size=32_000, hidden_size=256, intermediate_size=1024, num_hidden_layers=8,
+        num_attention_heads=8, num_key_value_heads=4, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        tie_word_embeddings=True,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)

@@ -181,7 +181,7 @@ def test_the_shapes_of_a_packaged_backbone_need_no_conversion(tmp_path, monkeypa
 
 
 def test_the_bytes_of_a_batch_worked_by_hand(setting):
-    """Two layers of 16, MLPs of 24, 2 heads of 8 over one of keys and values; adapters on q_proj and v_proj."""
+    """Two layers of 16, MLPs of 24, 2 heads of 8 over one of keys and values; q_proj and v_proj adapted."""
     shapes = shapes_of(str(setting / "backbone"), Lora(), **CPU)
     rows = [Encoded((1,) * 10, 3), Encoded((1,) * 8, 5)]
     batch = Batch.of(rows, 2)
@@ -199,6 +199,13 @@ def test_the_bytes_of_a_batch_worked_by_hand(setting):
     again = 20 * (2 * 16 * 4 + token // 2)  # each layer's input, and one layer
     assert shapes.training(400, batch, checkpointing=True) == 6 * 400 + 100 + mask + again + passing
     assert shapes.looking(400, batch) == 400 + 2 * 12 * 48 * 4 + 20 * (4 * 16 + 3 * 24) * 4
+
+
+def test_an_output_embedding_of_two_bytes_is_copied_for_each_row_on_a_cpu(setting):
+    shapes = shapes_of(str(setting / "backbone"), Lora(), **CPU)
+    half, batch = replace(shapes, each=2), Batch(20, 1000, 10)
+    assert half.training(0, batch) - replace(half, on_cpu=False).training(0, batch) == 2 * 48 * 16 * 2
+    assert shapes.training(0, batch) == replace(shapes, on_cpu=False).training(0, batch)
 
 
 def test_a_row_alone_has_no_mask_and_repeats_no_keys(setting):

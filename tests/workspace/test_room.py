@@ -42,11 +42,11 @@ def test_one_line_says_what_is_needed_and_what_would_need_less(caplog, setting, 
     monkeypatch.setattr(room, "_free", lambda gpu: 2e8)  # less than this process has
     (line,) = said(caplog, setting)
     assert line.startswith("memory may not be enough: about ")
-    assert "0.2 GB of this machine are free" in line
-    (line,) = said(caplog, setting, **{"training.batch_size": 4096})
-    assert "Half of training.batch_size, with twice gradient_accumulation, would need about" in line
-    (line,) = said(caplog, setting, **{"training.batch_size": 4096, "max_length": 41, "dtype": "float16"})
-    assert "Half of training.batch_size" in line
+    assert "0.2 GB of this machine are free; dtype: bfloat16 would need about" in line
+    (line,) = said(caplog, setting, **{"training.batch_size": 8})
+    assert "half of training.batch_size, with twice gradient_accumulation, would need about" in line
+    (line,) = said(caplog, setting, **{"training.batch_size": 8, "dtype": "float16"})
+    assert "half of training.batch_size" in line
 
 
 def test_a_run_says_it_before_it_begins(caplog, setting, monkeypatch):
@@ -61,7 +61,7 @@ def test_a_run_says_it_before_it_begins(caplog, setting, monkeypatch):
 
 
 def test_each_setting_that_is_named_lowers_the_need(setting):
-    ((run, stages),) = plans(setting, **{"training.batch_size": 512, "token_budget": 100, "max_length": 20})
+    ((run, stages),) = plans(setting, **{"training.batch_size": 8, "token_budget": 100, "max_length": 20})
     working = [stage for stage in stages if isinstance(stage.given.get("model"), Model)]
     sizes = Sizes(run, working)
     whole = sizes.memory(working)[0]

@@ -65,6 +65,7 @@ class Shapes:
         kept_floats: The same in float32, whatever the backbone's type.
         noise: Bytes that dropout remembers of each token.
         quantization: "nf4", "int8", or None.
+        on_cpu: Whether it is for a CPU.
     """
 
     parameters: int
@@ -82,6 +83,7 @@ class Shapes:
     kept_floats: int = 0
     noise: int = 0
     quantization: str | None = None
+    on_cpu: bool = False
 
     @property
     def weights(self) -> int:
@@ -110,6 +112,8 @@ class Shapes:
         if checkpointing:
             token = self.layers * self.hidden * self.each + token // max(1, self.layers)
         logits = LOGITS * batch.targets * self.vocabulary * 4
+        if masked and self.on_cpu and self.each < 4:  # a product per row, each with a copy of the weights
+            logits += batch.tokens // batch.length * self.vocabulary * self.hidden * self.each
         # What one layer's way back makes anew goes before the next one's, and comes after the logits' went.
         passing = batch.tokens * (2 * self.hidden + 3 * self.inner) * self.each
         masks = adapter // 4 + batch.mask * self.each
@@ -151,7 +155,7 @@ def shapes_of(
     kept, repeated = _of_a_layer(config)
     norms = sum(_width_of_norm(name, one, config) for name, one in model.named_modules())
     inputs = [one.in_features for one in adapted.modules() if hasattr(one, "lora_dropout")]
-    layers = _size(config, "num_hidden_layers")
+    layers, on_cpu = _size(config, "num_hidden_layers"), pick_device(device).type == "cpu"
     return Shapes(
         parameters=parameters,
         each=chosen.itemsize,
@@ -166,8 +170,9 @@ def shapes_of(
         kept=layers * kept,
         repeated=layers * repeated,
         kept_floats=norms + sum(inputs),  # what is normed, and what adapters see, both as float32
-        noise=sum(inputs) * (0 if lora.dropout == 0 else 4 if pick_device(device).type == "cpu" else 1),
+        noise=sum(inputs) * (0 if lora.dropout == 0 else 4 if on_cpu else 1),
         quantization=quantization,
+        on_cpu=on_cpu,
     )
 
 

@@ -64,7 +64,7 @@ def _shortage(sizes: Sizes, working: Sequence[Stage], model: Model) -> str | Non
     )
     if best is None or lower[best] >= need:
         return said + ": take a smaller backbone"
-    return f"{said}. {HOW[best][0].upper()}{HOW[best][1:]} would need about {lower[best] / 1e9:.1f} GB"
+    return f"{said}; {HOW[best]} would need about {lower[best] / 1e9:.1f} GB"
 
 
 def _free(gpu: bool) -> int:

@@ -101,7 +101,7 @@ class Sizes:
             for rows in (one for one in inside(value) if isinstance(one, Rows)):
                 longest = self._longest(rows, limits)
                 if isinstance(training, Training) and key in ("train", "beside"):
-                    several = training.batch_size
+                    several = min(training.batch_size, len(rows.resolve(self._run)))
                     if lighter == "training.batch_size":
                         several = max(1, several // 2)
                     several *= 2 if stage.given.get("beside") else 1
