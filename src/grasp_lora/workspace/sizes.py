@@ -87,9 +87,9 @@ class Sizes:
         trainings = [one for stage in to_make for one in inside(stage.given) if isinstance(one, Training)]
         high = {
             "training.batch_size": any(training.batch_size > 1 for training in trainings),
-            "training.gradient_checkpointing": any(checkpointing(one) is False for one in trainings),
+            "training.gradient_checkpointing": any(not one.gradient_checkpointing for one in trainings),
             "dtype": self._shapes is not None and self._shapes.each > 2,
-            "quantization": self._model is not None and quantization(self._model) is None,
+            "quantization": self._model is not None and self._model.quantization is None,
         }
         return [name for name in get_args(Lighter) if high.get(name, True)]
 
@@ -105,7 +105,7 @@ class Sizes:
                     if lighter == "training.batch_size":
                         several = max(1, several // 2)
                     several *= 2 if stage.given.get("beside") else 1
-                    often = lighter == "training.gradient_checkpointing" or bool(checkpointing(training))
+                    often = training.gradient_checkpointing or lighter == "training.gradient_checkpointing"
                     batch = _batch(longest, several, limits, lighter)
                     needs.append(shapes.training(adapter, batch, checkpointing=often))
                 else:
@@ -179,16 +179,5 @@ def _batch(longest: Sequence[Encoded], several: int, limits: Limits, lighter: Li
     )
 
 
-def checkpointing(training: Training) -> bool | None:
-    """Whether it keeps only the layers' inputs; None where there is no such setting."""
-    return getattr(training, "gradient_checkpointing", None)
-
-
-def quantization(model: Model) -> str | None:
-    """How its linear layers are loaded: None as they are, "" where there is no such setting."""
-    return getattr(model, "quantization", "")
-
-
 def _how(model: Model) -> dict[str, Any]:
-    how = {"dtype": model.dtype, "device": model.device, "revision": model.revision}
-    return {**how, "quantization": quantization(model) or None}
+    return {key: getattr(model, key) for key in ("dtype", "device", "revision", "quantization")}
