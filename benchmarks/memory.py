@@ -32,7 +32,7 @@ from grasp_lora.workspace.environment import environment
 
 ROOT = Path(__file__).parents[1]
 TARGETS = 32
-RANDOM = "random Llama 374M"
+RANDOM = "random Llama 348M"
 BACKBONES: dict[str, DType] = {
     "packaged:gemma-3-270m": "float32",
     "packaged:smollm2-135m": "float32",
