@@ -4,8 +4,6 @@ import sys
 
 import pytest
 import torch
-from bitsandbytes.functional import dequantize_4bit
-from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from tests.helpers.models import TINY_MODELS, random_adapter, tiny_llama, tokens
 from tests.helpers.run import write_setting
 from tests.helpers.tokenizer import tiny_tokenizer
@@ -22,7 +20,8 @@ from grasp_lora.lm.loss import TargetLoss
 from grasp_lora.lm.quantization import quantization_of
 from grasp_lora.tasks.example import Example
 
-LAYERS = {"nf4": Linear4bit, "int8": Linear8bitLt}
+bitsandbytes = pytest.importorskip("bitsandbytes")
+LAYERS = {"nf4": bitsandbytes.nn.Linear4bit, "int8": bitsandbytes.nn.Linear8bitLt}
 EXAMPLES = [Example(str(i), f"say {word}\n", word) for i, word in enumerate(["ab", "fox jumps", "c"])]
 
 
@@ -55,7 +54,7 @@ def test_the_linear_layers_are_and_nothing_else(tmp_path, quantization, name):
 def test_weights_are_those_of_the_file_rounded(folder):
     full = tiny_llama().model.layers[1].mlp.up_proj.weight.detach()
     layer = load_backbone(str(folder), device="cpu", quantization="nf4").model.model.layers[1].mlp.up_proj
-    found = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+    found = bitsandbytes.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
     assert 0.01 < (found - full).norm() / full.norm() < 0.25
     assert layer.weight.data.dtype == torch.uint8
     assert layer.weight.data.numel() * 2 == full.numel()
