@@ -14,6 +14,7 @@ from typing import Any
 
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.packaged.convert_once import ConvertOnce, Packaged
+from grasp_lora.lm.packaged.gguf_tokenizer import read_tokenizer
 
 __all__ = ["config_of", "converted", "hub_name", "resolve_backbone"]
 
@@ -180,15 +181,8 @@ def _convert(gguf: Path, backbone: _Backbone, folder: Path) -> dict[str, Any]:
 
 
 def _tokenizer(gguf: Path, backbone: _Backbone) -> Any:
-    import tokenizers.pre_tokenizers as split
-    import transformers
-
-    tokenizer = getattr(transformers, backbone.tokenizer).from_pretrained(gguf.parent, gguf_file=gguf.name)
-    tokenizer.model_max_length = backbone.config["max_position_embeddings"]
-    if backbone.split_digits:
-        pieces = [split.Digits(individual_digits=True), split.ByteLevel(add_prefix_space=False)]
-        tokenizer.backend_tokenizer.pre_tokenizer = split.Sequence(pieces)
-    return tokenizer
+    longest = backbone.config["max_position_embeddings"]
+    return read_tokenizer(gguf, backbone.tokenizer, split_digits=backbone.split_digits, longest=longest)
 
 
 _BACKBONE_FOLDERS = ConvertOnce("backbone", _BACKBONES, version=1, convert=_convert)
