@@ -419,7 +419,7 @@ def test_only_training_passes_count_while_training():
     with torch.no_grad():
         model.train()(input_ids=tokens())
     assert seen.squares == {}
-    with pytest.raises(TypeError):
+    with pytest.raises((AttributeError, TypeError)):  # by the version of transformers
         model(input_ids=tokens(), position_ids="broken")
     assert not seen._active  # a pass that failed is over too
     model(input_ids=tokens())  # without a mask all tokens count
