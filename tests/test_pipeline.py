@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.helpers.run import SPLITS, TASK, write_setting
+from tests.helpers.run import SPLITS, SVD, TASK, write_setting
 
 from grasp_lora.cli.main import main
 from grasp_lora.metrics.significance import holm
@@ -314,7 +314,7 @@ def test_answers_name_their_prompt(finished):
 def test_combinations_are_not_the_plain_merge(finished):
     losses = {
         m: read(finished / f"eval/{m}/seed42/scores.json")["test_loss"]
-        for m in ("ties", "svd", "merge_untrained")
+        for m in ("ties", SVD, "merge_untrained")
     }
     assert len(set(losses.values())) == 3
 

@@ -1,6 +1,7 @@
 """A backbone, a task and a config on disk, small enough to run everything in seconds."""
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ languages:
   en: {train: en-train.jsonl, dev: en-dev.jsonl}
   ar: {train: ar-train.jsonl, dev: ar-dev.jsonl, micro_dev: ar-micro_dev.jsonl, test: ar-test.jsonl}
 """
+# Older PEFT is refused its svd.
+SVD = "svd" if tuple(map(int, version("peft").split(".")[:2])) >= (0, 21) else "linear"
 CONFIG = """
 name: tiny
 backbone: BACKBONE
@@ -37,7 +40,7 @@ methods:
   - merge_untrained
   - merge
   - ties
-  - svd
+  - SVD
   - merge_prune
   - grid
   - random
@@ -54,7 +57,7 @@ combine: {density: 0.4, weights: {en: 1.0, ar: 0.5}}
 evaluation: {generate: null, metrics: task, deployment: true}
 max_length: 40
 max_new_tokens: 6
-"""
+""".replace("SVD", SVD)
 
 
 def write_setting(folder: Path, config: str = CONFIG, model: Any = None, tokenizer: Any = None) -> Path:

@@ -2,6 +2,8 @@
 
 import json
 import math
+from contextlib import nullcontext
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,8 @@ from tests.helpers.adapter_checks import (
 from tests.helpers.models import TINY_MODELS, random_adapter, tiny_llama
 
 from grasp_lora.errors import GraspError
-from grasp_lora.merging import PEFT_METHODS, Part, combine_with_peft, merge_adapters, read_parts
+from grasp_lora.merging import PEFT_METHODS, Part, combinations, combine_with_peft, merge_adapters, read_parts
+from grasp_lora.merging.combinations import check_peft
 
 pytestmark = pytest.mark.filterwarnings("ignore:::peft", "ignore:::transformers")
 
@@ -81,12 +84,31 @@ def test_linear_refuses_unequal_adapters(
 
 RANDOM_METHODS = ("dare_ties", "dare_linear", "dare_ties_svd", "dare_linear_svd")
 EXACT_METHODS = tuple(method for method in PEFT_METHODS if method not in RANDOM_METHODS)
+INSTALLED = tuple(map(int, version("peft").split(".")[:2]))
+right = pytest.mark.skipif(INSTALLED < (0, 21), reason="older PEFT combines wrongly, and is refused")
+
+
+@pytest.mark.parametrize(
+    ("installed", "method", "weights", "said"),
+    [
+        ("0.20.1", "ties_svd", None, "ties_svd needs PEFT 0.21"),
+        ("0.20.1", "ties", {"a": 1.0, "b": -0.5}, None),
+        ("0.18.0", "linear", {"a": 1.0, "b": -0.5}, "linear needs PEFT 0.19 or newer for negative weights"),
+        ("0.18.0", "linear", {"a": 1.0, "b": 0.5}, None),
+        ("1.0.0", "svd", {"a": -1.0}, None),
+    ],
+)
+def test_what_an_older_peft_combines_wrongly_is_refused(monkeypatch, installed, method, weights, said):
+    monkeypatch.setattr(combinations, "version", lambda name: installed)
+    with nullcontext() if said is None else pytest.raises(GraspError, match=said):
+        check_peft(method, weights)
 
 
 def density_of(method: str) -> float | None:
     return None if method in ("linear", "svd") else 0.6
 
 
+@right
 @pytest.mark.parametrize("method", EXACT_METHODS)
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 def test_combination_equals_peft_on_the_loaded_model(architecture: str, method: str, tmp_path: Path) -> None:
@@ -116,6 +138,7 @@ def test_combination_equals_peft_on_the_loaded_model(architecture: str, method: 
     assert set(parts.values()) == {(Part("merged", 0, 3),)}
 
 
+@right
 @pytest.mark.parametrize("method", ["svd", "ties_svd"])
 def test_combination_of_embeddings(method: str, tmp_path: Path) -> None:
     modules = ["embed_tokens", "q_proj"]
@@ -131,6 +154,7 @@ def test_combination_of_embeddings(method: str, tmp_path: Path) -> None:
     assert_same_changes(changes_of(tmp_path / "out"), deltas(reference, "ref"))
 
 
+@right
 def test_svd_of_full_rank_is_the_sum_whatever_the_adapters(tmp_path: Path) -> None:
     """rsLoRA, layers_to_transform: `add_weighted_adapter` itself would take the first adapter's for all."""
     adapters = {
@@ -155,6 +179,7 @@ def test_linear_of_peft_is_ours_where_both_apply(pair: dict[str, Path], tmp_path
     assert_same_changes(ours, theirs)
 
 
+@right
 @pytest.mark.parametrize("method", RANDOM_METHODS)
 def test_dare_follows_its_seed_and_leaves_the_global_generator(
     pair: dict[str, Path], tmp_path: Path, method: str
@@ -172,6 +197,7 @@ def test_dare_follows_its_seed_and_leaves_the_global_generator(
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@right
 def test_dare_linear_keeps_and_rescales(pair: dict[str, Path], tmp_path: Path) -> None:
     """The mean over seeds is the plain sum, as dropped entries are made up for by the rest."""
     site, runs = "model.layers.0.self_attn.q_proj", 30
@@ -213,6 +239,7 @@ def test_combination_arguments_are_checked(
     assert not (tmp_path / "out").exists()
 
 
+@right
 def test_the_ends_of_what_may_be_given(pair: dict[str, Path], tmp_path: Path) -> None:
     """A density of 1 prunes nothing, a rank of 1 is one."""
     combine_with_peft(pair, tmp_path / "ties", "ties", density=1.0)
@@ -232,6 +259,7 @@ def test_combination_by_factors_needs_equal_ranks(pair: dict[str, Path], tmp_pat
         combine_with_peft({"source": pair["source"], "other": other}, tmp_path / "out", "ties", density=0.5)
 
 
+@right
 def test_a_rank_beyond_what_a_site_can_have_is_what_it_can_have(tmp_path: Path) -> None:
     pair = usual_pair(tmp_path)
     combine_with_peft(pair, tmp_path / "out", "svd", rank=16)

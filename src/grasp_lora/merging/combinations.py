@@ -1,6 +1,7 @@
 """PEFT's own ways to combine adapters, by their PEFT names."""
 
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from grasp_lora.merging.reading import Adapter, Factors, read_adapters, site_nam
 from grasp_lora.merging.sum import MERGED
 from grasp_lora.merging.writing import new_folder, write_adapter
 
-__all__ = ["PEFT_METHODS", "combine_with_peft"]
+__all__ = ["PEFT_METHODS", "check_peft", "combine_with_peft"]
 
 _PRUNING = ("ties", "dare_ties", "dare_linear", "magnitude_prune")
 PEFT_METHODS = ("linear", "svd", *_PRUNING, *(f"{method}_svd" for method in _PRUNING))
@@ -80,6 +81,22 @@ def combine_with_peft(
         write_parts(folder, {site: (Part(MERGED, 0, factors.rank),) for site, factors in sites.items()})
 
 
+def check_peft(method: str, weights: Mapping[str, float] | None) -> None:
+    """Whether the PEFT that is installed combines so.
+
+    Raises:
+        GraspError: It is one that does it wrongly: before 0.21 the svd methods scale what they combine twice,
+            before 0.19 the others take a negative weight for a positive one.
+    """
+    installed = tuple(int(number) for number in version("peft").split(".")[:2])
+    if method.endswith("svd") and installed < (0, 21):
+        raise GraspError(
+            f"{method} needs PEFT 0.21 or newer, which scales its result once: pip install -U peft"
+        )
+    if weights is not None and min(weights.values()) < 0 and installed < (0, 19):
+        raise GraspError(f"{method} needs PEFT 0.19 or newer for negative weights: pip install -U peft")
+
+
 def _check_arguments(
     adapters: Mapping[str, str | Path],
     method: str,
@@ -107,6 +124,7 @@ def _check_arguments(
         raise GraspError(f"rank must be at least 1, got {rank}")
     if majority_sign_method not in ("total", "frequency"):
         raise GraspError(f"majority_sign_method must be 'total' or 'frequency', got {majority_sign_method!r}")
+    check_peft(method, weights)
 
 
 def _check_ranks(adapters: list[Adapter], method: str) -> None:

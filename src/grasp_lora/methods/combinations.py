@@ -2,6 +2,7 @@
 
 from grasp_lora.errors import GraspError
 from grasp_lora.merging import PEFT_METHODS
+from grasp_lora.merging.combinations import check_peft
 from grasp_lora.methods.given import given_adapter
 from grasp_lora.methods.method import Method
 from grasp_lora.methods.start import Start
@@ -15,6 +16,7 @@ __all__ = ["COMBINATIONS"]
 def _combined(name: str, in_all: bool = True) -> Method:
     def adapter(x: Start, seed: int) -> Stage:
         how = x.config.combine.of(name)
+        check_peft(name, how["weights"])
         given = {"adapters": x.adapters, "method": name, "seed": x.config.seed, "how": how}
         return Stage(f"combined/{name}{x.suffix}", COMBINE, given)
 
