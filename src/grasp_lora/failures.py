@@ -15,13 +15,17 @@ _LESS = (
 )
 
 
-def advice(error: BaseException) -> str | None:
+def advice(error: BaseException, *, asked_hub: bool = False) -> str | None:
     """What is wrong and what to change, of what led to an error; None: it is nothing that a user can mend.
 
     Memory that runs out, a disk that is full or cannot be written, and a model hub that has no such
     repository or revision, shows it to nobody unknown, or is not there.
+
+    Args:
+        asked_hub: Whether something was asked for at a model hub: then a broken connection was to that.
     """
-    return next(filter(None, map(_of_memory_or_disk, _led_to(error))), None) or _of_the_hub(error)
+    found = next(filter(None, map(_of_memory_or_disk, _led_to(error))), None)
+    return found or _of_the_hub(error, asked_hub)
 
 
 def _led_to(error: BaseException | None) -> Iterator[BaseException]:
@@ -51,12 +55,13 @@ def _of_memory_or_disk(error: BaseException) -> str | None:
     return None
 
 
-def _of_the_hub(error: BaseException) -> str | None:
+def _of_the_hub(error: BaseException, asked: bool) -> str | None:
     from huggingface_hub import errors
 
     # The base of whatever its HTTP library raises, which is another one in each of its versions.
     transport = errors.HTTPError  # type: ignore[attr-defined, unused-ignore]
-    unreached = (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, transport, ConnectionError)
+    unreached: tuple[type[BaseException], ...] = (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)
+    unreached += (transport, ConnectionError) if asked else ()
     for one in _led_to(error):
         if isinstance(one, errors.GatedRepoError):
             return (

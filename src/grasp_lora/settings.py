@@ -5,19 +5,23 @@ Each group of settings is declared beside the code that it sets; `config.tree` p
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 __all__ = [
-    "LATER", "Count", "FolderName", "NotNegative", "Positive", "Ratio", "Seed", "Settings", "later_settings",
+    "FREE", "LATER", "Count", "FolderName", "NotNegative", "Positive", "Ratio", "Seed", "Settings",
+    "free_settings", "later_settings",
 ]  # fmt: skip
 
 LATER = "a setting that finished runs may not know"
 """Annotates one that came after runs were made, or is in the metadata of a dataclass's field: at its default
 it is no part of what a stage was given."""
+
+FREE = "a setting that changes no result"
+"""Annotates one that is never part of what a stage was given."""
 
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
@@ -53,6 +57,13 @@ class Settings(BaseModel):
         """Whether a setting is `LATER`, and has its default."""
         later = later_settings(type(self))
         return name in later and bool(getattr(self, name) == later[name])
+
+
+@cache
+def free_settings(kind: type) -> Collection[str]:
+    """The settings of a group that are `FREE`."""
+    known = kind.model_fields.items() if issubclass(kind, BaseModel) else ()
+    return {name for name, one in known if FREE in one.metadata}
 
 
 @cache

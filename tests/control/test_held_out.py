@@ -148,7 +148,7 @@ def nothing_to_predict(trainer):
             lambda trainer: setattr(trainer, "eval_dataset", {"a": [], "b": []}),
             r"several eval_datasets \(a, b\)",
         ),
-        (lambda trainer: setattr(trainer, "eval_dataset", []), "on no examples"),
+        (lambda trainer: setattr(trainer, "eval_dataset", []), "eval_dataset has no rows"),
     ],
 )
 def test_an_eval_dataset_that_cannot_be_measured(tmp_path, change, said):

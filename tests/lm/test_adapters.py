@@ -132,7 +132,7 @@ def test_what_a_merge_cannot_carry_is_refused_with_the_reason(settings, message)
         (
             tiny_llama,
             {"target_modules": ("query",)},
-            r"on \['query'\]: .*The model has down_proj, .*, v_",
+            r"on \['query'\] .*The model has down_proj, .*, v_",
         ),
         (tiny_gpt2, {}, r"The model has c_attn, c_fc, c_proj"),
         (tiny_llama, {"r": 3, "init_lora_weights": "orthogonal"}, "rank to be even"),

@@ -120,7 +120,7 @@ OPENED = TURNS + "{% if add_generation_prompt %}assistant: <think>{% endif %}"
         (OPENED, "asks for thoughts, which training rows do not have"),
         ("{{ tools | length }}", r"cannot be used \(object of type 'NoneType' has no len\(\)\)"),
         ("{{ raise_exception('no') }}", r"cannot be used \(no\)"),
-        ("{{ messages[0].content }}", "leaves out the answer"),
+        ("{{ messages[0].content }}", "does not write prompt and answer once each"),
     ],
 )
 def test_a_template_that_cannot_be_used_is_one_message(template, said):

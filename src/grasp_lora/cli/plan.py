@@ -69,7 +69,7 @@ def _by(found: "Forecast") -> str:
 
 def _memory(found: "Forecast") -> str:
     if found.memory is None:
-        return "Memory: unknown, since the backbone is not on this machine yet."
+        return "Memory: unknown, since the backbone is not on this machine yet, or of a shape of its own."
     gpu = f", and {size(found.gpu_memory)} of the GPU's" if found.gpu_memory else ""
     how = f"the highest in {_runs(found.learned_from)}" if found.recorded else "an estimate from shapes"
     return f"Memory: about {size(found.memory)}{gpu}, {how}."
@@ -77,7 +77,7 @@ def _memory(found: "Forecast") -> str:
 
 def _disk(found: "Forecast") -> str:
     if found.disk is None:
-        return "Disk: unknown, since the backbone is not on this machine yet."
+        return "Disk: unknown, since the backbone is not on this machine yet, or of a shape of its own."
     line = f"Disk: about {size(found.disk)} more, checkpoints included; {size(found.free)} are free."
     fits = found.disk < found.free
     return (

@@ -105,7 +105,7 @@ class GraspCallback(CarriesState):
         self.trainer = trainer
         limits = Limits(max_length, max_new_tokens, token_budget, prompt_format)
         examples = as_examples("micro-dev", micro_dev or [])
-        self._micro_dev = examples_digest(examples)
+        self._micro_dev, self._format = examples_digest(examples), limits.prompt_format
         self._dev = as_examples("dev", dev or [])
         check_rows(examples if micro_dev is not None else None, self._dev if dev is not None else None)
         if micro_dev is None and reward is None:
@@ -153,7 +153,8 @@ class GraspCallback(CarriesState):
         )
 
     def settings(self) -> dict[str, Any]:
-        return {"micro_dev": self._micro_dev}
+        chat = {} if self._format == "plain" else {"prompt_format": self._format}
+        return {"micro_dev": self._micro_dev, **chat}
 
     def state_dict(self) -> dict[str, Any]:
         assert self.controller is not None

@@ -76,7 +76,7 @@ class RatioCurveCallback(CarriesState):
         token_budget: int = Limits.token_budget,
         prompt_format: PromptFormat = Limits.prompt_format,
     ) -> None:
-        self.trainer, self.every_epoch = trainer, every_epoch
+        self.trainer, self.every_epoch, self._format = trainer, every_epoch, prompt_format
         found = as_examples("held-out", examples or [])
         if examples is None:
             self._loss = evaluation_loss(trainer, "give RatioCurveCallback held-out rows")
@@ -130,7 +130,8 @@ class RatioCurveCallback(CarriesState):
             self._go_on_from(carried, math.floor(state.epoch))
 
     def settings(self) -> dict[str, Any]:
-        return {"examples": self._examples, "every_epoch": self.every_epoch}
+        chat = {} if self._format == "plain" else {"prompt_format": self._format}
+        return {"examples": self._examples, "every_epoch": self.every_epoch, **chat}
 
     def state_dict(self) -> dict[str, Any]:
         assert self.curve is not None

@@ -36,6 +36,11 @@ def evaluation_loss(trainer: Any, otherwise: str, first: int | None = None) -> T
     dataset, collate = loader.dataset, loader.collate_fn
     if not hasattr(dataset, "__len__"):
         raise GraspError(f"the Trainer's eval_dataset has no length, as it is streamed: {otherwise}")
+    if not len(dataset):
+        raise GraspError(
+            "the Trainer's eval_dataset has no rows (TRL drops those whose answer its max_length cuts "
+            f"off): give it some, or {otherwise}"
+        )
     if first is not None and first > len(dataset):
         raise GraspError(f"the Trainer's eval_dataset has {len(dataset)} rows, and {first} are asked for")
     places = list(range(len(dataset) if first is None else first))

@@ -24,12 +24,9 @@ Row = Example | Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class _Messages(Example):
-    """A row of messages: what comes before the answer and the answer, each a list as JSON.
-
-    `options` are what else the chat template is given, as JSON.
+    """A row of messages as JSON: those before the answer with what else the chat template is given, and the
+    answer's.
     """
-
-    options: str = "{}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +103,8 @@ def loss_of(
 def _example(split: str, index: int, row: Row) -> Example:
     if isinstance(row, Example):
         return row
+    if not isinstance(row, Mapping):
+        raise GraspError(f"{split} row {index} is {type(row).__name__}, not a mapping with a row's columns")
     group = str(row.get("group") or "")
     prompt, completion, text = (row.get(key) for key in ("prompt", "completion", "text"))
     if isinstance(prompt, str) and isinstance(completion, str):
@@ -113,13 +112,15 @@ def _example(split: str, index: int, row: Row) -> Example:
     if len(messages := _messages(row.get("messages"))) > 1:
         prompt, completion = messages[:-1], messages[-1:]
     if _messages(prompt) and (answer := _messages(completion)):
-        if answer[-1]["role"] != "assistant":
-            raise GraspError(f"{split} row {index} ends in no message of the assistant, which is the target")
+        if answer[-1]["role"] != "assistant" or not answer[-1].get("content"):
+            raise GraspError(
+                f"{split} row {index} ends in no message of the assistant with a content, which is the target"
+            )
         tools = row.get("tools")
         tools = json.loads(tools) if isinstance(tools, str) else tools
         options = {**(row.get("chat_template_kwargs") or {}), **({"tools": tools} if tools else {})}
-        as_json = [json.dumps(one, ensure_ascii=False) for one in (prompt, completion, options)]
-        return _Messages(str(index), as_json[0], as_json[1], group=group, options=as_json[2])
+        as_json = [json.dumps(one, ensure_ascii=False) for one in ([prompt, options], completion)]
+        return _Messages(str(index), as_json[0], as_json[1], group=group)
     if isinstance(text, str) and text:
         return _Text(str(index), "", text, group=group)
     found = ", ".join(f"{key} ({type(value).__name__})" for key, value in row.items()) or "nothing"
@@ -137,8 +138,11 @@ def _messages(value: Any) -> list[Mapping[str, Any]]:
 
 def _encoded(name: str, row: Example, tokenizer: Any, limits: Limits, template: Any) -> Encoded:
     if isinstance(row, _Messages):
-        prompt, answer, options = map(json.loads, (row.prompt, row.target, row.options))
-        before, ids = messages_in_chat(prompt, answer, tokenizer, chat_template=template, **options)
+        (prompt, options), answer = map(json.loads, (row.prompt, row.target))
+        try:
+            before, ids = messages_in_chat(prompt, answer, tokenizer, chat_template=template, **options)
+        except GraspError as error:
+            raise GraspError(f"{name}: {error}") from None
     elif isinstance(row, _Text):
         end = "" if row.target.endswith(tokenizer.eos_token) else tokenizer.eos_token
         before, ids = 1, tokenizer(row.target + end)["input_ids"]

@@ -16,18 +16,24 @@ def reset_optimizer_state(
 ) -> None:
     """Zero the optimizer's per-entry state (Adam's moments, momentum) where `changed` is True.
 
-    State of any other shape than the parameter's, such as the step counter, is kept.
+    Single numbers, such as the step counter, are kept.
 
     Raises:
-        GraspError: A state tensor of the parameter's shape is not floating point (an 8-bit optimizer),
+        GraspError: A state tensor is not of the parameter's shape (Adafactor's sums over rows and columns),
+            so that no entry has a part of its own to clear; or it is not floating point (an 8-bit optimizer),
             so that zero bits need not mean a zero moment.
     """
     states, keep = [], []
     for parameter, entries in zip(parameters, changed, strict=True):
         kept = ~entries
         for name, value in optimizer.state.get(parameter, {}).items():
-            if not isinstance(value, Tensor) or value.shape != parameter.shape:
+            if not isinstance(value, Tensor) or (value.numel() == 1 and value.shape != parameter.shape):
                 continue
+            if value.shape != parameter.shape:
+                raise GraspError(
+                    f"cannot clear '{name}' of shape {tuple(value.shape)} entry by entry: use an optimizer "
+                    "such as AdamW, or reset_moments=False"
+                )
             if not value.is_floating_point():
                 raise GraspError(f"cannot clear '{name}' of type {value.dtype}; use a 32-bit optimizer")
             states.append(value)

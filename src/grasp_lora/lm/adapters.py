@@ -71,6 +71,11 @@ class Lora(Settings):
     bias: Annotated[Literal["none"], LATER] = "none"
     """Biases are not trained: a merge has no place for those of several adapters."""
 
+    @field_validator("rank_pattern", "alpha_pattern")
+    @classmethod
+    def _as_peft_reads_them(cls, pattern: Mapping[str, Any]) -> Mapping[str, Any]:
+        return dict(sorted(pattern.items()))  # and saves them: of several that fit, the first counts
+
     @field_validator("init_lora_weights", mode="before")
     @classmethod
     def _leaves_the_base_alone(cls, init: Any) -> Any:
@@ -109,8 +114,8 @@ def new_adapter(model: nn.Module, lora: Lora) -> Any:
         target_modules=modules,
         task_type="CAUSAL_LM",
         use_rslora=lora.use_rslora,
-        rank_pattern=dict(sorted(lora.rank_pattern.items())),  # as PEFT saves them, and so will read them
-        alpha_pattern=dict(sorted(lora.alpha_pattern.items())),
+        rank_pattern=dict(lora.rank_pattern),
+        alpha_pattern=dict(lora.alpha_pattern),
         init_lora_weights=lora.init_lora_weights,
     )
     there = _linear(model)
@@ -118,7 +123,7 @@ def new_adapter(model: nn.Module, lora: Lora) -> Any:
         adapted = get_peft_model(model, config)
     except ValueError as error:  # no module of that name, or no such beginning of this rank
         raise GraspError(
-            f"cannot place LoRA on {modules}: {error} The model has {', '.join(there)}"
+            f"cannot place LoRA on {modules} (lora.target_modules): {error} The model has {', '.join(there)}"
         ) from error
     sites = [name for name, module in adapted.base_model.model.named_modules() if hasattr(module, "lora_A")]
     for key in ("rank_pattern", "alpha_pattern"):

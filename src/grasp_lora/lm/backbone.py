@@ -143,7 +143,7 @@ def load_backbone(
             **more,
         )
     except (OSError, ValueError, SafetensorError) as error:
-        elsewhere = None if Path(path).is_dir() else advice(error)
+        elsewhere = None if Path(path).is_dir() else advice(error, asked_hub=True)
         why = elsewhere or next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
         if "trust_remote_code" in str(error):
             why += " Read that code; then trust_remote_code: true in the config lets it run"

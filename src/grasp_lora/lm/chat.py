@@ -14,6 +14,7 @@ __all__ = [
     "ENCODES",
     "PromptFormat",
     "answer_in_chat",
+    "before_answers",
     "check_chat",
     "end_of_turn",
     "messages_in_chat",
@@ -128,6 +129,16 @@ def rendered_bytes(tokenizer: Any) -> int:
     return len((_rendered(tokenizer, QUESTION) + frame.opening + frame.space + frame.closing).encode())
 
 
+def before_answers(tokenizer: Any) -> str:
+    """What the template writes before an answer beside its own generation prompt, which code that uses the
+    template alone leaves out; usually nothing.
+
+    Raises:
+        GraspError: As `prompt_in_chat`.
+    """
+    return _frame(tokenizer).opening
+
+
 def check_chat(tokenizer: Any) -> None:
     """Whether its chat template can be used.
 
@@ -158,7 +169,8 @@ def _rendered(tokenizer: Any, question: str, answer: str | None = None) -> str:
         )
     except (TemplateError, TypeError, ValueError) as error:
         raise GraspError(
-            f"the tokenizer's chat template cannot be used ({error}): take prompt_format: plain"
+            f"the tokenizer's chat template cannot be used ({error}): take prompt_format: plain, which is "
+            "grasp generate without --chat"
         ) from None
 
 
@@ -178,8 +190,11 @@ def _frame_of(tokenizer: Any, _: str) -> _Frame:
     head, found, closing = told.rpartition(ANSWER)
     before = head.removeprefix(asked) if head.startswith(asked) else ""
     opening = before.rstrip(" ")
-    if not found:
-        raise GraspError("the tokenizer's chat template leaves out the answer: take prompt_format: plain")
+    if not found or told.count(ANSWER) > 1 or asked.count(QUESTION) != 1:
+        raise GraspError(
+            "the tokenizer's chat template does not write prompt and answer once each: take prompt_format: "
+            "plain"
+        )
     if (prompt := asked + opening).count("<think>") > prompt.count("</think>"):
         raise GraspError(
             "the tokenizer's chat template asks for thoughts, which training rows do not have: take "

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from grasp_lora.errors import GraspError
+from grasp_lora.errors import GraspError, check_choice
 from grasp_lora.lm.chat import PromptFormat, answer_in_chat, prompt_in_chat, rendered_bytes
 from grasp_lora.settings import LATER
 from grasp_lora.tasks.example import Example
@@ -41,6 +41,9 @@ class Limits:
     max_new_tokens: int | None = None
     token_budget: int = 4096
     prompt_format: PromptFormat = field(default="plain", metadata={LATER: True})
+
+    def __post_init__(self) -> None:
+        check_choice("prompt_format", self.prompt_format, PromptFormat)
 
     @property
     def answer(self) -> int:

@@ -127,16 +127,23 @@ class Shapes:
 
 def shapes_of(
     name: str,
-    lora: Lora,
+    lora: Lora | None,
     *,
     dtype: DType,
     device: str,
     revision: str | None,
     quantization: str | None = None,
 ) -> Shapes | None:
-    """The shapes of a backbone that is on this machine, or a packaged one; None of any other.
+    """The shapes of a backbone that is on this machine, or a packaged one; None of any other, and of one that
+    has none of the usual shapes.
 
     It is built without memory for its weights, and no random number is drawn.
+
+    Args:
+        lora: The adapter; None: whichever, so that the usual one need not fit.
+
+    Raises:
+        GraspError: The adapter does not fit.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -149,11 +156,15 @@ def shapes_of(
         model.requires_grad_(False)
         linear = [one for one in model.modules() if _is_quantized(one, model)]
         with torch.random.fork_rng(devices=[]):
-            adapted = new_adapter(model, lora)
-    except (OSError, ValueError, RuntimeError, GraspError):  # whoever loads it says what is wrong
+            adapted = new_adapter(model, lora or Lora())
+        kept, repeated = _of_a_layer(config)
+        norms = sum(_width_of_norm(name, one, config) for name, one in model.named_modules())
+    except GraspError:
+        if lora is not None:
+            raise
         return None
-    kept, repeated = _of_a_layer(config)
-    norms = sum(_width_of_norm(name, one, config) for name, one in model.named_modules())
+    except (OSError, ValueError, RuntimeError, TypeError, AssertionError, AttributeError, LookupError):
+        return None  # whoever loads it says what is wrong
     inputs = [one.in_features for one in adapted.modules() if hasattr(one, "lora_dropout")]
     layers, on_cpu = _size(config, "num_hidden_layers"), pick_device(device).type == "cpu"
     return Shapes(
@@ -170,7 +181,7 @@ def shapes_of(
         kept=layers * kept,
         repeated=layers * repeated,
         kept_floats=norms + sum(inputs),  # what is normed, and what adapters see, both as float32
-        noise=sum(inputs) * (0 if lora.dropout == 0 else 4 if on_cpu else 1),
+        noise=sum(inputs) * (0 if lora is not None and lora.dropout == 0 else 4 if on_cpu else 1),
         quantization=quantization,
         on_cpu=on_cpu,
     )
@@ -217,4 +228,5 @@ def tokenizer_of(name: str, revision: str | None) -> Any:
 
 
 def _size(config: Any, name: str) -> int:
-    return int(getattr(config.get_text_config(), name, 0) or 0)
+    size = getattr(config.get_text_config(), name, 0) or 0
+    return max(map(int, size)) if isinstance(size, list | tuple) else int(size)  # some differ by layer

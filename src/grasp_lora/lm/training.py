@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 from torch import nn
-from transformers import TrainingArguments
+from transformers import TrainingArguments, get_scheduler
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from grasp_lora.cost import count_passes
@@ -28,7 +28,7 @@ from grasp_lora.lm.reporting import report, reporters_of_the_trainer
 from grasp_lora.lm.saving import CarriesCost, CarriesLoss, SavingTrainer
 from grasp_lora.lm.shown import Shown
 from grasp_lora.ranks import world
-from grasp_lora.settings import LATER, Count, NotNegative, Settings
+from grasp_lora.settings import FREE, LATER, Count, NotNegative, Settings
 
 __all__ = ["Training", "build_trainer"]
 
@@ -62,10 +62,14 @@ class Training(Settings):
     """Epochs without a better dev loss after which training ends."""
     average: bool | Literal["delta"] = False
     """Keep the mean of all epochs' A and B (delta: of B A), the start excluded, not the best on dev."""
-    gradient_checkpointing: Annotated[bool, LATER] = False
-    """Keep each layer's input alone, and compute the layer twice: less memory, a third more time."""
+    gradient_checkpointing: Annotated[bool, FREE] = False
+    """Keep each layer's input alone, and compute the layer twice: less memory, a third more time, and the
+    same results."""
     torch_compile: Annotated[bool, LATER] = False
     """Compile the training passes: minutes at first, and less time for each step after."""
+
+    _schedule: int | None = PrivateAttr(default=None)
+    """Epochs of the schedule, where a training ends before."""
 
     _without_decay = model_validator(mode="before")(without_decay)
 
@@ -73,6 +77,12 @@ class Training(Settings):
     def _one_schedule(self) -> "Training":
         check_schedule(self.lr_scheduler, self.lr_decay_per_epoch, self.warmup)
         return self
+
+    def ended_after(self, epochs: int) -> "Training":
+        """The first epochs of it: a schedule goes on as if all were to come."""
+        shorter = self.model_copy(update={"epochs": epochs, "max_steps": None})
+        shorter._schedule = None if self.lr_scheduler is None else self.epochs
+        return shorter
 
     def steps_per_epoch(self, examples: int) -> int:
         """Optimizer steps that it takes to see every example once."""
@@ -155,6 +165,10 @@ def build_trainer(
         trainer.lr_scheduler = torch.optim.lr_scheduler.StepLR(
             optimizer, training.steps_per_epoch(len(examples)), gamma=training.lr_decay_per_epoch
         )
+    elif training._schedule is not None:
+        whole = training._schedule * training.steps_per_epoch(len(examples))
+        warmup = trainer.args.get_warmup_steps(whole)
+        trainer.lr_scheduler = get_scheduler(training.lr_scheduler, optimizer, warmup, whole)
     if training.gradient_checkpointing:
         trainer.add_callback(PlainAgain())
     if pairs is not None:

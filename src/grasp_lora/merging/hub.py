@@ -112,7 +112,9 @@ def _downloaded(adapter: str, repository: str, revision: str | None) -> Path:
             ignore_patterns=["tokenizer*", "vocab.json", "*/*"],
         )
     except (HfHubHTTPError, OSError, ValueError) as error:
-        why = advice(error) or next(filter(None, str(error).strip().splitlines()), type(error).__name__)
+        why = advice(error, asked_hub=True) or next(
+            filter(None, str(error).strip().splitlines()), type(error).__name__
+        )
         raise GraspError(f"{adapter} cannot be downloaded from the model hub: {why}") from None
     if missing := [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (Path(downloaded) / name).exists()]:
         raise GraspError(f"{adapter} on the model hub holds no adapter: {missing[0]} is missing")

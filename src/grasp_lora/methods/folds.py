@@ -73,7 +73,7 @@ def _by_halving(x: Start, folds: Sequence[Fold]) -> Stage:
         "train": tuple(one.rows(config.target, "train") for one in inner),
         "dev": tuple(one.rows(config.target, "dev") for one in inner),
         "candidates": candidates_of(config),
-        "how": config.halving,
+        "how": config.halving.model_copy(update={"dev": False}),  # what folds hold out judges
     }
     return Stage(f"folds/seed{config.seed}", HALVE_FOLDS, given)
 

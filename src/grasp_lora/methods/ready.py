@@ -1,12 +1,13 @@
 """What would stop a run after hours of training is said before it."""
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.backbone import check_loading
-from grasp_lora.lm.chat import check_chat
+from grasp_lora.lm.chat import before_answers, check_chat
 from grasp_lora.lm.footprint import tokenizer_of
 from grasp_lora.lm.optimizers import check_installed
 from grasp_lora.lm.passes import check_compiler
@@ -24,6 +25,8 @@ from grasp_lora.workspace.stage import Input, Stage, inside, resolve
 from grasp_lora.workspace.training import EveryStep
 
 __all__ = ["check_adapters", "check_base", "check_ready"]
+
+logger = logging.getLogger(__name__)
 
 _HOW = ("device", "quantization", "attention", "device_map")
 
@@ -100,8 +103,15 @@ def _is_backbone(base: str, model: Model) -> bool:
 def _check_format(x: Start) -> None:
     """A tokenizer that is not on this machine yet is looked at by the first stage."""
     tokenizer = tokenizer_of(x.model.name, x.model.revision) if x.limits.prompt_format == "chat" else None
-    if tokenizer is not None:
-        check_chat(tokenizer)
+    if tokenizer is None:
+        return
+    check_chat(tokenizer)
+    if opening := before_answers(tokenizer):
+        logger.warning(
+            "the chat template writes %r before an answer, beside its generation prompt: append it to "
+            "prompts where the adapter is used without grasp",
+            opening,
+        )
 
 
 def _check_rows(x: Start, stages: Sequence[Stage], run: RunDirectory) -> None:

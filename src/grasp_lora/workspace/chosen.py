@@ -1,7 +1,6 @@
 """What an earlier stage chose: a ratio, a learning rate, a number of epochs."""
 
 from pathlib import Path
-from typing import Any
 
 from grasp_lora.lm.training import Training
 from grasp_lora.ratios import PruneRatio
@@ -13,11 +12,11 @@ __all__ = ["as_chosen", "found_by"]
 
 def as_chosen(training: Training, folder: Path) -> Training:
     """With the number of epochs that was best there, and the learning rate where one was chosen."""
-    changes: dict[str, Any] = {"epochs": DevLosses.read(folder).best_epoch, "max_steps": None}
+    training = training.ended_after(DevLosses.read(folder).best_epoch)
+    rate = None
     if (folder / LearnedRatio.FILE).exists():
         rate = LearnedRatio.read(folder).learning_rate
-        changes |= {} if rate is None else {"learning_rate": rate}
-    return training.model_copy(update=changes)
+    return training if rate is None else training.model_copy(update={"learning_rate": rate})
 
 
 def found_by(at: PruneRatio | Stage | Path) -> PruneRatio:

@@ -69,6 +69,11 @@ def _fit(
         adapted = new_adapter(backbone.model, start)
     else:
         adapted = load_adapter(backbone.model, start, trainable=True)
+    if training.warmup >= (steps := training.steps(len(train))):
+        resources.say(
+            f"warmup takes {training.warmup:g} steps, and a training has {steps}: its learning rate does "
+            f"not get to {training.learning_rate:g}"
+        )
     encoded = resources.encode(train, backbone, limits)
     part = "" if folder.suffix == PARTIAL else folder.name  # a search trains in folders of its stage's
     others = resources.encode(beside, backbone, limits)

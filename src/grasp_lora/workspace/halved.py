@@ -46,7 +46,7 @@ class HalvingSettings(Settings):
     """How many held-out rows judge at each rung at most, the first ones of micro-dev, or in cross_validate
     of each fold's; null: all."""
     dev: bool = False
-    """Whether dev's rows judge as well, after those of micro-dev."""
+    """Whether dev's rows judge as well, after those of micro-dev; in cross_validate each fold's judge."""
     factor: Annotated[int, Field(ge=2)] = 3
     """One candidate of so many goes on at each rung; the last one leaves one."""
     keep: KeepRule = "rank"

@@ -35,25 +35,30 @@ def warn_of_memory(plans: Sequence[tuple[RunDirectory, Sequence[Stage]]]) -> Non
     It is an estimate, so that nothing is refused; a backbone that is not on this machine yet has none.
     """
     to_make = {(one.run, one.name) for one in preview(plans, contents=False) if one.to_make}
-    stages: dict[Model, list[Stage]] = defaultdict(list)
+    stages: dict[str, list[Stage]] = defaultdict(list)
+    models: dict[str, Model] = {}
     for run, planned in plans:
         for stage in planned:
             model = stage.given.get("model")
             if isinstance(model, Model) and (run.root, stage.name) in to_make:
-                stages[model].append(stage)
-    for model, working in stages.items():
-        if said := _shortage(Sizes(plans[0][0], working), working, model):
+                models[repr(model)] = model
+                stages[repr(model)].append(stage)
+    for name, working in stages.items():
+        if said := _shortage(Sizes(plans[0][0], working), working, models[name]):
             logger.warning("%s", said)
 
 
 def _shortage(sizes: Sizes, working: Sequence[Stage], model: Model) -> str | None:
-    gpu = pick_device(model.device).type == "cuda"
+    if model.device_map is not None:  # how much of it comes to which device is not known before
+        return None
+    device = pick_device(model.device)
+    gpu = device.type == "cuda"
 
     def needed(lighter: Lighter | None = None) -> int | None:
         host, of_gpu = sizes.memory(working, lighter)
         return of_gpu if gpu and host is not None else host
 
-    need, free = needed(), _free(gpu)
+    need, free = needed(), _free(device)
     if need is None or need <= NEAR * free:
         return None
     lower = {name: needed(name) or need for name in sizes.settings_to_lower(working)}
@@ -67,8 +72,8 @@ def _shortage(sizes: Sizes, working: Sequence[Stage], model: Model) -> str | Non
     return f"{said}; {HOW[best]} would need about {lower[best] / 1e9:.1f} GB"
 
 
-def _free(gpu: bool) -> int:
+def _free(device: torch.device) -> int:
     """Bytes that this process can have, those that it has included."""
-    if gpu:
-        return int(torch.cuda.mem_get_info()[0]) + int(torch.cuda.memory_reserved())
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0]) + int(torch.cuda.memory_reserved(device))
     return int(psutil.virtual_memory().available + psutil.Process().memory_info().rss)

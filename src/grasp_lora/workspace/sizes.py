@@ -55,7 +55,7 @@ class Sizes:
         }
         self._lengths: dict[Any, list[Encoded]] = {}
         with measure() as cost:
-            lora = next((value for value in given if isinstance(value, Lora)), Lora())
+            lora = next((value for value in given if isinstance(value, Lora)), None)
             model = self._model
             self._shapes = None if model is None else shapes_of(model.name, lora, **_how(model))
             self._tokenizer = None if model is None else tokenizer_of(model.name, model.revision)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from grasp_lora.errors import GraspError
-from grasp_lora.settings import later_settings
+from grasp_lora.settings import free_settings, later_settings
 
 if TYPE_CHECKING:
     from grasp_lora.workspace.directory import RunDirectory
@@ -213,11 +213,11 @@ def fingerprint(value: Any, run: "RunDirectory") -> Any:
         return found | ({ORDER: list(found)} if len(found) > 1 else {})
     if parts := _parts(value):
         kind: type = type(value)
-        later = later_settings(kind)
+        later, free = later_settings(kind), free_settings(kind)
         return {
             str(key): fingerprint(part, run)
             for key, part in parts.items()
-            if key not in later or part != later[key]
+            if key not in free and (key not in later or part != later[key])
         }
     return value
 
