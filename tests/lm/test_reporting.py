@@ -2,11 +2,14 @@
 
 import importlib
 import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tests.control.test_callback import EXAMPLES, MICRO_DEV, TOKENIZER, adapted
 from tests.helpers.run import write_setting
+from transformers import TrainerCallback
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, TensorBoardCallback
 
 from grasp_lora.control.callback import GraspCallback
@@ -80,6 +83,36 @@ def test_a_missing_package_is_named_before_any_training(tmp_path, monkeypatch):
     with pytest.raises(GraspError, match="report_to: wandb is not installed: pip install wandb"):
         run(tmp_path / "run.yaml", runs=str(tmp_path), methods=["merge"], report_to=["tensorboard", "wandb"])
     assert not (tmp_path / "tiny/adapters").exists()
+
+
+def test_each_training_of_halving_ends_its_runs_before_the_next_begins(tmp_path, monkeypatch):
+    seen = {"mlflow": [], "wandb": []}
+
+    def stub(reporter):
+        class Recorder(TrainerCallback):
+            def on_train_begin(self, args, state, control, **_):
+                seen[reporter].append(("begin", args.run_name.rpartition("/")[2]))
+
+            def on_train_end(self, args, state, control, **_):
+                if reporter == "mlflow":  # wandb's integration leaves its run open
+                    seen[reporter].append(("end", args.run_name.rpartition("/")[2]))
+
+        module = ModuleType(reporter)
+        module.__spec__ = ModuleSpec(reporter, None)
+        module.finish = lambda: seen[reporter].append(("end", seen[reporter][-1][1]))
+        monkeypatch.setitem(sys.modules, reporter, module)
+        monkeypatch.setitem(INTEGRATION_TO_CALLBACK, reporter, Recorder)
+
+    for reporter in seen:
+        stub(reporter)
+    write_setting(tmp_path)
+    run(tmp_path / "run.yaml", runs=str(tmp_path), methods=["halving"], seeds=[42], variants={},
+        report_to=[*seen], halving={"candidates": [0.0, 0.5], "rungs": [0.25], "rows": [2]},
+        evaluation={"generate": 0, "metrics": [], "deployment": False})  # fmt: skip
+    for events in seen.values():
+        assert {"p0.00", "p0.50"} <= {name for _, name in events}
+        assert [what for what, _ in events] == ["begin", "end"] * (len(events) // 2)
+        assert [name for _, name in events[::2]] == [name for _, name in events[1::2]]
 
 
 @pytest.mark.slow

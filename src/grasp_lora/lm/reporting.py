@@ -1,18 +1,20 @@
 """Where a training's numbers go beside its own log: the Trainer's integrations, by its names."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator
 from transformers import Trainer, TrainerCallback
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.logs import TENSORBOARD_FOLDER
 
-__all__ = ["ReportTo", "check_reporters", "report", "reporters_of_the_trainer"]
+__all__ = ["ReportTo", "check_reporters", "ends_its_runs", "report", "reporters_of_the_trainer"]
 
 TENSORBOARD = "tensorboard"
 Reporter = Literal["tensorboard", "mlflow", "trackio", "wandb"]
@@ -64,6 +66,20 @@ def report(trainer: Trainer, names: Sequence[str] | None, folder: Path, from_ste
         trainer.add_callback(TensorBoardCallback(writer))
     if "wandb" in (names or ()):
         trainer.add_callback(_EndsItsRun())
+
+
+@contextmanager
+def ends_its_runs(trainer: Trainer) -> Iterator[None]:
+    """End what was begun for a training that an exception ends, too: else the next would report to it."""
+    try:
+        yield
+    except BaseException:
+        # Not wandb's own, which would upload a model.
+        own = {INTEGRATION_TO_CALLBACK[name] for name in get_args(Reporter) if name != "wandb"}
+        for one in trainer.callback_handler.callbacks:
+            if type(one) in {_EndsItsRun, *own}:
+                one.on_train_end(trainer.args, trainer.state, trainer.control, model=trainer.model)
+        raise
 
 
 class _EndsItsRun(TrainerCallback):

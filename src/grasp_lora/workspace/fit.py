@@ -13,6 +13,7 @@ from grasp_lora.lm.backbone import Backbone
 from grasp_lora.lm.checkpoints import CannotGoOn
 from grasp_lora.lm.encoding import Limits
 from grasp_lora.lm.logs import CHECKPOINTS_FOLDER
+from grasp_lora.lm.reporting import ends_its_runs
 from grasp_lora.lm.saving import SaveOften, Saving, newest_checkpoint, step_of
 from grasp_lora.lm.training import Training, build_trainer
 from grasp_lora.tasks.example import Example
@@ -98,6 +99,6 @@ def _fit(
     saving = Saving(resources.checkpoint_every, rounds_every, resources.stopping)
     for callback in (*added, SaveOften(saving)):
         trainer.add_callback(callback)
-    with resources.stopping.looked_at():
+    with resources.stopping.looked_at(), ends_its_runs(trainer):
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     return trainer, backbone, added
