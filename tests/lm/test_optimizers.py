@@ -78,6 +78,15 @@ def test_every_schedule_needs_no_more_than_its_name(tmp_path, scheduler):
     assert trained(tmp_path, lr_scheduler=scheduler).state.global_step == 6
 
 
+@pytest.mark.parametrize("optimizer", OF_TORCH)
+def test_weight_decay_reaches_every_factor(tmp_path, optimizer):
+    training = Training(optimizer=optimizer, weight_decay=0.1)
+    model = adapted()
+    groups = build_trainer(model, TOKENIZER, ROWS, training, 42, tmp_path, "").optimizer.param_groups
+    decays = {id(one): group["weight_decay"] for group in groups for one in group["params"]}
+    assert decays == {id(one): 0.1 for one in model.parameters() if one.requires_grad}
+
+
 @pytest.mark.parametrize("optimizer", ["adamw_torch", "adafactor", "rmsprop"])
 def test_a_training_that_resumes_ends_with_the_same_bits(tmp_path, optimizer):
     settings = {"optimizer": optimizer, "lr_scheduler": "cosine", "warmup": 2, "weight_decay": 0.1}
