@@ -66,6 +66,25 @@ def test_a_disk(number):
     assert os.strerror(number) in advice(RuntimeError(f"PytorchStreamWriter: {os.strerror(number)}"))
 
 
+def test_what_was_met_while_something_else_was_handled_counts():
+    def met(whose):
+        try:
+            try:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "some/file")
+            except OSError as error:
+                if whose == "cause":
+                    raise RuntimeError("our own") from error
+                if whose == "nobody's":
+                    raise RuntimeError("our own") from None
+                raise RuntimeError("our own")  # noqa: B904
+        except RuntimeError as error:
+            return advice(error)
+
+    assert "some/file" in met("context")
+    assert "some/file" in met("cause")
+    assert met("nobody's") is None
+
+
 def test_any_verb_says_a_full_disk_in_one_message(tmp_path, capsys, monkeypatch):
     if not os.path.exists("/dev/full"):
         pytest.skip("there is no device that is always full")

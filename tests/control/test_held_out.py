@@ -1,5 +1,7 @@
 """Held-out rows as TRL has them, and a Trainer's own eval_dataset, against the losses of TRL's own tokens."""
 
+import json
+
 import pytest
 import torch
 from datasets import Dataset
@@ -11,11 +13,18 @@ from torch.nn.functional import cross_entropy
 
 from grasp_lora.control.callback import GraspCallback
 from grasp_lora.control.curve_callback import RatioCurveCallback
+from grasp_lora.control.evaluated import evaluation_loss, rows_in
+from grasp_lora.control.examples import as_examples, loss_of
 from grasp_lora.control.halving_search import HalvingSearch
 from grasp_lora.errors import GraspError
-from grasp_lora.lm.encoding import Limits, encode
+from grasp_lora.lm.encoding import Encoded, Limits, encode
 
 CHAT = tiny_chat_tokenizer()
+CHAT.chat_template = (
+    "{% if tools %}<user>{{ tools[0].function.name }}<end>{% endif %}"
+    "{% if style is defined %}<user>{{ style }}<end>{% endif %}" + CHAT.chat_template
+)
+TOOLS = [{"type": "function", "function": {"name": "find", "description": "", "parameters": {}}}]
 WORDS = ["abc", "de", "fghij", "klm", "n"]
 
 
@@ -36,6 +45,11 @@ FORMS = {
     ],
     "text": [{"text": f"say {word}: {word}"} for word in WORDS],
 }
+for name, more in {
+    "tools": {"tools": json.dumps(TOOLS)},
+    "options of the template": {"chat_template_kwargs": {"style": "brief"}},
+}.items():
+    FORMS[name] = [row | more for row in FORMS["messages"]]
 
 
 def sft(folder, rows, **options):
@@ -84,6 +98,35 @@ def test_strings_as_turns(tmp_path):
     torch.testing.assert_close(losses, plain_losses(trainer), rtol=1e-4, atol=1e-5)
 
 
+def encoded(folder, rows, template=None, **limits):
+    """Rows as a callback of a Trainer sees them, those before the answer and the answer."""
+    trainer = trainer_for(folder)
+    trainer.processing_class, trainer.chat_template = CHAT, template
+    loss = loss_of(trainer, "dev", as_examples("dev", rows), Limits(**{"max_length": 40} | limits))
+    found = []
+    for batch in loss.batches:
+        for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True):
+            targets = int((labels != -100).sum())
+            found.append((CHAT.decode(ids[:-targets]), CHAT.decode(ids[-targets:])))
+    return found
+
+
+def test_tools_are_a_list_or_its_json(tmp_path):
+    rows = [FORMS["messages"][0] | {"tools": tools} for tools in (TOOLS, json.dumps(TOOLS))]
+    assert encoded(tmp_path, rows) == [("<user>find<end><bos><user>say abc<end><model>", "abc<end>")] * 2
+
+
+def test_a_trainers_own_chat_template_is_taken(tmp_path):
+    own = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    assert encoded(tmp_path, FORMS["messages"][:1], own) == [("user: say abc\n", "assistant: abc\n")]
+
+
+def test_an_answer_in_messages_is_cut_as_in_strings(tmp_path):
+    before = "<bos><user>say abc<end><model>"
+    assert encoded(tmp_path, FORMS["messages"][:1], max_new_tokens=2) == [(before, "ab")]
+    assert encoded(tmp_path, FORMS["messages"][:1], max_new_tokens=4) == [(before, "abc<end>")]
+
+
 def test_learns_on_the_trainers_eval_dataset(tmp_path):
     trainer = sft(tmp_path, FORMS["messages"])
     grasp = GraspCallback(trainer, every=1)
@@ -116,6 +159,17 @@ def test_which_rows_they_were_is_in_a_checkpoint(tmp_path):
     made = [with_evaluation(tmp_path, n, per_device_eval_batch_size=b) for n, b in ((4, 2), (4, 8), (3, 2))]
     digests = {GraspCallback(trainer).settings()["micro_dev"] for trainer in made}
     assert len(digests) == 2  # however they are batched
+
+
+def test_padding_is_no_part_of_the_rows_and_labels_are(tmp_path):
+    def digest(targets, **options):
+        trainer = trainer_for(tmp_path, **options)
+        lengths = zip((9, 5, 7), targets, strict=True)
+        trainer.eval_dataset = [Encoded(tuple(range(4, 4 + length)), n) for length, n in lengths]
+        return rows_in(evaluation_loss(trainer, "do without"))
+
+    found = [digest((3, 2, 3), per_device_eval_batch_size=size) for size in (1, 3)]
+    assert found[0] == found[1] != digest((3, 2, 4))
 
 
 def test_a_collator_that_makes_one_sequence_of_all_gets_one_row_at_a_time(tmp_path):

@@ -2,6 +2,7 @@
 
 import re
 import string
+from collections.abc import Sequence
 from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
@@ -61,10 +62,10 @@ def tiny_chat_tokenizer() -> Any:
     return tokenizer
 
 
-def chat_tokenizer(template: str, *, pieces: bool = False) -> Any:
+def chat_tokenizer(template: str, *, pieces: bool = False, merges: Sequence[tuple[str, str]] = ()) -> Any:
     """One of bytes, or of characters with a space before every text, as SentencePiece has it."""
-    alphabet = sorted({*pre_tokenizers.ByteLevel.alphabet(), "▁", "\n"})
-    tokenizer = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
+    alphabet = [*sorted({*pre_tokenizers.ByteLevel.alphabet(), "▁", "\n"}), *map("".join, merges)]
+    tokenizer = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, [*merges]))
     tokenizer.pre_tokenizer = (
         pre_tokenizers.Metaspace(prepend_scheme="always")
         if pieces

@@ -80,11 +80,16 @@ def test_a_merge_of_such_adapters_is_their_sum_and_knows_its_parts(tmp_path, rsl
 
 
 def test_of_two_patterns_that_fit_one_module_training_and_loading_take_the_same(tmp_path):
-    lora = {"rank_pattern": {"v_proj": 2, "layers.1.self_attn.v_proj": 6}}
+    both = {"v_proj": 2, "layers.1.self_attn.v_proj": 6}  # the first by the alphabet is the last here
+    lora = {"rank_pattern": both, "alpha_pattern": both}
     random_one(tmp_path / "a", 1, **lora)
     again = PeftModel.from_pretrained(tiny_llama(), str(tmp_path / "a"))
-    ranks = {name[30:]: one.r["default"] for name, one in layers(again).items() if "v_proj" in name}
-    assert ranks == {"0.self_attn.v_proj": 2, "1.self_attn.v_proj": 6}
+    for model in (new_adapter(tiny_llama(), Lora(**lora)), again):
+        found = {name[30:]: one for name, one in layers(model).items() if "v_proj" in name}
+        expected = {"0.self_attn.v_proj": 2, "1.self_attn.v_proj": 6}
+        assert {name: one.r["default"] for name, one in found.items()} == expected
+        assert {name: one.lora_alpha["default"] for name, one in found.items()} == expected
+        assert all(one.scaling["default"] == 1.0 for one in found.values())
 
 
 @pytest.mark.parametrize("init", [True, False, "gaussian", "orthogonal"])

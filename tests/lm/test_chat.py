@@ -149,6 +149,40 @@ def test_an_answer_without_an_end_gets_end_of_text():
     assert end_of_turn(tokenizer) == tokenizer.eos_token_id
 
 
+def test_an_answer_that_would_be_one_token_with_the_prompts_end_is_apart_from_it():
+    tokenizer = chat_tokenizer(
+        "{% for m in messages %}{{ m.role }}:{{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant:{% endif %}",
+        merges=[(":", ")")],
+    )
+    assert len(tokenizer(":)", add_special_tokens=False)["input_ids"]) == 1
+    made = encode(Example("x", "Is it so?", ") it is"), tokenizer, CHAT)
+    before = list(made.input_ids[: -made.targets])
+    assert before == prompt_in_chat("Is it so?", tokenizer)
+    assert tokenizer.decode(before) == "user:Is it so?\nassistant:"
+    assert tokenizer.decode(made.input_ids[-made.targets :]) == ") it is\n</s>"
+
+
+def test_a_turn_may_end_with_a_token_that_was_added_and_is_not_special():
+    tokenizer = chat_tokenizer(
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}[over]\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    tokenizer.add_tokens(["[over]"])
+    assert tokenizer.decode([end_of_turn(tokenizer)]) == "[over]"
+    made = encode(EXAMPLE, tokenizer, CHAT)
+    assert tokenizer.decode(made.input_ids[-made.targets :]).lstrip() == f"{EXAMPLE.target}[over]\n"
+
+
+@pytest.mark.parametrize("said", ["So it is.", "Yes. So it is. So it is said."])
+def test_a_template_may_say_before_what_its_answer_is_told_by(said):
+    tokenizer = chat_tokenizer(said + CHATS["gemma"])
+    made = encode(EXAMPLE, tokenizer, CHAT)
+    asked, told = turns()
+    assert list(made.input_ids) == tokenizer.apply_chat_template(asked + told)["input_ids"]
+    assert tokenizer.decode(made.input_ids[-made.targets :]) == f"{EXAMPLE.target}{ENDS['gemma']}"
+
+
 def test_a_run_of_plain_prompts_keeps_its_keys():
     assert fingerprint(Limits(8, 4, 2), None) == {"max_length": 8, "max_new_tokens": 4, "token_budget": 2}
     assert fingerprint(CHAT, None)["prompt_format"] == "chat"

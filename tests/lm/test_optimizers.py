@@ -15,6 +15,7 @@ from transformers.training_args import OptimizerNames
 
 from grasp_lora.control.callback import GraspCallback
 from grasp_lora.control.fixed_mask import FixedMaskCallback
+from grasp_lora.control.settings import Control
 from grasp_lora.errors import GraspError
 from grasp_lora.experiment import run
 from grasp_lora.lm.encoding import Limits, encode
@@ -24,6 +25,7 @@ from grasp_lora.lm.training import Training, build_trainer
 from grasp_lora.workspace.directory import RunDirectory
 from grasp_lora.workspace.resources import Resources
 from grasp_lora.workspace.stage import Stage, Work
+from grasp_lora.workspace.training import enough_steps
 
 ROWS = [encode(example, TOKENIZER, Limits(40, 8)) for example in EXAMPLES]
 OF_TORCH = ("adamw_torch", "adamw_torch_fused", "adafactor", "adagrad", "rmsprop", "sgd")
@@ -171,6 +173,15 @@ def test_learning_is_refused_before_any_training(tmp_path, monkeypatch, optimize
         run(tmp_path / "run.yaml", runs=str(tmp_path), methods=["grasp"],
             **{"learn.training.optimizer": optimizer})  # fmt: skip
     assert not (tmp_path / "tiny/adapters").exists()
+
+
+def test_learning_that_clears_nothing_takes_any_optimizer():
+    training = Training(optimizer="adafactor")
+    enough_steps(
+        Resources(), train=EXAMPLES, control=Control(reset_moments=False, every=2), training=training
+    )
+    with pytest.raises(GraspError, match="reset_moments: false"):
+        enough_steps(Resources(), train=EXAMPLES, control=Control(every=2), training=training)
 
 
 def test_a_package_that_is_missing_is_named_before_any_training(tmp_path, monkeypatch):

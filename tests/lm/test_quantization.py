@@ -41,6 +41,8 @@ def test_the_linear_layers_are_and_nothing_else(tmp_path, quantization, name):
     backbone = load_backbone(str(tmp_path), dtype="bfloat16", device="cpu", quantization=quantization)
     layers = [one for one in backbone.model.modules() if isinstance(one, LAYERS[quantization])]
     assert len(layers) == {"gpt2": 8}.get(name, 14)
+    if quantization == "nf4":
+        assert {one.compute_dtype for one in layers} == {torch.bfloat16}
     quantized = {id(one.weight) for one in layers}
     others = {p.dtype for p in backbone.model.parameters() if id(p) not in quantized}
     assert others == {torch.bfloat16}  # embeddings, norms and head are not made larger

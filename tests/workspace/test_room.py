@@ -71,7 +71,29 @@ def test_each_setting_that_is_named_lowers_the_need(setting):
         assert sizes.memory(working, name)[0] < whole, name
     evaluated = [stage for stage in working if "training" not in stage.given]
     assert sizes.memory(evaluated, "token_budget")[0] < sizes.memory(evaluated)[0]
+    bits = replace(sizes._shapes, quantization="nf4").weights
+    assert sizes.memory(working, "quantization")[0] == whole - sizes._shapes.weights + bits
     sizes._shapes = replace(sizes._shapes, each=2)
     assert "dtype" not in sizes.settings_to_lower(working)
     ((_, stages),) = plans(setting, **{"training.batch_size": 1})
     assert "training.batch_size" not in sizes.settings_to_lower(stages)
+
+
+def of_training(setting, *, beside=False, lighter=None, **training):
+    """What the target's training takes beside the process, where it has rows beside as many of its own."""
+    ((run, stages),) = plans(setting, **{f"training.{key}": value for key, value in training.items()})
+    stage = next(one for one in stages if one.name == "adapters/ar")
+    if beside:
+        stage = replace(stage, given={**stage.given, "beside": stage.given["train"]})
+    sizes = Sizes(run, [stage])
+    return sum(sizes.memory([stage], lighter)) - sum(sizes.memory([]))
+
+
+def test_gradient_checkpointing_counts_where_it_is_set(setting):
+    plain, on = (of_training(setting, batch_size=8, gradient_checkpointing=on) for on in (False, True))
+    assert on == of_training(setting, batch_size=8, lighter="training.gradient_checkpointing") < plain
+
+
+def test_rows_beside_are_as_many_again(setting):
+    beside = of_training(setting, batch_size=4, beside=True)
+    assert of_training(setting, batch_size=4) < beside == of_training(setting, batch_size=8)
