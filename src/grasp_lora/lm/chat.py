@@ -184,13 +184,14 @@ def _frame(tokenizer: Any) -> _Frame:
 
 
 @lru_cache(maxsize=4)
-def _frame_of(tokenizer: Any, _: str) -> _Frame:
+def _frame_of(tokenizer: Any, template: str) -> _Frame:
     """Once for each template that a tokenizer has."""
     asked, told = _rendered(tokenizer, QUESTION), _rendered(tokenizer, QUESTION, ANSWER)
-    head, found, closing = told.rpartition(ANSWER)
+    head, closing = told.rsplit(ANSWER, 1) if ANSWER in told else ("", "")
     before = head.removeprefix(asked) if head.startswith(asked) else ""
     opening = before.rstrip(" ")
-    if not found or told.count(ANSWER) > 1 or asked.count(QUESTION) != 1:
+    alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(asked, told, strict=False)))
+    if told[alike:].count(ANSWER) != 1:
         raise GraspError(
             "the tokenizer's chat template does not write prompt and answer once each: take prompt_format: "
             "plain"
