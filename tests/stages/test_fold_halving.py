@@ -9,6 +9,7 @@ from tests.soak import files
 import grasp_lora
 from grasp_lora.control.halving import HalvingResult
 from grasp_lora.errors import GraspError
+from grasp_lora.executors.execute import execute
 from grasp_lora.experiment import start
 from grasp_lora.methods import folds
 from grasp_lora.methods.plan import plan
@@ -52,9 +53,10 @@ def run(folder):
 
 
 def chosen(folder, **more):
+    """The stage that chooses, and the folder of its run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        x = start("run.yaml", {**GIVEN, "name": "never", **more})
+        x = start("run.yaml", {**GIVEN, "runs": str(folder / "runs"), "name": "never", **more})
         stages = {stage.name: stage for stage in plan(x)}
         return stages[FOLDS], RunDirectory(x.config.folder, Resources())
 
@@ -75,10 +77,8 @@ def test_no_fold_was_given_a_row_that_it_is_judged_by(folder):
 
 def test_the_survivor_is_scored_as_the_grid_over_folds_scores_its_ratio(folder, run):
     p = LearnedRatio.read(run / FOLDS).p
-    by_grid = made(folder, name="grid", cross_validate=2, grid=[p])
-    ends = [
-        DevLosses.read(by_grid / f"folds/{r}-{n}/p{p:.2f}-seed42").by_epoch for r in (0, 1) for n in (0, 1)
-    ]
+    by_grid, directory = chosen(folder, name=run.name, cross_validate=2, grid=[p])
+    ends = [DevLosses.read(directory.make(one)).by_epoch for one in by_grid.given["trained"][p]]
     assert DevLosses.read(run / FOLDS).by_epoch == [math.fsum(one) / 4 for one in zip(*ends, strict=True)]
 
 
@@ -142,8 +142,10 @@ def test_rows_in_turn_begin_with_the_first_of_each():
 def test_folds_of_different_sizes_are_compared_after_as_many_steps(folder, monkeypatch):
     monkeypatch.setattr(folds, "REPEATS", 1)
     halving = {"rungs": [0.25], "rows": [None]}
-    run = made(folder, name="three", cross_validate={"folds": 3, "search": "halving"}, halving=halving)
-    (rung,) = HalvingResult.read(run / FOLDS).rungs
+    three = {"folds": 3, "search": "halving"}
+    stage, directory = chosen(folder, name="three", cross_validate=three, halving=halving)
+    execute([(directory, behind(stage))])
+    (rung,) = HalvingResult.read(directory.path(FOLDS)).rungs
     assert rung.step == 5  # of 10 or 11 rows twice: 20 steps
     assert len(rung.losses[rung.leader]) == 16
 
