@@ -160,7 +160,7 @@ def methods_of(cell: Mapping[str, Any]) -> str:
         row = cell[name]
         test, p = statistics.fmean(row["test_losses"]), row["p"]
         if not re.fullmatch(POINT, name) or p:
-            known = ["" if p is None else f"{p:.3f}", row["steps"], row["choosing_steps"]]
+            known = [_ratio(p), row["steps"], row["choosing_steps"]]
             losses = [*row["source_losses"].values(), row["dev_loss"], test]
             shown = [*map(str, known), str(sum(row["labels"].values())), *map(_loss, losses)]
             rows.append([row["title"], *shown, f"{test - zero:+.4f}"])
@@ -168,6 +168,12 @@ def methods_of(cell: Mapping[str, Any]) -> str:
     on_dev = [f"{name} dev" for name in sources]
     headers = ["method", "p", "steps", "choosing", "labels", *on_dev, "dev", "test", "test − p = 0"]
     return markdown(headers, rows)
+
+
+def _ratio(p: float | Sequence[float] | None) -> str:
+    """One for each adapter, where they have their own."""
+    each = [] if p is None else [p] if isinstance(p, float) else p
+    return ", ".join(f"{one:.3f}" for one in each)
 
 
 def _loss(value: float | None) -> str:
