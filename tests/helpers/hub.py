@@ -77,7 +77,7 @@ class _Hub:
             name = f"{wanted['organization']}/{wanted['name']}"
             (self.uploads / name).mkdir(parents=True)
             self.repositories[name] = {"main": self.uploads / name}
-            if wanted["visibility"] == "private":
+            if wanted.get("visibility") == "private" or wanted.get("private"):  # an older client's
                 self.private.add(name)
             return _Answer(200, json.dumps({"url": f"{self.address}/{name}"}).encode())
         parts = unquote(urlsplit(path).path).strip("/").split("/")

@@ -60,7 +60,7 @@ def test_anything_but_plain_lora_is_refused_by_name(
     with pytest.raises(GraspError, match=rf"'target'.*{setting}"):
         merge_adapters(pair, tmp_path / "merged")
     with pytest.raises(GraspError, match=rf"'target'.*{setting}"):
-        combine_with_peft(pair, tmp_path / "merged", "svd")
+        combine_with_peft(pair, tmp_path / "merged", "linear")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source", "target"]  # nothing is left behind
 
 

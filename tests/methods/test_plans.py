@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.helpers.run import SVD
 
 from grasp_lora.experiment import read_config
 from grasp_lora.methods.plan import plan
@@ -37,7 +38,10 @@ def planned(path):
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_the_plan_of_a_shipped_config(path):
-    assert planned(path) == json.loads(GOLDEN.read_text())[path.relative_to(CONFIGS).as_posix()]
+    expected = json.loads(GOLDEN.read_text())[path.relative_to(CONFIGS).as_posix()]
+    if SVD != "svd" and "combined/svd" in expected["stages"]:
+        pytest.skip("this PEFT's svd is refused, and its stage left out")
+    assert planned(path) == expected
 
 
 def test_every_config_has_its_plan():
