@@ -5,8 +5,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tests.helpers.models import tiny_llama
 from tests.helpers.tokenizer import tiny_tokenizer
+
+import grasp_lora
 
 WORDS = ["ab", "bc", "cd", "de", "ef", "fg", "gh", "hi", "ij", "jk", "kl", "lm", "mn", "no", "op", "pq"]
 SPLITS = {
@@ -58,6 +61,13 @@ evaluation: {generate: null, metrics: task, deployment: true}
 max_length: 40
 max_new_tokens: 6
 """.replace("SVD", SVD)
+
+
+def run_in(folder: Path, **settings: Any) -> Path:
+    """The run folder that `run.yaml` of a setting makes, from inside the setting."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return folder / grasp_lora.run("run.yaml", **settings).folder
 
 
 def write_setting(folder: Path, config: str = CONFIG, model: Any = None, tokenizer: Any = None) -> Path:

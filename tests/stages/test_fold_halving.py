@@ -3,10 +3,9 @@
 import math
 
 import pytest
-from tests.helpers.run import CONFIG, write_setting
+from tests.helpers.run import CONFIG, run_in, write_setting
 from tests.soak import files
 
-import grasp_lora
 from grasp_lora.control.halving import HalvingResult
 from grasp_lora.errors import GraspError
 from grasp_lora.executors.execute import execute
@@ -37,9 +36,7 @@ FOLDS = "folds/seed42"
 
 
 def made(folder, **more):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        return folder / grasp_lora.run("run.yaml", **{**GIVEN, **more}).folder
+    return run_in(folder, **{**GIVEN, **more})
 
 
 @pytest.fixture(scope="module")

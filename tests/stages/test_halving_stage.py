@@ -4,10 +4,9 @@ import json
 import shutil
 
 import pytest
-from tests.helpers.run import CONFIG, write_setting
+from tests.helpers.run import CONFIG, run_in, write_setting
 from tests.soak import files
 
-import grasp_lora
 from grasp_lora.control.halving import HalvingResult
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.pausing import PauseAt
@@ -26,9 +25,7 @@ GIVEN = {
 
 
 def made(folder, **more):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        return folder / grasp_lora.run("run.yaml", **{**GIVEN, **more}).folder
+    return run_in(folder, **{**GIVEN, **more})
 
 
 @pytest.fixture(scope="module")
@@ -222,6 +219,6 @@ def test_all_seeds_are_trained_by_one_rule(folder):
 
 
 def test_several_processes_do_not_halve(folder, monkeypatch):
-    monkeypatch.setattr("grasp_lora.stages.halving.world", lambda: 2)
+    monkeypatch.setattr("grasp_lora.workspace.halved.world", lambda: 2)
     with pytest.raises(GraspError, match="start it without a launcher"):
         made(folder, name="never")

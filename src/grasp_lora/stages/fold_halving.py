@@ -8,16 +8,16 @@ from typing import Any, TypeVar
 
 from grasp_lora.control.halving import HalvingResult
 from grasp_lora.cost import Cost, go_on_from
-from grasp_lora.errors import GraspError
 from grasp_lora.lm.encoding import Limits
 from grasp_lora.lm.training import Training
-from grasp_lora.ranks import world
 from grasp_lora.ratios import PruneRatio
 from grasp_lora.tasks.example import Example
 from grasp_lora.workspace.folded import check_folds, mean_by_epoch
 from grasp_lora.workspace.halved import (
     HalvingSettings,
+    check_halving,
     halving_of,
+    passes_between,
     passes_to,
     place_of,
     rungs_of_rows,
@@ -108,10 +108,7 @@ def _ready(
     **_: Any,
 ) -> None:
     check_folds(dev)
-    if world() > 1:
-        raise GraspError("halving trains one candidate in one process: start it without a launcher")
-    steps = _shortest(training, train)
-    halving_of(candidates, how, steps, rungs_of_rows(how, steps, max(map(len, dev))), [])
+    check_halving(candidates, how, _shortest(training, train), max(map(len, dev)))
 
 
 def _passes(
@@ -123,12 +120,12 @@ def _passes(
     training: Training,
     **given: Any,
 ) -> int:
-    """At most: where noise keeps everyone."""
-    rungs = rungs_of_rows(how, _shortest(training, train), max(map(len, dev)))
-    return sum(
-        passes_to(rungs, candidates, how, rows, held_out, training, training.steps(len(rows)))
-        for rows, held_out in zip(train, dev, strict=True)
-    )
+    rungs, total = rungs_of_rows(how, _shortest(training, train), max(map(len, dev))), 0
+    for rows, held_out in zip(train, dev, strict=True):
+        own = {step: min(judges, len(held_out)) for step, judges in rungs.items()}
+        total += passes_to(own, candidates, how, rows, held_out, training)
+        total += passes_between(max(own), training.steps(len(rows)), rows, held_out, training)
+    return total
 
 
 def _about(folder: Path, *, candidates: Sequence[PruneRatio], dev: Sequence[Any], **_: Any) -> str:

@@ -8,14 +8,13 @@ from typing import Any
 
 from grasp_lora.control.halving import HalvingResult
 from grasp_lora.cost import Cost, go_on_from
-from grasp_lora.errors import GraspError
 from grasp_lora.lm.encoding import Limits
 from grasp_lora.lm.training import Training
-from grasp_lora.ranks import world
 from grasp_lora.ratios import PruneRatio
 from grasp_lora.tasks.example import Example, groups_of
 from grasp_lora.workspace.halved import (
     HalvingSettings,
+    check_halving,
     halving_of,
     passes_to,
     place_of,
@@ -91,10 +90,7 @@ def _ready(
     training: Training,
     **_: Any,
 ) -> None:
-    if world() > 1:
-        raise GraspError("halving trains one candidate in one process: start it without a launcher")
-    steps = training.steps(len(train))
-    halving_of(candidates, how, steps, rungs_of_rows(how, steps, len(micro_dev)), [])
+    check_halving(candidates, how, training.steps(len(train)), len(micro_dev))
 
 
 def _passes(

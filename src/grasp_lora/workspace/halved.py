@@ -10,11 +10,13 @@ from pydantic import Field, model_validator
 from grasp_lora.control.halving import Halving, HalvingResult, KeepRule, rungs_of
 from grasp_lora.control.noise import MARGIN
 from grasp_lora.cost import Cost, measure
+from grasp_lora.errors import GraspError
 from grasp_lora.lm.backbone import Backbone
 from grasp_lora.lm.encoding import Limits
 from grasp_lora.lm.logs import CHECKPOINTS_FOLDER
 from grasp_lora.lm.pausing import PauseAt, Paused
 from grasp_lora.lm.training import Training
+from grasp_lora.ranks import world
 from grasp_lora.ratios import PruneRatio, Ratios, shown_ratio
 from grasp_lora.settings import Count, NotNegative, Settings
 from grasp_lora.tasks.example import Example
@@ -24,7 +26,9 @@ from grasp_lora.workspace.training import fine_tune
 
 __all__ = [
     "HalvingSettings",
+    "check_halving",
     "halving_of",
+    "passes_between",
     "passes_to",
     "place_of",
     "rungs_of_rows",
@@ -106,6 +110,17 @@ def rungs_of_rows(how: HalvingSettings, steps: int, judges: int) -> dict[int, in
     return {step: min(rows or judges, judges) for step, rows in asked}  # of two at one step the later counts
 
 
+def check_halving(candidates: Sequence[PruneRatio], how: HalvingSettings, steps: int, judges: int) -> None:
+    """What would stop it later.
+
+    Raises:
+        GraspError: No such candidates, a training without room for a comparison, or several processes.
+    """
+    if world() > 1:
+        raise GraspError("halving trains one candidate in one process: start it without a launcher")
+    halving_of(candidates, how, steps, rungs_of_rows(how, steps, judges), [])
+
+
 def halving_of(
     candidates: Sequence[PruneRatio],
     how: HalvingSettings,
@@ -137,21 +152,25 @@ def passes_to(
     train: Sequence[Example],
     dev: Sequence[Example],
     training: Training,
-    end: int = 0,
 ) -> int:
-    """To the last rung, and where it has an end, the survivor's to there."""
+    """Example passes of all candidates to the last rung, at most: where noise keeps everyone."""
     alive, before, total = len(candidates), 0, 0
-    for step, rows in {**rungs, **({end: 0} if end else {})}.items():
-        alive = 1 if step == end else alive
-        part = training.model_copy(update={"max_steps": step - before})
-        each = training.steps_per_epoch(len(train))
-        epochs = step // each - before // each
-        looks = (epochs + (0 < epochs == step // each)) * len(dev)  # the start's with the first epoch's
-        judged = rows if step == end else min(rows, len(dev)) if end else rows
-        total += alive * (passes_of_training(train=train, dev=None, training=part) + looks + judged)
+    for step, rows in rungs.items():
+        total += alive * (passes_between(before, step, train, dev, training) + rows)
         before = step
         alive = alive if how.keep == "noise" else -(-alive // how.factor)
     return total
+
+
+def passes_between(
+    before: int, step: int, train: Sequence[Example], dev: Sequence[Example], training: Training
+) -> int:
+    """Example passes of one training from one step to another, its looks at dev among them."""
+    part = training.model_copy(update={"max_steps": step - before})
+    each = training.steps_per_epoch(len(train))
+    epochs = step // each - before // each
+    looks = epochs + (0 < epochs == step // each)  # the start's with the first epoch's
+    return passes_of_training(train=train, dev=None, training=part) + looks * len(dev)
 
 
 def warnings_of(found: HalvingResult) -> list[str]:
