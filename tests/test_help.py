@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+from grasp_lora.cli import run
 from grasp_lora.cli.completion import parsers_of
 from grasp_lora.cli.main import build_parser, main
 
@@ -51,3 +52,20 @@ def test_completion_for_the_shell(capsys, tmp_path):
     asked = "source grasp.bash; COMP_WORDS=(grasp comp); COMP_CWORD=1; _shtab_grasp; echo ${COMPREPLY[@]}"
     done = subprocess.run(["bash", "-c", asked], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["compare"]
+
+
+@pytest.mark.parametrize(
+    ("given", "language"),
+    [([], "ar"), (["zh"], "zh"), (["name=x"], "ar"), (["ja", "name=x"], "ja")],
+)
+def test_a_demo_without_a_language_takes_settings_too(monkeypatch, given, language):
+    seen = {}
+    monkeypatch.setattr(run, "_run", lambda arguments: seen.update(vars(arguments)))
+    assert main(["demo", *given]) == 0
+    assert seen["config"].name == run.DEMOS[language]
+    assert seen["overrides"] == [one for one in given if "=" in one]
+
+
+def test_a_demo_that_is_none_names_those_that_are(capsys):
+    assert main(["demo", "fr"]) == 2
+    assert capsys.readouterr().err == "grasp: there is no demo in 'fr', only in ar, zh, ja\n"

@@ -36,9 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.overrides += more
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("grasp_lora").setLevel(logging.INFO)
-    logging.getLogger("bitsandbytes").setLevel(
-        logging.ERROR
-    )  # PEFT imports it, wanted or not; it asks for more
+    # PEFT imports it, wanted or not, and it asks for more packages.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)\b")

@@ -66,7 +66,8 @@ def add_run_verbs(verbs: Any, common: argparse.ArgumentParser) -> None:
         "grasp demo",
         "grasp demo zh",
     )
-    demo.add_argument("language", nargs="?", choices=list(DEMOS), default="ar", help="target language")
+    shown = "{" + ",".join(DEMOS) + "}"
+    demo.add_argument("language", nargs="?", default="ar", metavar=shown, help="target language")
     _overridable(demo)
 
 
@@ -273,6 +274,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 def _demo(arguments: argparse.Namespace) -> None:
     arguments.dry_run = False
+    if "=" in arguments.language:  # a setting comes first: the language was left out
+        arguments.overrides.insert(0, arguments.language)
+        arguments.language = "ar"
+    if arguments.language not in DEMOS:
+        raise GraspError(f"there is no demo in {arguments.language!r}, only in {', '.join(DEMOS)}")
     with as_file(files("grasp_lora") / "configs") as folder:
         arguments.config = folder / DEMOS[arguments.language]
         _run(arguments)

@@ -60,9 +60,8 @@ def _logits_only_at(targets: Tensor, model: Any) -> Iterator[list[bool]]:
         if not isinstance(hidden, Tensor) or hidden.shape[:2] != (targets.shape[0], targets.shape[1] + 1):
             return None
         done.append(True)
-        return (
-            hidden[:, :-1][targets.to(hidden.device)].unsqueeze(0),
-        )  # a backbone may be spread over several
+        where = targets.to(hidden.device)  # a backbone may be spread over several
+        return (hidden[:, :-1][where].unsqueeze(0),)
 
     handle = head.register_forward_pre_hook(select) if isinstance(head, nn.Module) else None
     try:
