@@ -15,12 +15,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import TrainerCallback
 
-from grasp_lora.control.curve import RatioCurve
 from grasp_lora.control.curve_callback import RatioCurveCallback
 from grasp_lora.control.fixed_mask import FixedMaskCallback
+from grasp_lora.control.units import adapter_parameters
 from grasp_lora.experiment import make, start
 from grasp_lora.methods.start import Start
 from grasp_lora.tasks.example import Example
@@ -33,6 +34,23 @@ CUT = 0.5
 KINDS = (
     "dropout 0.05", "curve", "curve, frozen", "dropout 0.2", "dropout 0.4", f"fixed {CUT:g}", "dropout 0",
 )  # fmt: skip
+
+
+class _Frozen(RatioCurveCallback):
+    """Undoes what a step did to the entries that its mask took."""
+
+    @torch.no_grad()
+    def on_pre_optimizer_step(self, *given: Any, **more: Any) -> None:
+        assert self.curve is not None
+        masks = {name: mask.clone() for name, mask in self.curve.masked.masks().items()}
+        super().on_pre_optimizer_step(*given, **more)
+        factors = adapter_parameters(self.trainer.model)
+        self._before = [(factors[name], factors[name].clone(), mask) for name, mask in masks.items()]
+
+    @torch.no_grad()
+    def on_optimizer_step(self, *given: Any, **more: Any) -> None:
+        for factor, before, mask in self._before:
+            factor.copy_(torch.where(mask, factor, before))
 
 
 class _Looks(TrainerCallback):
@@ -64,7 +82,8 @@ def trained(x: Start, kind: str, epochs: int, folder: Path) -> dict[str, Any]:
     def callbacks(trainer: Any, backbone: Any) -> list[Any]:
         if kind.startswith("curve"):
             how = {"ratios": (0.0, CUT), "parts": where, "every_epoch": True, "seed": config.seed}
-            kept.append(RatioCurveCallback(trainer, rows, **how, **asdict(x.limits)))
+            kind_of = _Frozen if kind.endswith("frozen") else RatioCurveCallback
+            kept.append(kind_of(trainer, rows, **how, **asdict(x.limits)))
             return kept
         if kind.startswith("dropout"):
             _set_dropout(trainer.model, float(kind.split()[1]))
@@ -72,7 +91,6 @@ def trained(x: Start, kind: str, epochs: int, folder: Path) -> dict[str, Any]:
         kept.append(_Looks(resources.loss(rows, backbone, x.limits).per_example))
         return [*fixed, *kept]
 
-    RatioCurve._frozen = kind.endswith("frozen")
     fit(resources, folder, x.model, where, train, training, x.limits, config.seed, callbacks)
     if kind.startswith("curve"):
         seen = {p: [list(one.at(p).losses) for one in kept[0].epochs] for p in (0.0, CUT)}

@@ -17,7 +17,6 @@ from transformers import TrainerCallback
 
 from grasp_lora.control.callback import GraspCallback
 from grasp_lora.control.controller import GraspController
-from grasp_lora.control.curve import RatioCurve
 from grasp_lora.control.curve_callback import RatioCurveCallback
 from grasp_lora.control.fixed_mask import FixedMaskCallback
 from grasp_lora.control.merge_prune import MergePruneCallback
@@ -452,20 +451,6 @@ def test_other_settings_are_refused(uninterrupted, tmp_path, name, make):
     with pytest.raises(GraspError, match=r"was made with ([\w.]+ .*, not .*|another \w+): resume w") as error:
         run(tmp_path / "run", make, resume=True)
     assert "another, not" not in str(error.value)  # what is too long to show
-
-
-def test_masked_entries_that_are_frozen_stay_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(RatioCurve, "_frozen", True)
-    make = MAKERS["all ratios"]
-    oracle, weights, _ = run(tmp_path / "whole", make)
-    ended_after(3, tmp_path / "whole", tmp_path / "run")
-    again, found, _ = run(tmp_path / "run", make, resume=True)
-    assert not differences(oracle, again, 3)
-    assert same(weights, found)
-    monkeypatch.setattr(RatioCurve, "_frozen", False)
-    ended_after(3, tmp_path / "whole", tmp_path / "other")
-    with pytest.raises(GraspError, match="was made with frozen True, not False"):
-        run(tmp_path / "other", make, resume=True)
 
 
 def test_without_the_optimizer_nothing_goes_on(tmp_path):

@@ -5,7 +5,7 @@ For a plain PyTorch loop; `RatioCurveCallback` does the same in a Trainer. No pa
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,26 +48,11 @@ class _StepMasks(MaskedAdapter):
         self._stepping = True
 
     @torch.no_grad()
-    def lift(self, *, stays: bool = False) -> None:
-        """The dense values are the model's again.
-
-        Args:
-            stays: Until `settle` it is remembered which entries the mask took.
-        """
+    def lift(self) -> None:
+        """The dense values are the model's again."""
         if self._stepping:
             torch._foreach_copy_(self._live(), self._dense)
             self._stepping = False
-        if not stays:
-            self._keep_all()
-
-    @torch.no_grad()
-    def settle(self) -> None:
-        """Undo what a step did to entries that its mask took."""
-        self._update_dense()
-        torch._foreach_copy_(self._live(), self._dense)
-        self._keep_all()
-
-    def _keep_all(self) -> None:
         for mask in self._masks:
             mask.fill_(True)
 
@@ -114,9 +99,6 @@ class RatioCurve:
         >>> curve.close()  # doctest: +SKIP
         >>> curve.cut(curve.measure().free.p)  # doctest: +SKIP
     """
-
-    _frozen: ClassVar[bool] = False
-    """Whether a step leaves alone the entries that its mask takes, to measure which is better."""
 
     def __init__(
         self,
@@ -167,7 +149,6 @@ class RatioCurve:
         """
         if prunes(self.masked.p):
             raise GraspError(f"the adapter was cut at p = {self.masked.p:g}: what is cut is not trained so")
-        self.after_optimizer_step()
         self.ratio = self._draws.draw()
         self.steps += 1
         self.masked.begin(self.ratio)
@@ -175,13 +156,7 @@ class RatioCurve:
 
     def before_optimizer_step(self) -> None:
         """The dense values are the model's again, before the optimizer takes its step on them."""
-        self.masked.lift(stays=self._frozen)
-
-    def after_optimizer_step(self) -> None:
-        """Where masked entries are frozen, undo what the step did to them; the next step does so, too."""
-        if self._frozen:
-            self.masked.lift(stays=True)
-            self.masked.settle()
+        self.masked.lift()
 
     def measure(self) -> MeasuredCurve:
         """The loss under a mask at each of the ratios, of the dense values as they are.
@@ -213,14 +188,13 @@ class RatioCurve:
     def _rest(self) -> None:
         """Between two steps, whatever was left of the last one."""
         if not prunes(self.masked.p):
-            self.after_optimizer_step()
             self.masked.lift()
 
     def settings(self) -> dict[str, Any]:
         """What a training that goes on must have in common with the one that was saved, for JSON."""
         draws = self._draws
         drawn = {"p_min": draws.p_min, "p_max": draws.p_max, "adapters": draws.adapters, "seed": self._seed}
-        return {**drawn, "ratios": list(self.ratios), **self._pruning.settings(), "frozen": self._frozen}
+        return {**drawn, "ratios": list(self.ratios), **self._pruning.settings()}
 
     def state_dict(self) -> dict[str, Any]:
         """All that later steps depend on but the weights and the optimizer's state, between two steps."""

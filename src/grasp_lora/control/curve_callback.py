@@ -161,10 +161,6 @@ class RatioCurveCallback(CarriesState):
         assert self.curve is not None
         self.curve.before_optimizer_step()
 
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        assert self.curve is not None
-        self.curve.after_optimizer_step()
-
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         due = control.should_log
         self._end_epoch()
