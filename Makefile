@@ -42,7 +42,7 @@ docs: $(VENV)/installed-dev
 	$(BIN)/zensical build --strict --clean
 
 bench: $(VENV)/installed-dev
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/python -m benchmarks step
 
 soak: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak --kills 60 --page

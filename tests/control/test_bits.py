@@ -48,12 +48,23 @@ def test_thresholds_and_masks_are_those_of_sorting(data, dtype, ratios):
         expected = _sorted(block, ks)[0]
         assert cut.dtype == expected.dtype
         assert torch.equal(bits(cut), bits(expected))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("grasp_lora.control.pruning.CPU", torch.device("meta"))  # no tensor here is there
+        elsewhere = thresholds(dense, units, ratios)
+        assert all(torch.equal(bits(a), bits(b)) for a, b in zip(cuts, elsewhere, strict=True))
+        together = [masks_of(dense, units, cuts, i) for i in range(len(ratios))]
     for i in range(len(ratios)):
-        out = [torch.empty_like(t, dtype=torch.bool) for t in dense]
-        masks_at(dense, units, [cut[i] for cut in cuts], out)
+        out = masks_of(dense, units, cuts, i)
         for unit, cut in zip(units, cuts, strict=True):
             kept = _ranked(magnitude(unit.of(dense).reshape(-1))) > cut[i]
             assert torch.equal(unit.of(out).reshape(-1), kept)
+            assert torch.equal(unit.of(together[i]).reshape(-1), kept)
+
+
+def masks_of(dense, units, cuts, i):
+    out = [torch.empty_like(t, dtype=torch.bool) for t in dense]
+    masks_at(dense, units, [cut[i] for cut in cuts], out)
+    return out
 
 
 @given(st.data(), st.sampled_from([torch.float32, torch.float64]), st.integers(1, 500))

@@ -38,8 +38,8 @@ def thresholds(
 ) -> list[Tensor]:
     """The k-th smallest magnitude of every unit at every ratio: tau(p) of Sec. 3.1, zeros ranked by position.
 
-    On a CPU it is selected. Elsewhere one sort serves all ratios, and many units of one size, and nothing is
-    waited for.
+    On a CPU it is selected. Elsewhere one sort serves all ratios, and many units of one shape, and nothing is
+    waited for but that counts are copied there.
 
     Args:
         values: What is scored: the factors, pruned entries at their dense values, or importance itself.
@@ -65,7 +65,7 @@ def thresholds(
         if device == CPU:
             result.update((i, _selected(blocks[i], counts[i])) for i in group)
         else:
-            cut = _sorted(torch.stack([blocks[i].reshape(-1) for i in group]), k_at[device][start:stop])
+            cut = _sorted(torch.stack([blocks[i] for i in group]).flatten(1), k_at[device][start:stop])
             result.update(zip(group, cut.unbind(0), strict=True))
         start = stop
     return [result[i] for i in range(len(units))]
@@ -109,12 +109,25 @@ def masks_at(
         cut: One scalar threshold per unit.
         out: Boolean tensors shaped as `values`, overwritten.
     """
-    for unit, threshold in zip(units, cut, strict=True):
-        block, mask = unit.of(values), unit.of(out)
-        if block.device == CPU and not -math.inf < (value := threshold.item()) < 0:
-            np.greater(magnitude(block).numpy(), value, out=mask.numpy())
-        else:  # a CPU's zeros are told apart
-            mask.copy_((_ranked(magnitude(block.reshape(-1))) > threshold).view(block.shape))
+    blocks = [unit.of(values) for unit, _ in zip(units, cut, strict=True)]
+    masks = [unit.of(out) for unit in units]
+    for group in _same_shape(blocks):
+        first = blocks[group[0]]
+        if first.device == CPU:
+            for i in group:
+                _mask_here(blocks[i], cut[i], masks[i])
+        else:  # many units with one kernel each time: there are hundreds
+            scores = magnitude(torch.stack([blocks[i] for i in group]).flatten(1))
+            kept = _ranked(scores) > torch.stack([cut[i] for i in group])[:, None]
+            torch._foreach_copy_([masks[i] for i in group], [*kept.view(-1, *first.shape).unbind(0)])
+
+
+def _mask_here(block: Tensor, threshold: Tensor, out: Tensor) -> None:
+    """One unit's mask, on a CPU."""
+    if -math.inf < (value := threshold.item()) < 0:  # a place: zeros are told apart
+        out.copy_((_ranked(magnitude(block.reshape(-1))) > threshold).view(block.shape))
+    else:
+        np.greater(magnitude(block).numpy(), value, out=out.numpy())
 
 
 def pruned_share(masks: Iterable[Tensor]) -> float:
@@ -141,9 +154,9 @@ def _ranked(scores: Tensor) -> Tensor:
 
 def _same_shape(blocks: Sequence[Tensor]) -> Iterable[list[int]]:
     """Indices of units that can be sorted together, few enough that what the sort needs stays small."""
-    groups: dict[tuple[int, torch.dtype, torch.device], list[int]] = defaultdict(list)
+    groups: dict[tuple[torch.Size, torch.dtype, torch.device], list[int]] = defaultdict(list)
     for i, block in enumerate(blocks):
-        groups[block.numel(), block.dtype, block.device].append(i)
-    for (size, *_), group in groups.items():
-        most = max(1, TOGETHER // max(1, size))
+        groups[block.shape, block.dtype, block.device].append(i)
+    for (shape, *_), group in groups.items():
+        most = max(1, TOGETHER // max(1, shape.numel()))
         yield from (group[i : i + most] for i in range(0, len(group), most))
