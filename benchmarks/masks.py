@@ -135,10 +135,11 @@ def apart(source: Path, rank: int, repeats: int, device: str) -> dict[str, list[
     """The same in a fresh process, with the package's code at `source`."""
     command = [sys.executable, "-m", "benchmarks", "masks", "--rank", str(rank), "--repeats", str(repeats)]
     command += ["--device", device]
+    path = os.pathsep.join([str(source), str(ROOT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         command,
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": f"{source}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         check=True,
     )

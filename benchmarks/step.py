@@ -174,6 +174,7 @@ def measured(given: argparse.Namespace, tokens: int, rate: float) -> dict[str, A
     shares = {
         "step_mfu": own["step"] * given.batch / middle["step"] / rate,
         "probe_mfu": own["forward"] * MICRO_DEV / middle["probe"] / rate,
+        "round_mfu": own["forward"] * MICRO_DEV * (CANDIDATES + 1) / middle["round_evaluations"] / rate,
         "operations_share": own["step"] / every["step"],
         "operations_share_probe": own["forward"] / every["forward"],
         "round_over_evaluations": statistics.median(
@@ -214,7 +215,8 @@ def render(run: dict[str, Any]) -> str:
             rows.append([*row, f"{shares[over]:.2f}", f"{100 * shares[f'{key}_mfu']:.0f} %"])
         row = [spread(s[key], 1e3, 1) for key in ("round", "round_evaluations")]
         over_evaluations = f"{shares['round_over_evaluations']:.3f}"
-        rows.append([f"round, {one['tokens']} tokens", *row, over_evaluations, "", ""])
+        mfu = f"{100 * shares['round_mfu']:.0f} %"
+        rows.append([f"round, {one['tokens']} tokens", *row, over_evaluations, "", mfu])
     memory = "; ".join(f"{one['tokens']} tokens {_gib(one['memory'])}" for one in run["lengths"])
     head = [
         "",

@@ -14,7 +14,14 @@ from grasp_lora.control.pruning import _ranked, _sorted, entries_to_prune, masks
 from grasp_lora.control.units import prune_units
 
 A, B = (f"base_model.model.layer.lora_{factor}.default.weight" for factor in "AB")
-PARTS = {"layer": (SimpleNamespace(name="en", start=0, stop=2), SimpleNamespace(name="ar", start=2, stop=5))}
+SHAPES = {A: (5, 7), B: (6, 5)}
+PARTS = {  # two sites that are cut alike, and one that is not
+    layer: (
+        SimpleNamespace(name="en", start=0, stop=2 - n // 2),
+        SimpleNamespace(name="ar", start=2 - n // 2, stop=5),
+    )
+    for n, layer in enumerate(("layer", "layer1", "layer2"))
+}
 DTYPES = st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16])
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 ODD = (0.0, -0.0, 1.0, -1.0, math.inf, -math.inf, 1e-42, 2e-42, 6e-8, 0.1, 3.5)
@@ -39,31 +46,32 @@ def bits(tensor):
 @given(st.data(), DTYPES, RATIOS)
 def test_thresholds_and_masks_are_those_of_sorting(data, dtype, ratios):
     """As another device has them: all of a unit sorted, and every entry compared by its place, too."""
-    values = {A: data.draw(tensors((5, 7), dtype)), B: data.draw(tensors((6, 5), dtype))}
+    shapes = {name.replace("layer", layer): shape for name, shape in SHAPES.items() for layer in PARTS}
+    values = {name: data.draw(tensors(shape, dtype)) for name, shape in shapes.items()}
     units, dense = prune_units(values, PARTS), list(values.values())
     cuts = thresholds(dense, units, ratios)
-    for unit, cut in zip(units, cuts, strict=True):
+    for place, unit in enumerate(units):
         block = unit.of(dense).reshape(1, -1)
         ks = torch.tensor([[entries_to_prune(p, block.numel()) for p in ratios]])
-        expected = _sorted(block, ks)[0]
+        cut, expected = torch.stack([of_ratio[place] for of_ratio in cuts]), _sorted(block, ks)[0]
         assert cut.dtype == expected.dtype
         assert torch.equal(bits(cut), bits(expected))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("grasp_lora.control.pruning.CPU", torch.device("meta"))  # no tensor here is there
         elsewhere = thresholds(dense, units, ratios)
-        assert all(torch.equal(bits(a), bits(b)) for a, b in zip(cuts, elsewhere, strict=True))
-        together = [masks_of(dense, units, cuts, i) for i in range(len(ratios))]
-    for i in range(len(ratios)):
-        out = masks_of(dense, units, cuts, i)
-        for unit, cut in zip(units, cuts, strict=True):
-            kept = _ranked(magnitude(unit.of(dense).reshape(-1))) > cut[i]
-            assert torch.equal(unit.of(out).reshape(-1), kept)
-            assert torch.equal(unit.of(together[i]).reshape(-1), kept)
+        assert bits(torch.tensor(elsewhere)).equal(bits(torch.tensor(cuts)))
+        together = [masks_of(dense, units, cut) for cut in cuts]
+    for of_ratio, there in zip(cuts, together, strict=True):
+        here = masks_of(dense, units, of_ratio)
+        for unit, cut in zip(units, of_ratio, strict=True):
+            kept = _ranked(magnitude(unit.of(dense).reshape(-1))) > cut
+            assert torch.equal(unit.of(here).reshape(-1), kept)
+            assert torch.equal(unit.of(there).reshape(-1), kept)
 
 
-def masks_of(dense, units, cuts, i):
+def masks_of(dense, units, cut):
     out = [torch.empty_like(t, dtype=torch.bool) for t in dense]
-    masks_at(dense, units, [cut[i] for cut in cuts], out)
+    masks_at(dense, units, cut, out)
     return out
 
 
@@ -94,11 +102,9 @@ def test_what_is_not_a_number_is_pruned_last_and_goes_with_all():
     units, dense = prune_units(values), list(values.values())
     cuts = thresholds(dense, units, [0.5, 0.75])
     assert cuts[0][0] == 2
-    assert cuts[0][1].isnan()
-    for i, kept in enumerate(([False, False, False, False], [False, False, False, False])):
-        out = [torch.ones(1, 4, dtype=torch.bool)]
-        masks_at(dense, units, [cuts[0][i]], out)
-        assert out[0].tolist() == [kept]
+    assert cuts[1][0].isnan()
+    for cut in cuts:
+        assert masks_of(dense, units, cut)[0].tolist() == [[False] * 4]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])

@@ -433,7 +433,7 @@ def test_selecting_the_threshold_is_sorting_for_it(p):
     importance = [torch.rand(w.shape).round(decimals=2) for w in parameters.values()]  # with ties
     units = prune_units(parameters)
     expected = [torch.empty_like(w, dtype=torch.bool) for w in parameters.values()]
-    masks_at(importance, units, [t[0] for t in thresholds(importance, units, [p])], out=expected)
+    masks_at(importance, units, thresholds(importance, units, [p])[0], out=expected)
     keep = StepPruner(parameters, p=p).prune(importance)
     assert all(torch.equal(a, b) for a, b in zip(keep, expected, strict=True))
 

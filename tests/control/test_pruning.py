@@ -22,7 +22,7 @@ def masks(tensors, p, parts=None, unit="adapter"):
     units = prune_units(tensors, parts, unit)
     dense = list(tensors.values())
     out = [torch.empty_like(t, dtype=torch.bool) for t in dense]
-    masks_at(dense, units, [t[0] for t in thresholds(dense, units, [p])], out)
+    masks_at(dense, units, thresholds(dense, units, [p])[0], out)
     return out, units
 
 
@@ -87,9 +87,8 @@ def test_many_ratios_from_one_sort_equal_one_by_one():
     tensors, ratios = factors(), [0.0, 0.13, 0.5, 1.0]
     units, dense = prune_units(tensors, PARTS), list(tensors.values())
     together = thresholds(dense, units, ratios)
-    for i, p in enumerate(ratios):
-        for cut, alone in zip(together, thresholds(dense, units, [p]), strict=True):
-            assert cut[i] == alone[0]
+    for cuts, p in zip(together, ratios, strict=True):
+        assert cuts == thresholds(dense, units, [p])[0]
 
 
 def test_ties_are_all_pruned_but_zeros_go_by_position():

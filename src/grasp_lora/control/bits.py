@@ -39,7 +39,16 @@ def kth_smallest(scores: Tensor, ks: Sequence[int]) -> Tensor:
 
 
 def multiply(tensors: Sequence[Tensor], masks: Sequence[Tensor], out: Sequence[Tensor]) -> None:
-    """out = tensor * mask: masks are widened many at a time if they are bytes, as booleans one by one."""
+    """out = tensor * mask; `out` may be `tensors`.
+
+    A CPU widens masks many at a time if they are bytes, booleans one by one. Elsewhere a call for each tensor
+    would take longer than what it does.
+    """
+    if out and out[0].device != CPU:
+        if out is not tensors:
+            torch._foreach_copy_(list(out), list(tensors))
+        torch._foreach_mul_(list(out), list(masks))
+        return
     for tensor, mask, product in zip(tensors, masks, out, strict=True):
         torch.mul(tensor, mask.view(torch.int8), out=product)
 

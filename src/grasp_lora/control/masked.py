@@ -135,19 +135,20 @@ class MaskedAdapter:
             cuts = thresholds(
                 self._scored, self.units, [ratios_of_units(self.units, self.adapters, p) for p in ratios]
             )
-            saved = [w.clone() for w in self._live()]
+            live = self._live()
+            saved = [w.clone() for w in live]
             masks = [torch.empty_like(m) for m in self._masks]
 
         @torch.no_grad()
         def apply(i: int) -> None:
-            masks_at(self._scored, self.units, [cut[i] for cut in cuts], out=masks)
-            self._write_live(masks)
+            masks_at(self._scored, self.units, cuts[i], out=masks)
+            multiply(self._dense, masks, out=live)
 
         try:
             yield apply
         finally:
             with torch.no_grad():
-                torch._foreach_copy_(self._live(), saved)
+                torch._foreach_copy_(live, saved)
 
     def masks(self) -> dict[str, Tensor]:
         """The committed keep masks, by parameter name."""
@@ -155,8 +156,9 @@ class MaskedAdapter:
 
     def pruned_shares(self) -> dict[str, float]:
         """The pruned share of every unit under the committed mask: p, more where scores tie, 0 if pending."""
-        pruned = numbers([unit.of(self._masks).logical_not().count_nonzero() for unit in self.units])
-        return {u.name: n / u.of(self._masks).numel() for u, n in zip(self.units, pruned, strict=True)}
+        kept = numbers([unit.of(self._masks).count_nonzero() for unit in self.units])
+        sizes = [unit.size(self._masks) for unit in self.units]
+        return {u.name: (d - n) / d for u, n, d in zip(self.units, kept, sizes, strict=True)}
 
     @torch.no_grad()
     def importances(self) -> dict[str, float]:
@@ -245,7 +247,7 @@ class MaskedAdapter:
     def _masks_at(self, p: PruneRatio) -> list[Tensor]:
         cuts = thresholds(self._scored, self.units, [ratios_of_units(self.units, self.adapters, p)])
         masks = [torch.empty_like(m) for m in self._masks]
-        masks_at(self._scored, self.units, [t[0] for t in cuts], out=masks)
+        masks_at(self._scored, self.units, cuts[0], out=masks)
         return masks
 
     def _write_live(self, masks: list[Tensor]) -> None:
@@ -266,7 +268,7 @@ class MaskedAdapter:
         self._say("not pruned to p = %s yet, being all zeros until they are trained: %s", self.pending)
 
     def _pending(self, shares: Mapping[str, float]) -> list[str]:
-        sizes = {unit.name: unit.of(self._masks).numel() for unit in self.units}
+        sizes = {unit.name: unit.size(self._masks) for unit in self.units}
         wanted = self._wanted()
         return [n for n, share in shares.items() if share == 0 and entries_to_prune(wanted[n], sizes[n])]
 

@@ -77,8 +77,7 @@ class StepPruner:
         """Reset by importance, one tensor per factor and of its shape; returns the keep masks."""
         keep = [torch.empty_like(w, dtype=torch.bool) for w in self.parameters]
         if self.unit == "parameter":
-            cut = [t[0] for t in thresholds(importance, self.units, [self.p])]
-            masks_at(importance, self.units, cut, out=keep)
+            masks_at(importance, self.units, thresholds(importance, self.units, [self.p])[0], out=keep)
         else:
             for name, score in self.scores(importance).items():
                 for unit in self._modules()[name]:

@@ -8,6 +8,7 @@ by and keeps every entry, since a pruned one could never be trained.
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,11 +36,11 @@ def entries_to_prune(p: float, size: int) -> int:
 @torch.no_grad()
 def thresholds(
     values: Sequence[Tensor], units: Sequence[PruneUnit], ratios: Sequence[float | Sequence[float]]
-) -> list[Tensor]:
+) -> list[list[Tensor]]:
     """The k-th smallest magnitude of every unit at every ratio: tau(p) of Sec. 3.1, zeros ranked by position.
 
-    On a CPU it is selected. Elsewhere one sort serves all ratios, and many units of one shape, and nothing is
-    waited for but that counts are copied there.
+    On a CPU it is selected. Elsewhere one sort serves all ratios, and the units of many factors, and nothing
+    is waited for but that counts are copied there.
 
     Args:
         values: What is scored: the factors, pruned entries at their dense values, or importance itself.
@@ -47,28 +48,31 @@ def thresholds(
         ratios: n prune ratios, each a number for all units or one for each of them.
 
     Returns:
-        One tensor of shape (n,) per unit, on the unit's device. It is minus infinity, so that nothing is
+        For each ratio one scalar per unit, on the unit's device. It is minus infinity, so that nothing is
         pruned, where k = 0, and below p = 1 where the unit is all zeros.
     """
-    blocks = [unit.of(values) for unit in units]
     counts = [
-        [entries_to_prune(p if isinstance(p, float | int) else p[i], block.numel()) for p in ratios]
-        for i, block in enumerate(blocks)
+        [entries_to_prune(p if isinstance(p, float | int) else p[i], unit.size(values)) for p in ratios]
+        for i, unit in enumerate(units)
     ]
-    result: dict[int, Tensor] = {}
-    groups = list(_same_shape(blocks))
-    k = torch.tensor([counts[i] for group in groups for i in group])  # (units, n)
-    k_at = {device: k.to(device) for device in {block.device for block in blocks}}  # waited for once
+    found: dict[int, Sequence[Tensor]] = {}  # of a unit, for each ratio
+    alike = [*_alike(values, units)]
+    k = torch.tensor([counts[i] for _, places in alike for place in places for i in place])  # (units, n)
+    k_at = {device: k.to(device) for device in {value.device for value in values}}  # waited for once
     start = 0
-    for group in groups:
-        device, stop = blocks[group[0]].device, start + len(group)
-        if device == CPU:
-            result.update((i, _selected(blocks[i], counts[i])) for i in group)
-        else:
-            cut = _sorted(torch.stack([blocks[i] for i in group]).flatten(1), k_at[device][start:stop])
-            result.update(zip(group, cut.unbind(0), strict=True))
-        start = stop
-    return [result[i] for i in range(len(units))]
+    for factors, places in alike:
+        if (device := values[factors[0]].device) == CPU:
+            for i in (i for place in places for i in place):
+                found[i] = _selected(units[i].of(values), counts[i]).unbind(0)
+            start += len(factors) * len(places)
+            continue
+        together = torch.stack([values[i] for i in factors])
+        for place in places:
+            block = units[place[0]].of_each(together).flatten(1)
+            cut = _sorted(block, k_at[device][start : start + len(place)])
+            found.update(zip(place, zip(*(at.unbind(0) for at in cut.unbind(1)), strict=True), strict=True))
+            start += len(place)
+    return [[found[i][n] for i in range(len(units))] for n in range(len(ratios))]
 
 
 def _selected(block: Tensor, counts: Sequence[int]) -> Tensor:
@@ -109,17 +113,19 @@ def masks_at(
         cut: One scalar threshold per unit.
         out: Boolean tensors shaped as `values`, overwritten.
     """
-    blocks = [unit.of(values) for unit, _ in zip(units, cut, strict=True)]
-    masks = [unit.of(out) for unit in units]
-    for group in _same_shape(blocks):
-        first = blocks[group[0]]
-        if first.device == CPU:
-            for i in group:
-                _mask_here(blocks[i], cut[i], masks[i])
-        else:  # many units with one kernel each time: there are hundreds
-            scores = magnitude(torch.stack([blocks[i] for i in group]).flatten(1))
-            kept = _ranked(scores) > torch.stack([cut[i] for i in group])[:, None]
-            torch._foreach_copy_([masks[i] for i in group], [*kept.view(-1, *first.shape).unbind(0)])
+    cuts = [one for _, one in zip(units, cut, strict=True)]
+    for factors, places in _alike(values, units):
+        if values[factors[0]].device == CPU:
+            for i in (i for place in places for i in place):
+                _mask_here(units[i].of(values), cuts[i], units[i].of(out))
+            continue
+        together = torch.stack([values[i] for i in factors])  # there are hundreds, and each kernel takes time
+        kept = torch.empty_like(together, dtype=torch.bool)
+        for place in places:
+            block = units[place[0]].of_each(together)
+            above = _ranked(magnitude(block.flatten(1))) > torch.stack([cuts[i] for i in place])[:, None]
+            units[place[0]].of_each(kept).copy_(above.view(block.shape))
+        torch._foreach_copy_([out[i] for i in factors], [*kept.unbind(0)])
 
 
 def _mask_here(block: Tensor, threshold: Tensor, out: Tensor) -> None:
@@ -152,11 +158,23 @@ def _ranked(scores: Tensor) -> Tensor:
     return torch.where(scores == 0, places, scores)
 
 
-def _same_shape(blocks: Sequence[Tensor]) -> Iterable[list[int]]:
-    """Indices of units that can be sorted together, few enough that what the sort needs stays small."""
-    groups: dict[tuple[torch.Size, torch.dtype, torch.device], list[int]] = defaultdict(list)
-    for i, block in enumerate(blocks):
-        groups[block.shape, block.dtype, block.device].append(i)
-    for (shape, *_), group in groups.items():
+def _alike(
+    values: Sequence[Tensor], units: Sequence[PruneUnit]
+) -> Iterable[tuple[list[int], list[tuple[int, ...]]]]:
+    """Factors of one shape that are cut into units alike, few enough that what a sort needs stays small.
+
+    Returns:
+        Their indices, and for each place of a unit in such a factor the index of each one's unit there.
+    """
+    own: dict[int, list[int]] = defaultdict(list)
+    for i, unit in enumerate(units):
+        own[unit.factor].append(i)
+    groups: dict[Any, list[int]] = defaultdict(list)
+    for factor, mine in own.items():
+        value, places = values[factor], tuple((units[i].dim, units[i].start, units[i].length) for i in mine)
+        groups[value.shape, value.dtype, value.device, places].append(factor)
+    for (shape, *_), factors in groups.items():
         most = max(1, TOGETHER // max(1, shape.numel()))
-        yield from (group[i : i + most] for i in range(0, len(group), most))
+        for i in range(0, len(factors), most):
+            some = factors[i : i + most]
+            yield some, [*zip(*(own[factor] for factor in some), strict=True)]

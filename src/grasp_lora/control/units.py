@@ -102,6 +102,14 @@ class PruneUnit(NamedTuple):
         """This unit's view into the list of tensors."""
         return tensors[self.factor].narrow(self.dim, self.start, self.length)
 
+    def size(self, tensors: Sequence[Tensor]) -> int:
+        """How many entries it has, without a view: there are hundreds of units."""
+        return tensors[self.factor].shape[1 - self.dim] * self.length
+
+    def of_each(self, factors: Tensor) -> Tensor:
+        """The view of the block at this place in each of several factors, (factors, ...)."""
+        return factors.narrow(self.dim + 1, self.start, self.length)
+
 
 def site_of(name: str) -> tuple[str, str]:
     """The site of a LoRA factor, and which of "A" and "B" it is.
