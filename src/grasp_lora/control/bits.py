@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["CPU", "kth_smallest", "multiply", "take"]
+from grasp_lora.control.blocks import Blocks
+
+__all__ = ["CPU", "kth_smallest", "multiply", "take", "take_each"]
 
 CPU = torch.device("cpu")
 
@@ -41,16 +43,18 @@ def kth_smallest(scores: Tensor, ks: Sequence[int]) -> Tensor:
 def multiply(tensors: Sequence[Tensor], masks: Sequence[Tensor], out: Sequence[Tensor]) -> None:
     """out = tensor * mask; `out` may be `tensors`.
 
-    A CPU widens masks many at a time if they are bytes, booleans one by one. Elsewhere a call for each tensor
-    would take longer than what it does.
+    A CPU widens masks many at a time if they are bytes, booleans one by one.
     """
-    if out and out[0].device != CPU:
+    if not out or out[0].device == CPU:
+        for tensor, mask, product in zip(tensors, masks, out, strict=True):
+            torch.mul(tensor, mask.view(torch.int8), out=product)
+    elif isinstance(tensors, Blocks) and isinstance(masks, Blocks):
+        for of, block, mask in zip(tensors.order, tensors.blocks, masks.blocks, strict=True):
+            torch._foreach_copy_([out[i] for i in of], [*(block * mask).unbind(0)])
+    else:
         if out is not tensors:
             torch._foreach_copy_(list(out), list(tensors))
         torch._foreach_mul_(list(out), list(masks))
-        return
-    for tensor, mask, product in zip(tensors, masks, out, strict=True):
-        torch.mul(tensor, mask.view(torch.int8), out=product)
 
 
 def take(into: Tensor, other: Tensor, where: Tensor) -> None:
@@ -61,3 +65,13 @@ def take(into: Tensor, other: Tensor, where: Tensor) -> None:
     integers = _INTEGERS[into.element_size()]
     into, other = into.view(integers), other.view(integers)
     into ^= (into ^ other).mul_(where.view(torch.int8))
+
+
+def take_each(into: Blocks, others: Sequence[Tensor], where: Blocks) -> None:
+    """`take` of all tensors."""
+    if into and into[0].device == CPU:
+        for each in zip(into, others, where, strict=True):
+            take(*each)
+    else:
+        for of, block, mask in zip(into.order, into.blocks, where.blocks, strict=True):
+            take(block, torch.stack([others[i] for i in of]), mask)

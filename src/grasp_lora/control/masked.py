@@ -10,13 +10,15 @@ import logging
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from grasp_lora.control.bits import multiply, take
+from grasp_lora.control.bits import multiply, take_each
+from grasp_lora.control.blocks import Blocks, alike
 from grasp_lora.control.moments import reset_optimizer_state
 from grasp_lora.control.pruning import entries_to_prune, masks_at, numbers, thresholds
 from grasp_lora.control.units import PruneUnit, Pruning, names_of_parts, prune_units, ratios_of_units
@@ -59,11 +61,11 @@ class MaskedAdapter:
         self.units = prune_units(parameters, pruning.parts, pruning.unit)
         self.p: PruneRatio = 0.0
         self.adapters = names_of_parts(pruning.parts) if pruning.parts and pruning.unit == "adapter" else ()
-        self._masks = [torch.ones_like(w, dtype=torch.bool) for w in self._live()]
-        self._moved: list[Tensor] = []  # entries that a commit after the first one changed
-        self._dense = [w.clone() for w in self._live()]
+        self._dense = Blocks.copied(self._live(), alike(self.parameters, self.units))
+        self._masks = self._dense.map(partial(torch.ones_like, dtype=torch.bool))
+        self._moved: Blocks | None = None  # entries that a commit after the first one changed
         anew = pruning.importance_refresh == "round"
-        self._scored = self._dense if anew else [w.clone() for w in self._dense]
+        self._scored = self._dense if anew else self._dense.map(torch.clone)
         self._unscored = [] if anew else self._zeros(self._scored)
         self._reported: set[str] = set()
         self.pending: list[str] = []
@@ -99,24 +101,23 @@ class MaskedAdapter:
         self._update_dense()
         masks = self._masks_at(p)
         self._write_live(masks)
-        changed = [old ^ new for old, new in zip(self._masks, masks, strict=True)]
+        changed = self._masks.map(torch.bitwise_xor, masks)
         if optimizer is not None:
             reset_optimizer_state(optimizer, self.parameters, changed)
         self._masks, self.p = masks, p
         self._report()
         return self._note(changed)
 
-    def _note(self, changed: list[Tensor]) -> tuple[float, float]:
+    def _note(self, changed: Blocks) -> tuple[float, float]:
         """Remember which entries changed; see `commit`."""
-        if not self._moved:  # the first commit: there was no mask before
-            self._moved = [torch.zeros_like(c) for c in changed]
+        if self._moved is None:  # the first commit: there was no mask before
+            self._moved = changed.map(torch.zeros_like)
             return 0.0, 0.0
-        again = [moved & c for moved, c in zip(self._moved, changed, strict=True)]
-        counts = numbers([mask.count_nonzero() for masks in (changed, again) for mask in masks])
-        some, back = sum(counts[: len(changed)]), sum(counts[len(changed) :])
-        for moved, c in zip(self._moved, changed, strict=True):
-            moved |= c
-        return some / sum(c.numel() for c in changed), back / max(1, some)
+        again = self._moved.map(torch.bitwise_and, changed)
+        counts = numbers([mask.count_nonzero() for masks in (changed, again) for mask in masks.blocks])
+        some, back = sum(counts[: len(changed.blocks)]), sum(counts[len(changed.blocks) :])
+        self._moved = self._moved.map(torch.bitwise_or, changed)
+        return some / sum(c.numel() for c in changed.blocks), back / max(1, some)
 
     @torch.no_grad()
     def zero_pruned(self) -> None:
@@ -136,8 +137,8 @@ class MaskedAdapter:
                 self._scored, self.units, [ratios_of_units(self.units, self.adapters, p) for p in ratios]
             )
             live = self._live()
-            saved = [w.clone() for w in live]
-            masks = [torch.empty_like(m) for m in self._masks]
+            saved = Blocks.copied(live, self._dense.order)
+            masks = self._masks.map(torch.empty_like)
 
         @torch.no_grad()
         def apply(i: int) -> None:
@@ -185,14 +186,9 @@ class MaskedAdapter:
 
         Taking it changes nothing: a run that is saved more often is the same run.
         """
-        dense = [value.clone() for value in self._dense]
-        for value, live, mask in zip(dense, self._live(), self._masks, strict=True):
-            take(value, live, mask)
-        kinds = {"mask": self._masks, "dense": dense}
-        if self._scored is not self._dense:
-            kinds["scored"] = self._scored
-        if self._moved:
-            kinds["moved"] = self._moved
+        dense = self._dense.map(torch.clone)
+        take_each(dense, self._live(), self._masks)
+        kinds = self._kinds() | {"dense": dense}
         state = {f"{k}.{n}": t for k, ts in kinds.items() for n, t in zip(self.names, ts, strict=True)}
         return {"p": torch.tensor(self.p, dtype=torch.float64)} | state
 
@@ -205,15 +201,13 @@ class MaskedAdapter:
             ValueError: It is that of factors of other shapes.
         """
         self.p = float(state["p"]) if state["p"].ndim == 0 else as_ratio(state["p"].tolist())
-        kinds = {"mask": self._masks, "dense": self._dense, "scored": self._scored}
-        for kind, tensors in kinds.items():
-            if kind != "scored" or self._scored is not self._dense:
-                for name, tensor in zip(self.names, tensors, strict=True):
-                    if (saved := state[f"{kind}.{name}"]).shape != tensor.shape:
-                        raise ValueError(f"{name} is {tuple(tensor.shape)}, not {tuple(saved.shape)}")
-                    tensor.copy_(saved)
-        moved = [state[key] for key in (f"moved.{name}" for name in self.names) if key in state]
-        self._moved = [tensor.to(w.device, copy=True) for tensor, w in zip(moved, self._dense, strict=False)]
+        known = f"moved.{self.names[0]}" in state
+        self._moved = self._masks.map(torch.zeros_like) if known else None
+        for kind, tensors in self._kinds().items():
+            for name, tensor in zip(self.names, tensors, strict=True):
+                if (saved := state[f"{kind}.{name}"]).shape != tensor.shape:
+                    raise ValueError(f"{name} is {tuple(tensor.shape)}, not {tuple(saved.shape)}")
+                tensor.copy_(saved)
         self._unscored = [] if self._scored is self._dense else self._zeros(self._scored)
         self.pending = self._pending(self.pruned_shares())
         for live, dense, mask in zip(self._live(), self._dense, self._masks, strict=True):
@@ -231,26 +225,31 @@ class MaskedAdapter:
         if not all(torch.equal(a, b) for a, b in zip(self._live(), weights, strict=True)):
             raise ValueError("it is not that of the adapter's weights as they were loaded")
 
+    def _kinds(self) -> dict[str, Blocks]:
+        """What there is of each factor beside its live value."""
+        scored = {} if self._scored is self._dense else {"scored": self._scored}
+        moved = {} if self._moved is None else {"moved": self._moved}
+        return {"mask": self._masks, "dense": self._dense, **scored, **moved}
+
     def _live(self) -> list[Tensor]:
         return [p.detach() for p in self.parameters]
 
     def _update_dense(self) -> None:
         """Take kept entries over from the live values; pruned ones keep what they had."""
-        for dense, live, mask in zip(self._dense, self._live(), self._masks, strict=True):
-            take(dense, live, mask)
+        take_each(self._dense, self._live(), self._masks)
         for unit in self._unscored:
             unit.of(self._scored).copy_(unit.of(self._dense))
         if self._unscored:
             zeros = set(self._zeros(self._scored))
             self._unscored = [unit for unit in self._unscored if unit in zeros]
 
-    def _masks_at(self, p: PruneRatio) -> list[Tensor]:
+    def _masks_at(self, p: PruneRatio) -> Blocks:
         cuts = thresholds(self._scored, self.units, [ratios_of_units(self.units, self.adapters, p)])
-        masks = [torch.empty_like(m) for m in self._masks]
+        masks = self._masks.map(torch.empty_like)
         masks_at(self._scored, self.units, cuts[0], out=masks)
         return masks
 
-    def _write_live(self, masks: list[Tensor]) -> None:
+    def _write_live(self, masks: Blocks) -> None:
         multiply(self._dense, masks, out=self._live())
 
     def _zeros(self, tensors: Sequence[Tensor]) -> list[PruneUnit]:

@@ -8,22 +8,18 @@ by and keeps every entry, since a pruned one could never be trained.
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from grasp_lora.control.bits import CPU, kth_smallest
+from grasp_lora.control.blocks import Blocks, alike
 from grasp_lora.control.importance import magnitude
 from grasp_lora.control.units import PruneUnit
 from grasp_lora.errors import GraspError
 
 __all__ = ["entries_to_prune", "masks_at", "numbers", "pruned_share", "thresholds"]
-
-
-TOGETHER = 1 << 20
-"""Entries that are sorted at once: copies, and the places that a sort returns, take 24 bytes for each."""
 
 
 def entries_to_prune(p: float, size: int) -> int:
@@ -55,24 +51,20 @@ def thresholds(
         [entries_to_prune(p if isinstance(p, float | int) else p[i], unit.size(values)) for p in ratios]
         for i, unit in enumerate(units)
     ]
-    found: dict[int, Sequence[Tensor]] = {}  # of a unit, for each ratio
-    alike = [*_alike(values, units)]
-    k = torch.tensor([counts[i] for _, places in alike for place in places for i in place])  # (units, n)
+    pieces = [*_pieces(values, units)]
+    k = torch.tensor([counts[i] for *_, of in pieces for i in of])  # (units, n)
     k_at = {device: k.to(device) for device in {value.device for value in values}}  # waited for once
+    found: dict[int, Sequence[Tensor]] = {}  # of a unit, for each ratio
     start = 0
-    for factors, places in alike:
+    for n, factors, of in pieces:
         if (device := values[factors[0]].device) == CPU:
-            for i in (i for place in places for i in place):
-                found[i] = _selected(units[i].of(values), counts[i]).unbind(0)
-            start += len(factors) * len(places)
-            continue
-        together = torch.stack([values[i] for i in factors])
-        for place in places:
-            block = units[place[0]].of_each(together).flatten(1)
-            cut = _sorted(block, k_at[device][start : start + len(place)])
-            found.update(zip(place, zip(*(at.unbind(0) for at in cut.unbind(1)), strict=True), strict=True))
-            start += len(place)
-    return [[found[i][n] for i in range(len(units))] for n in range(len(ratios))]
+            found.update((i, _selected(units[i].of(values), counts[i]).unbind(0)) for i in of)
+        else:
+            block = units[of[0]].of_each(_together(values, n, factors), len(of) // len(factors))
+            cut = _sorted(block.flatten(2).flatten(0, 1), k_at[device][start : start + len(of)])
+            found.update(zip(of, zip(*(at.unbind(0) for at in cut.unbind(1)), strict=True), strict=True))
+        start += len(of)
+    return [[found[i][at] for i in range(len(units))] for at in range(len(ratios))]
 
 
 def _selected(block: Tensor, counts: Sequence[int]) -> Tensor:
@@ -114,18 +106,20 @@ def masks_at(
         out: Boolean tensors shaped as `values`, overwritten.
     """
     cuts = [one for _, one in zip(units, cut, strict=True)]
-    for factors, places in _alike(values, units):
+    for n, factors, of in _pieces(values, units):
         if values[factors[0]].device == CPU:
-            for i in (i for place in places for i in place):
+            for i in of:
                 _mask_here(units[i].of(values), cuts[i], units[i].of(out))
             continue
-        together = torch.stack([values[i] for i in factors])  # there are hundreds, and each kernel takes time
-        kept = torch.empty_like(together, dtype=torch.bool)
-        for place in places:
-            block = units[place[0]].of_each(together)
-            above = _ranked(magnitude(block.flatten(1))) > torch.stack([cuts[i] for i in place])[:, None]
-            units[place[0]].of_each(kept).copy_(above.view(block.shape))
-        torch._foreach_copy_([out[i] for i in factors], [*kept.unbind(0)])
+        each = len(of) // len(factors)
+        block = units[of[0]].of_each(_together(values, n, factors), each)
+        cut_of_each = torch.stack([cuts[i] for i in of]).view(len(factors), each, 1)
+        kept = (_ranked(magnitude(block.flatten(2))) > cut_of_each).view(block.shape)
+        if isinstance(out, Blocks):
+            units[of[0]].of_each(out.blocks[n], each).copy_(kept)
+        else:
+            into = [units[i].of(out) for i in of]
+            torch._foreach_copy_(into, [*kept.flatten(0, 1).unbind(0)])
 
 
 def _mask_here(block: Tensor, threshold: Tensor, out: Tensor) -> None:
@@ -158,23 +152,27 @@ def _ranked(scores: Tensor) -> Tensor:
     return torch.where(scores == 0, places, scores)
 
 
-def _alike(
+def _pieces(
     values: Sequence[Tensor], units: Sequence[PruneUnit]
-) -> Iterable[tuple[list[int], list[tuple[int, ...]]]]:
-    """Factors of one shape that are cut into units alike, few enough that what a sort needs stays small.
+) -> Iterable[tuple[int, Sequence[int], Sequence[int]]]:
+    """Units of one size in factors that are cut alike, whose thresholds and masks are made together.
 
     Returns:
-        Their indices, and for each place of a unit in such a factor the index of each one's unit there.
+        Which of the `Blocks` it is, its factors, and the units, those of one factor after those of the one
+        before.
     """
     own: dict[int, list[int]] = defaultdict(list)
     for i, unit in enumerate(units):
         own[unit.factor].append(i)
-    groups: dict[Any, list[int]] = defaultdict(list)
-    for factor, mine in own.items():
-        value, places = values[factor], tuple((units[i].dim, units[i].start, units[i].length) for i in mine)
-        groups[value.shape, value.dtype, value.device, places].append(factor)
-    for (shape, *_), factors in groups.items():
-        most = max(1, TOGETHER // max(1, shape.numel()))
-        for i in range(0, len(factors), most):
-            some = factors[i : i + most]
-            yield some, [*zip(*(own[factor] for factor in some), strict=True)]
+    for n, factors in enumerate(values.order if isinstance(values, Blocks) else alike(values, units)):
+        lengths = [units[i].length for i in own[factors[0]]]
+        each = len(lengths) if len(set(lengths)) == 1 else 1  # units of a factor that go together
+        for place in range(0, len(lengths), each):
+            yield n, factors, [i for factor in factors for i in own[factor][place : place + each]]
+
+
+def _together(tensors: Sequence[Tensor], n: int, factors: Sequence[int]) -> Tensor:
+    """The factors as one, (factors, ...)."""
+    if isinstance(tensors, Blocks):
+        return tensors.blocks[n]
+    return torch.stack([tensors[i] for i in factors])

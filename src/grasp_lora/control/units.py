@@ -106,9 +106,19 @@ class PruneUnit(NamedTuple):
         """How many entries it has, without a view: there are hundreds of units."""
         return tensors[self.factor].shape[1 - self.dim] * self.length
 
-    def of_each(self, factors: Tensor) -> Tensor:
-        """The view of the block at this place in each of several factors, (factors, ...)."""
-        return factors.narrow(self.dim + 1, self.start, self.length)
+    def of_each(self, factors: Tensor, count: int) -> Tensor:
+        """The view of this block, and of the next ones of its length, in each of several factors.
+
+        Args:
+            factors: (factors, ...), all cut alike.
+            count: Blocks of each.
+
+        Returns:
+            (factors, count, ...).
+        """
+        dim = self.dim + 1
+        shape = (*factors.shape[:dim], count, self.length, *factors.shape[dim + 1 :])
+        return factors.narrow(dim, self.start, count * self.length).view(shape).movedim(dim, 1)
 
 
 def site_of(name: str) -> tuple[str, str]:

@@ -50,7 +50,7 @@ class CompiledLayers(TrainerCallback):
 
 
 def layers_of(model: nn.Module) -> list[nn.Module]:
-    """The layers of a model of transformers, or the model itself where it does not say what its layers are."""
+    """The layers of a model of transformers, or the whole where it does not say what its layers are."""
     kinds = {name for part in model.modules() for name in getattr(part, "_no_split_modules", None) or ()}
     return [part for part in model.modules() if type(part).__name__ in kinds] or [model]
 
