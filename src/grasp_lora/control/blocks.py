@@ -15,7 +15,7 @@ from grasp_lora.control.units import PruneUnit
 
 __all__ = ["Blocks", "alike"]
 
-MOST = 1 << 21
+MOST = 1 << 20
 """Entries of a block, where it has more than one tensor: a sort takes 24 more bytes for each."""
 
 

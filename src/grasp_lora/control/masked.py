@@ -20,7 +20,7 @@ from torch.utils.hooks import RemovableHandle
 from grasp_lora.control.bits import multiply, take_each
 from grasp_lora.control.blocks import Blocks, alike
 from grasp_lora.control.moments import reset_optimizer_state
-from grasp_lora.control.pruning import entries_to_prune, masks_at, numbers, thresholds
+from grasp_lora.control.pruning import entries_to_prune, kept_of_each, masks_at, numbers, thresholds
 from grasp_lora.control.units import PruneUnit, Pruning, names_of_parts, prune_units, ratios_of_units
 from grasp_lora.ratios import PruneRatio, as_ratio
 
@@ -157,8 +157,8 @@ class MaskedAdapter:
 
     def pruned_shares(self) -> dict[str, float]:
         """The pruned share of every unit under the committed mask: p, more where scores tie, 0 if pending."""
-        kept = numbers([unit.of(self._masks).count_nonzero() for unit in self.units])
         sizes = [unit.size(self._masks) for unit in self.units]
+        kept = kept_of_each(self._masks, self.units)
         return {u.name: (d - n) / d for u, n, d in zip(self.units, kept, sizes, strict=True)}
 
     @torch.no_grad()

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from grasp_lora.control.bits import multiply
+from grasp_lora.control.blocks import Blocks
 from grasp_lora.errors import GraspError
 
 __all__ = ["reset_optimizer_state"]
@@ -24,8 +26,8 @@ def reset_optimizer_state(
             so that zero bits need not mean a zero moment.
     """
     states, keep = [], []
-    for parameter, entries in zip(parameters, changed, strict=True):
-        kept = ~entries
+    kept_of_each = changed.map(torch.logical_not) if isinstance(changed, Blocks) else [~c for c in changed]
+    for parameter, kept in zip(parameters, kept_of_each, strict=True):
         for name, value in optimizer.state.get(parameter, {}).items():
             if not isinstance(value, Tensor) or (value.numel() == 1 and value.shape != parameter.shape):
                 continue

@@ -19,7 +19,7 @@ from grasp_lora.control.importance import magnitude
 from grasp_lora.control.units import PruneUnit
 from grasp_lora.errors import GraspError
 
-__all__ = ["entries_to_prune", "masks_at", "numbers", "pruned_share", "thresholds"]
+__all__ = ["entries_to_prune", "kept_of_each", "masks_at", "numbers", "pruned_share", "thresholds"]
 
 
 def entries_to_prune(p: float, size: int) -> int:
@@ -128,6 +128,17 @@ def _mask_here(block: Tensor, threshold: Tensor, out: Tensor) -> None:
         out.copy_((_ranked(magnitude(block.reshape(-1))) > threshold).view(block.shape))
     else:
         np.greater(magnitude(block).numpy(), value, out=out.numpy())
+
+
+def kept_of_each(masks: Blocks, units: Sequence[PruneUnit]) -> list[int]:
+    """How many entries of every unit the keep masks keep."""
+    pieces = [*_pieces(masks, units)]
+    sums = []
+    for n, factors, of in pieces:
+        block = units[of[0]].of_each(masks.blocks[n], len(of) // len(factors))
+        sums.append(block.flatten(2).sum(2, dtype=torch.int32).flatten().to(masks[0].device))
+    found = dict(zip([i for *_, of in pieces for i in of], torch.cat(sums).tolist(), strict=True))
+    return [found[i] for i in range(len(units))]
 
 
 def pruned_share(masks: Iterable[Tensor]) -> float:
