@@ -18,16 +18,18 @@ ELSEWHERE = torch.device("meta")  # no tensor of these tests is there
 
 
 def adapter():
-    """Sites of two widths, one of them cut at another place, and some zeros."""
+    """Sites of two widths, one of them cut at another place, one of another type, units of more entries than
+    a byte counts, and some zeros.
+    """
     generator = torch.Generator().manual_seed(0)
     factors, parts = {}, {}
-    for n, width in enumerate((6, 6, 4, 6)):
+    for n, width in enumerate((300, 300, 4, 300, 300)):
         site, cut = f"layers.{n}.q_proj", 1 if n == 3 else 2
         names = (("en", 0, cut), ("ar", cut, 4))
         parts[site] = [SimpleNamespace(name=name, start=start, stop=stop) for name, start, stop in names]
         for factor, shape in (("A", (4, 5)), ("B", (width, 4))):
-            weight = torch.randn(shape, generator=generator)
-            weight[:1] *= torch.tensor([0.0, 1.0])[n % 2]
+            weight = torch.randn(shape, generator=generator).to(torch.float64 if n == 4 else torch.float32)
+            weight[:1] *= n % 2
             factors[f"base_model.model.{site}.lora_{factor}.default.weight"] = nn.Parameter(weight)
     return factors, parts
 
@@ -64,6 +66,19 @@ def test_blocks_change_no_bit(refresh, most, monkeypatch):
     there = life(refresh)
     assert len(here) == len(there)
     assert all(a.equal(b) and a.signbit().equal(b.signbit()) for a, b in zip(here, there, strict=True))
+
+
+def test_a_state_from_before_any_commit_is_one_again():
+    factors, parts = adapter()
+    masked = MaskedAdapter(factors, Pruning(parts))
+    state = {name: value.clone() for name, value in masked.state_dict().items()}
+    masked.commit(0.2)
+    assert masked.commit(0.5)[0] > 0.25
+    masks = [*masked.masks().values()]
+    shares = {unit.name: 1 - unit.of(masks).double().mean().item() for unit in masked.units}
+    assert masked.pruned_shares() == pytest.approx(shares)
+    masked.load_state_dict(state)
+    assert masked.commit(0.5) == (0.0, 0.0)  # no mask was there before
 
 
 @given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3)), min_size=1, max_size=9), st.integers(1, 20))

@@ -10,11 +10,14 @@ from safetensors.torch import load_file
 from tests.helpers.models import tiny_gemma3, tiny_llama
 from tests.helpers.run import write_setting
 from tests.helpers.tokenizer import tiny_tokenizer
+from torch import nn
+from transformers import TrainerCallback
 
 from grasp_lora.cli.main import main
 from grasp_lora.control.callback import GraspCallback
 from grasp_lora.lm.adapters import Lora, adapter_weights, new_adapter, save_adapter
 from grasp_lora.lm.encoding import Limits, encode
+from grasp_lora.lm.passes import layers_of
 from grasp_lora.lm.training import Training, build_trainer
 from grasp_lora.tasks.example import Example
 
@@ -130,5 +133,79 @@ def test_without_a_compiler_one_message_before_anything_is_made(tmp_path, monkey
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_inputs_of_compiled_passes_are_not_to_be_had(tmp_path, capsys):
-    settings = ["methods=[merge_prune]", "merge_prune.rescore=train_batch", "training.torch_compile=true"]
-    assert "merge_prune.rescore: train_batch" in refused(tmp_path, capsys, *settings)
+    for rescore in ("train_batch", "validation"):
+        settings = [f"merge_prune.rescore={rescore}", "training.torch_compile=true"]
+        said = refused(tmp_path / rescore, capsys, "methods=[merge_prune]", *settings)
+        assert "merge_prune.importance: input" in said
+
+
+def eagerly_compiled(monkeypatch):
+    """Whether gradients are on as each graph is captured; nothing is compiled."""
+    captured = []
+    whole = torch.compile
+
+    def backend(graph, inputs):
+        captured.append(torch.is_grad_enabled())
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", lambda model, **how: whole(model, **how | {"backend": backend}))
+    torch._dynamo.reset()
+    return captured
+
+
+def test_every_layer_is_compiled_while_it_trains_and_no_longer(tmp_path, monkeypatch):
+    captured = eagerly_compiled(monkeypatch)
+    for rank in (2, 3, 4, 5):  # one code in one process: no training may use up what the next ones need
+        model = new_adapter(tiny_llama(layers=3), Lora(r=rank))
+        rows = [encode(example, TOKENIZER, Limits(40, 6)) for example in EXAMPLES]
+        training = Training(max_steps=4, batch_size=2, torch_compile=True)
+        trainer = build_trainer(model, TOKENIZER, rows, training, 3, tmp_path / str(rank), "")
+        seen = Compiled()
+        for callback in (seen, GraspCallback(trainer, EXAMPLES[:2], every=2)):
+            trainer.add_callback(callback)
+        before = len(captured)
+        trainer.train()
+        assert seen.layers == [3] * 4
+        assert {*captured[before:]} == {True, False}  # training passes, and probes
+        assert not compiled_parts(model)
+
+
+def test_a_training_that_is_ended_leaves_its_layers_as_they_were(tmp_path, monkeypatch):
+    eagerly_compiled(monkeypatch)
+    trainer = trainer_of(tmp_path, torch_compile=True)
+    trainer.add_callback(Compiled(end=True))
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert not compiled_parts(trainer.model)
+
+
+def test_what_the_layers_of_a_model_are():
+    class Layer(nn.Module):
+        pass
+
+    class Model(nn.Module):
+        def __init__(self, kinds):
+            super().__init__()
+            self.layers = nn.ModuleList([Layer(), Layer()])
+            self._no_split_modules = kinds
+
+    for kinds in (["Layer"], {"Layer"}, "Layer"):
+        model = Model(kinds)
+        assert layers_of(nn.Sequential(model)) == [*model.layers]
+    assert layers_of(model := Model(None)) == [model]
+
+
+class Compiled(TrainerCallback):
+    """How many layers are compiled as each step ends."""
+
+    def __init__(self, end=False):
+        self.layers, self.end = [], end
+
+    def on_step_end(self, args, state, control, model, **_):
+        self.layers.append(len(compiled_parts(model)))
+        if self.end:
+            raise KeyboardInterrupt
+
+
+def compiled_parts(model):
+    return [part for part in model.modules() if part._compiled_call_impl is not None]

@@ -52,8 +52,7 @@ def multiply(tensors: Sequence[Tensor], masks: Sequence[Tensor], out: Sequence[T
         for of, block, mask in zip(tensors.order, tensors.blocks, masks.blocks, strict=True):
             torch._foreach_copy_([out[i] for i in of], [*(block * mask).unbind(0)])
     else:
-        if out is not tensors:
-            torch._foreach_copy_(list(out), list(tensors))
+        assert out is tensors
         torch._foreach_mul_(list(out), list(masks))
 
 
@@ -69,7 +68,7 @@ def take(into: Tensor, other: Tensor, where: Tensor) -> None:
 
 def take_each(into: Blocks, others: Sequence[Tensor], where: Blocks) -> None:
     """`take` of all tensors."""
-    if into and into[0].device == CPU:
+    if into[0].device == CPU:
         for each in zip(into, others, where, strict=True):
             take(*each)
     else:

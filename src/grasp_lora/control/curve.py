@@ -53,7 +53,7 @@ class _StepMasks(MaskedAdapter):
         if self._stepping:
             torch._foreach_copy_(self._live(), self._dense)
             self._stepping = False
-        for mask in self._masks:
+        for mask in self._masks.blocks:
             mask.fill_(True)
 
 

@@ -26,8 +26,8 @@ def reset_optimizer_state(
             so that zero bits need not mean a zero moment.
     """
     states, keep = [], []
-    kept_of_each = changed.map(torch.logical_not) if isinstance(changed, Blocks) else [~c for c in changed]
-    for parameter, kept in zip(parameters, kept_of_each, strict=True):
+    unchanged = changed.map(torch.logical_not) if isinstance(changed, Blocks) else [~c for c in changed]
+    for parameter, kept in zip(parameters, unchanged, strict=True):
         for name, value in optimizer.state.get(parameter, {}).items():
             if not isinstance(value, Tensor) or (value.numel() == 1 and value.shape != parameter.shape):
                 continue

@@ -47,6 +47,8 @@ def thresholds(
         For each ratio one scalar per unit, on the unit's device. It is minus infinity, so that nothing is
         pruned, where k = 0, and below p = 1 where the unit is all zeros.
     """
+    if not ratios:
+        return []
     counts = [
         [entries_to_prune(p if isinstance(p, float | int) else p[i], unit.size(values)) for p in ratios]
         for i, unit in enumerate(units)
@@ -105,15 +107,16 @@ def masks_at(
         cut: One scalar threshold per unit.
         out: Boolean tensors shaped as `values`, overwritten.
     """
-    cuts = [one for _, one in zip(units, cut, strict=True)]
+    if len(cut) != len(units):
+        raise ValueError(f"{len(cut)} thresholds for {len(units)} units")
     for n, factors, of in _pieces(values, units):
         if values[factors[0]].device == CPU:
             for i in of:
-                _mask_here(units[i].of(values), cuts[i], units[i].of(out))
+                _mask_here(units[i].of(values), cut[i], units[i].of(out))
             continue
         each = len(of) // len(factors)
         block = units[of[0]].of_each(_together(values, n, factors), each)
-        cut_of_each = torch.stack([cuts[i] for i in of]).view(len(factors), each, 1)
+        cut_of_each = torch.stack([cut[i] for i in of]).view(len(factors), each, 1)
         kept = (_ranked(magnitude(block.flatten(2))) > cut_of_each).view(block.shape)
         if isinstance(out, Blocks):
             units[of[0]].of_each(out.blocks[n], each).copy_(kept)

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -9,7 +11,7 @@ from transformers import TrainerCallback, TrainingArguments
 
 from grasp_lora.errors import GraspError
 
-__all__ = ["CompiledLayers", "PlainAgain", "check_compiler", "computed_twice"]
+__all__ = ["PlainAgain", "check_compiler", "compiled_layers", "computed_twice"]
 
 # Its name, and until some version after transformers 5.10 another one.
 _NAME = "activation_checkpointing"
@@ -33,25 +35,37 @@ class PlainAgain(TrainerCallback):
         model.disable_input_require_grads()
 
 
-class CompiledLayers(TrainerCallback):
-    """Compiles each layer while a training goes on: for its own passes, dev losses and probes alike.
+@contextmanager
+def compiled_layers(model: nn.Module) -> Iterator[None]:
+    """Compiles each layer in the block: for a training's own passes, dev losses and probes alike.
 
-    Layers are one code, so that one of them is compiled for all: seconds where a whole model takes minutes.
+    Layers are one code, so that what is compiled for one of them serves all: seconds, where a whole model
+    takes minutes. Hooks that are added in the block to modules inside of a layer may not be seen.
     """
+    from torch._dynamo import config
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any, **_: Any) -> None:
-        self.layers = layers_of(model)
-        for layer in self.layers:
-            layer.compile()
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        for layer in self.layers:
+    layers = layers_of(model)
+    for layer in layers:
+        layer.compile()
+    try:
+        # Of one code: with and without gradients, with an attention mask, with lengths that vary, each rank.
+        # Several trainings soon use up the usual 8, and what comes after would not be compiled.
+        with config.patch(recompile_limit=LIMIT):
+            yield
+    finally:
+        for layer in layers:
             layer._compiled_call_impl = None  # there is no other way back
+
+
+LIMIT = 64
 
 
 def layers_of(model: nn.Module) -> list[nn.Module]:
     """The layers of a model of transformers, or the whole where it does not say what its layers are."""
-    kinds = {name for part in model.modules() for name in getattr(part, "_no_split_modules", None) or ()}
+    kinds: set[str] = set()
+    for part in model.modules():
+        named = getattr(part, "_no_split_modules", None) or ()
+        kinds |= {named} if isinstance(named, str) else {*named}
     return [part for part in model.modules() if type(part).__name__ in kinds] or [model]
 
 

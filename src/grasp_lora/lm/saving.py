@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import shutil
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from grasp_lora.cost import Cost, go_on_from, so_far
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.checkpoints import CarriesState, misfit, write_state
 from grasp_lora.lm.logs import CHECKPOINT, WHOLE_FILE
+from grasp_lora.lm.passes import compiled_layers
 from grasp_lora.paths import digest, sync
 from grasp_lora.ranks import gathered, is_first, largest, rank, world
 from grasp_lora.stopping import Stopping
@@ -63,9 +65,17 @@ class SavingTrainer(Trainer):
     holds the adapter, the optimizer, the scheduler, all random states and what callbacks carry; neither the
     tokenizer nor a pickle of the arguments, which nobody reads. Of several processes each has an
     `output_dir` of its own, and the first one's checkpoint is of all.
+
+    Attributes:
+        compiles: Whether layers are compiled while it trains.
     """
 
+    compiles = False
     _being_written: Path | None = None
+
+    def train(self, *given: Any, **more: Any) -> Any:
+        with compiled_layers(self.model) if self.compiles else nullcontext():
+            return super().train(*given, **more)
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._being_written or super()._get_output_dir(trial))

@@ -22,7 +22,7 @@ from grasp_lora.lm.encoding import Encoded
 from grasp_lora.lm.logs import CHECKPOINTS_FOLDER, TRAIN_LOG_FILE
 from grasp_lora.lm.optimizers import Optimizer, Scheduler, check_schedule, without_decay
 from grasp_lora.lm.pairs import FindsPlace, Pairs, TrainerOfPairs, collate_pairs
-from grasp_lora.lm.passes import CompiledLayers, PlainAgain, computed_twice
+from grasp_lora.lm.passes import PlainAgain, computed_twice
 from grasp_lora.lm.progress import Progress
 from grasp_lora.lm.reporting import report, reporters_of_the_trainer
 from grasp_lora.lm.saving import CarriesCost, CarriesLoss, SavingTrainer
@@ -66,8 +66,8 @@ class Training(Settings):
     """Keep each layer's input alone, and compute the layer twice: less memory, a third more time, and the
     same results."""
     torch_compile: Annotated[bool, LATER] = False
-    """Compile the layers, for the passes of training, dev losses and probes: half a minute at first, and less
-    time for each pass after."""
+    """Compile the layers, for the passes of training, dev losses and probes: seconds whenever another kind of
+    passes begins, and less time for each pass after."""
 
     _schedule: int | None = PrivateAttr(default=None)
     """Epochs of the schedule, where a training ends before."""
@@ -161,6 +161,7 @@ def build_trainer(
         callbacks=[CarriesCost(), sums, _Log(folder / TRAIN_LOG_FILE), Progress(shown or Shown(), title)],
     )
     sums.trainer = trainer
+    trainer.compiles = training.torch_compile
     optimizer = trainer.create_optimizer()  # the one that it was given, or its own of that name
     if training.lr_scheduler is None:
         trainer.lr_scheduler = torch.optim.lr_scheduler.StepLR(
@@ -172,8 +173,6 @@ def build_trainer(
         trainer.lr_scheduler = get_scheduler(training.lr_scheduler, optimizer, warmup, whole)
     if training.gradient_checkpointing:
         trainer.add_callback(PlainAgain())
-    if training.torch_compile:
-        trainer.add_callback(CompiledLayers())
     if pairs is not None:
         trainer.add_callback(FindsPlace(pairs))
     model.register_forward_pre_hook(_count_training_passes, with_kwargs=True)

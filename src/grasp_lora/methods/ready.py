@@ -61,10 +61,10 @@ def _check_compiled(stages: Sequence[Stage]) -> None:
             continue
         check_compiler()
         mask = stage.given.get("mask")
-        if isinstance(mask, EveryStep) and mask.how.rescore == "train_batch":
+        if isinstance(mask, EveryStep) and mask.how.importance == "input":
             raise GraspError(
-                f"{stage.name}: merge_prune.rescore: train_batch looks at the inputs of training passes, "
-                "which compiled ones do not show: set torch_compile: false, or rescore: validation"
+                f"{stage.name}: merge_prune.importance: input looks at what goes into modules, which "
+                "compiled layers do not show: set torch_compile: false, or importance: gradient"
             )
 
 
