@@ -80,6 +80,31 @@ def test_modules_that_the_model_has_not_are_said_before_anything_is_trained(sett
     assert not (setting / "wrong/tiny/adapters").exists()
 
 
+@pytest.mark.parametrize(
+    ("setting_of", "said"),
+    [
+        ("device_map={'': 0}", "cannot be used here"),
+        ("device_map={model.layers: nowhere, model.norm: cpu}", "cannot be used here"),
+        ("attention=flash_attention_2", "flash-attn"),
+        ("training.torch_compile=true", "needs a C++ compiler"),
+        ("prompt_format=chat", "chat"),
+    ],
+)
+def test_a_dry_run_ends_with_what_the_run_refuses(setting, capsys, monkeypatch, setting_of, said):
+    monkeypatch.setenv("PATH", str(setting))  # no compiler is there
+    monkeypatch.delenv("CXX", raising=False)
+    given = [str(setting / "run.yaml"), f"runs={setting}/refused", setting_of]
+    errors = []
+    for more in (["--dry-run"], []):
+        assert main(["run", *given, *more]) == 2
+        printed = capsys.readouterr()
+        assert ("example passes" in printed.out) == bool(more)  # the plan is shown first
+        errors.append(printed.err.strip().splitlines()[-1])
+    assert errors[0] == errors[1]
+    assert said in errors[0]
+    assert not (setting / "refused/tiny/adapters").exists()
+
+
 def test_an_adapter_that_is_given_may_be_on_other_modules(setting):
     shapes = shapes_of(str(setting / "backbone"), None, dtype="float32", device="cpu", revision=None)
     assert shapes is not None

@@ -37,6 +37,7 @@ from grasp_lora.workspace.stage import Stage, behind, resolve
 
 __all__ = [
     "Result",
+    "check",
     "compare",
     "dev_losses",
     "evaluate",
@@ -151,6 +152,14 @@ def forecast(configs: Sequence[Named], overrides: Iterable[str] | Mapping[str, A
     """
     with old_objects_left_alone():
         return forecast_of(_plans(_starts(configs, overrides), force=False))
+
+
+def check(configs: Sequence[Named], overrides: Iterable[str] | Mapping[str, Any] = ()) -> None:
+    """Raise what `run` would refuse before it trains anything."""
+    with old_objects_left_alone():
+        starts = _starts(configs, overrides)
+        for x, (directory, stages) in zip(starts, _plans(starts, force=False), strict=True):
+            check_ready(x, stages, directory)
 
 
 def _starts(configs: Sequence[Named], overrides: Iterable[str] | Mapping[str, Any]) -> list[Start]:

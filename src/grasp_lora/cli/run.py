@@ -41,7 +41,9 @@ def add_run_verbs(verbs: Any, common: argparse.ArgumentParser) -> None:
     )
     run.set_defaults(may_be_launched=True)
     run.add_argument(
-        "--dry-run", action="store_true", help="show stages, time, memory and disk; write nothing"
+        "--dry-run",
+        action="store_true",
+        help="show stages, time, memory and disk, then what would be refused; write nothing",
     )
     plan = add_verb(
         verbs,
@@ -171,10 +173,12 @@ def _more_configs(arguments: argparse.Namespace) -> list[str]:
 
 def _plan(arguments: argparse.Namespace) -> None:
     from grasp_lora.cli.plan import show
-    from grasp_lora.experiment import forecast
+    from grasp_lora.experiment import check, forecast
 
-    files = _more_configs(arguments)
-    show(forecast([arguments.config, *files], arguments.overrides), stages=arguments.stages)
+    files = [arguments.config, *_more_configs(arguments)]
+    show(forecast(files, arguments.overrides), stages=arguments.stages)
+    if getattr(arguments, "dry_run", False):
+        check(files, arguments.overrides)
 
 
 def _show_adapter(x: "Start", result: "Result") -> None:

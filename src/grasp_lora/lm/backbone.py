@@ -91,6 +91,9 @@ def check_loading(
         )
     if device_map is not None and device != "auto":
         raise GraspError(f"device_map says where each layer goes, and device is {device}: leave one out")
+    for place in set() if device_map is None or isinstance(device_map, str) else {*device_map.values()}:
+        if place not in ("cpu", "disk"):  # these are refused once the model is there
+            pick_device(f"cuda:{place}" if isinstance(place, int) else place)
 
 
 def load_backbone(
