@@ -49,7 +49,7 @@ class Training(Settings):
     learning_rate: Annotated[float, Field(gt=0.0, le=1e37)] = 1e-4
     """The optimizer's, in the first epoch; a schedule's highest."""
     lr_decay_per_epoch: Annotated[float, Field(gt=0.0, le=1.0)] = 0.85
-    """What multiplies the rate after each epoch; 1.0, the default beside an lr_scheduler, keeps it constant."""
+    """What multiplies the rate after an epoch; 1.0, the default beside an lr_scheduler, keeps it as it is."""
     lr_scheduler: Annotated[Scheduler | None, LATER] = None
     """As the Trainer's `lr_scheduler_type`, over all steps, instead of a decay per epoch."""
     warmup: Annotated[NotNegative, LATER] = 0.0
