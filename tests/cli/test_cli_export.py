@@ -6,7 +6,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from tests.helpers.models import random_adapter, tiny_llama, tokens
+from tests.helpers.models import random_adapter, tiny_gpt2, tiny_llama, tokens
 from tests.helpers.run import write_setting
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -116,4 +116,13 @@ def test_logits_of_are_the_models_own(setting):
     tokenizer = AutoTokenizer.from_pretrained(setting / "backbone")
     (found,) = logits_of(model, tokenizer, ["abc"])
     ids = torch.tensor([tokenizer("abc")["input_ids"]])
+    torch.testing.assert_close(found, model(ids).logits[0].detach())
+
+
+def test_a_prompt_is_no_longer_than_a_models_positions(setting):
+    model = tiny_gpt2().eval()
+    model.config.n_positions = 2
+    tokenizer = AutoTokenizer.from_pretrained(setting / "backbone")
+    (found,) = logits_of(model, tokenizer, ["abc" * 9])
+    ids = torch.tensor([tokenizer("abc" * 9)["input_ids"]])[:, :2]
     torch.testing.assert_close(found, model(ids).logits[0].detach())

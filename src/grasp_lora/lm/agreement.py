@@ -41,14 +41,10 @@ class Agreement:
 def logits_of(model: Any, tokenizer: Any, prompts: Sequence[str] = PROMPTS) -> list[Tensor]:
     """Of each prompt, (tokens, vocabulary), in float32 on the CPU."""
     device = next(model.parameters()).device
+    most = getattr(model.config, "max_position_embeddings", None)  # a small model has few
     with evaluation_mode(model):
-        return [
-            model(**tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(device))
-            .logits[0]
-            .float()
-            .cpu()
-            for prompt in prompts
-        ]
+        ids = [tokenizer(prompt, return_tensors="pt").input_ids[:, :most].to(device) for prompt in prompts]
+        return [model(input_ids=one).logits[0].float().cpu() for one in ids]
 
 
 def agreement(one: Sequence[Tensor], other: Sequence[Tensor]) -> Agreement:
