@@ -29,7 +29,7 @@ demo: $(VENV)/installed-demo
 	GOMP_SPINCOUNT=100000 $(BIN)/grasp demo
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile $(if $(filter 1,$(SLOW)),,-m "not slow")
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile $(if $(filter all,$(SLOW)),,-m "not $(if $(SLOW),rare,slow)")
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check .
@@ -45,6 +45,7 @@ bench: $(VENV)/installed-dev
 	for name in step masks generation growth startup; do $(BIN)/python -m benchmarks $$name || exit 1; done
 
 soak: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -m rare
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak --kills 60 --page
 
 mutants: $(VENV)/installed-mutants

@@ -75,7 +75,7 @@ def learn_together(rank, folder, world):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("world", [pytest.param(2, marks=pytest.mark.rare), 3])
 def test_ranks_see_the_same_rewards_as_one(tmp_path, world):
     (tmp_path / "one").mkdir()
     (tmp_path / "several").mkdir()
@@ -221,7 +221,9 @@ def train_together(rank, folder, world, resume=None):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("world", [2, 3])  # eight rows in batches of two: three have an uneven last one
+@pytest.mark.parametrize(
+    "world", [pytest.param(2, marks=pytest.mark.rare), 3]
+)  # eight rows in batches of two: three have an uneven last one
 def test_a_data_parallel_trainer_keeps_its_ranks_together_and_resumes(tmp_path, world):
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -288,7 +290,7 @@ def train_shards_together(rank, folder, world):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("world", [pytest.param(2, marks=pytest.mark.rare), 3])
 def test_a_sharded_backbone_trains_as_a_whole_one(tmp_path, world):
     train_shards(tmp_path)
     multiprocessing.spawn(train_shards_together, args=(tmp_path, world), nprocs=world)

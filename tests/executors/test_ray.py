@@ -68,7 +68,9 @@ def at_work(stage):
     return [one for one in psutil.process_iter() if stage in cmdline(one)]
 
 
-@pytest.mark.parametrize("what", ["worker", "node", "driver"])
+@pytest.mark.parametrize(
+    "what", ["worker", *(pytest.param(what, marks=pytest.mark.rare) for what in ("node", "driver"))]
+)
 def test_the_files_are_those_of_one_process(whole, what):
     run = whole / "runs" / what
     with cluster() as nodes:

@@ -244,7 +244,7 @@ def ended_after_a_step(run):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["worker", "driver", "asked"])
+@pytest.mark.parametrize("what", ["worker", "driver", pytest.param("asked", marks=pytest.mark.rare)])
 def test_a_kill_changes_nothing(whole, what):
     """Of a worker in the middle, of who directs them, and a scheduler's signal."""
     run = whole / "runs" / what
