@@ -11,8 +11,10 @@ machine are its limit.
 """
 
 import argparse
+import json
 import statistics
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from grasp_lora import GraspCallback
 from grasp_lora.cost import measure
 from grasp_lora.lm.adapters import Lora, new_adapter
-from grasp_lora.lm.backbone import load_backbone
+from grasp_lora.lm.backbone import load_backbone, pick_device, resolve_dtype
 from grasp_lora.lm.batches import TargetCollator
 from grasp_lora.lm.encoding import Encoded
 from grasp_lora.lm.loss import TargetLoss
@@ -43,8 +45,6 @@ class _Clock(TrainerCallback):
         self.ends: list[float] = []
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        import time
-
         wait()
         self.ends.append(time.perf_counter())
 
@@ -142,8 +142,6 @@ class Bench:
 
     def rounds(self) -> tuple[list[float], list[float]]:
         """Seconds of whole rounds, and of the evaluations in each."""
-        import json
-
         self.ours(-1, every=1, steps=self.given.repeats + 1)
         lines = (self.scratch / "ours-1" / "timings.jsonl").read_text().splitlines()[1:]
         made = [json.loads(line) for line in lines]
@@ -253,8 +251,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=5, help="turns")
     parser.add_argument("--out", default="step", metavar="NAME", help="of the files in benchmarks/results")
     given = parser.parse_args(argv)
-    from grasp_lora.lm.backbone import pick_device, resolve_dtype
-
     limit = limits(pick_device())
     dtype = resolve_dtype(given.dtype)
     rate = limit["bfloat16_per_s" if dtype == "bfloat16" else "float32_per_s"]

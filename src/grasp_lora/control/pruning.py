@@ -105,7 +105,7 @@ def masks_at(
         values: As for `thresholds`.
         units: From `prune_units`; together they cover every entry.
         cut: One scalar threshold per unit.
-        out: Boolean tensors shaped as `values`, overwritten.
+        out: Boolean tensors shaped as `values`, overwritten; `Blocks` in the order of those of `values`.
     """
     if len(cut) != len(units):
         raise ValueError(f"{len(cut)} thresholds for {len(units)} units")

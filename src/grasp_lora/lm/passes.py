@@ -35,6 +35,11 @@ class PlainAgain(TrainerCallback):
         model.disable_input_require_grads()
 
 
+LIMIT = 64
+"""How often one code is compiled: with and without gradients, with an attention mask, for other lengths, for
+another rank. Several trainings soon use up the usual 8, and what comes after would not be compiled."""
+
+
 @contextmanager
 def compiled_layers(model: nn.Module) -> Iterator[None]:
     """Compiles each layer in the block: for a training's own passes, dev losses and probes alike.
@@ -48,16 +53,11 @@ def compiled_layers(model: nn.Module) -> Iterator[None]:
     for layer in layers:
         layer.compile()
     try:
-        # Of one code: with and without gradients, with an attention mask, with lengths that vary, each rank.
-        # Several trainings soon use up the usual 8, and what comes after would not be compiled.
         with config.patch(recompile_limit=LIMIT):
             yield
     finally:
         for layer in layers:
             layer._compiled_call_impl = None  # there is no other way back
-
-
-LIMIT = 64
 
 
 def layers_of(model: nn.Module) -> list[nn.Module]:
