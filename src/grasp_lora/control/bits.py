@@ -41,7 +41,7 @@ def kth_smallest(scores: Tensor, ks: Sequence[int]) -> Tensor:
 
 
 def multiply(tensors: Sequence[Tensor], masks: Sequence[Tensor], out: Sequence[Tensor]) -> None:
-    """out = tensor * mask; `out` may be `tensors`. Away from a CPU it is, or `tensors` and `masks` are `Blocks`.
+    """out = tensor * mask. Away from a CPU `out` is `tensors`, or `tensors` and `masks` are `Blocks`.
 
     A CPU widens masks many at a time if they are bytes, booleans one by one.
     """
