@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 from grasp_lora.control.bits import kth_smallest, multiply, take
 from grasp_lora.control.importance import magnitude
-from grasp_lora.control.pruning import _ranked, _sorted, entries_to_prune, masks_at, thresholds
+from grasp_lora.control.pruning import (
+    _ranked,
+    _sorted,
+    entries_to_prune,
+    masks_at,
+    pieces_of,
+    thresholds,
+)
 from grasp_lora.control.units import prune_units
 
 A, B = (f"base_model.model.layer.lora_{factor}.default.weight" for factor in "AB")
@@ -50,23 +57,32 @@ def test_thresholds_and_masks_are_those_of_sorting(data, dtype, ratios):
     values = {name: data.draw(tensors(shape, dtype)) for name, shape in shapes.items()}
     units, dense = prune_units(values, PARTS), list(values.values())
     cuts = thresholds(dense, units, ratios)
+    by_unit = [of_each_unit(dense, units, cut) for cut in cuts]
     for place, unit in enumerate(units):
         block = unit.of(dense).reshape(1, -1)
         ks = torch.tensor([[entries_to_prune(p, block.numel()) for p in ratios]])
-        cut, expected = torch.stack([of_ratio[place] for of_ratio in cuts]), _sorted(block, ks)[0]
+        cut, expected = torch.stack([of_ratio[place] for of_ratio in by_unit]), _sorted(block, ks)[0]
         assert cut.dtype == expected.dtype
         assert torch.equal(bits(cut), bits(expected))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("grasp_lora.control.pruning.CPU", torch.device("meta"))  # no tensor here is there
         elsewhere = thresholds(dense, units, ratios)
-        assert bits(torch.tensor(elsewhere)).equal(bits(torch.tensor(cuts)))
+        for one, other in zip(elsewhere, cuts, strict=True):
+            assert bits(torch.cat(one)).equal(bits(torch.cat(other)))
         together = [masks_of(dense, units, cut) for cut in cuts]
     for of_ratio, there in zip(cuts, together, strict=True):
         here = masks_of(dense, units, of_ratio)
-        for unit, cut in zip(units, of_ratio, strict=True):
+        for unit, cut in zip(units, of_each_unit(dense, units, of_ratio), strict=True):
             kept = _ranked(magnitude(unit.of(dense).reshape(-1))) > cut
             assert torch.equal(unit.of(here).reshape(-1), kept)
             assert torch.equal(unit.of(there).reshape(-1), kept)
+
+
+def of_each_unit(dense, units, cut):
+    """The thresholds in the order of the units."""
+    pieces = zip(pieces_of(dense, units), cut, strict=True)
+    found = {i: one for (_, _, of), own in pieces for i, one in zip(of, own, strict=True)}
+    return [found[i] for i in range(len(units))]
 
 
 def masks_of(dense, units, cut):
@@ -101,8 +117,8 @@ def test_what_is_not_a_number_is_pruned_last_and_goes_with_all():
     values = {A: torch.tensor([[math.nan, 2.0, -math.nan, 1.0]])}
     units, dense = prune_units(values), list(values.values())
     cuts = thresholds(dense, units, [0.5, 0.75])
-    assert cuts[0][0] == 2
-    assert cuts[1][0].isnan()
+    assert cuts[0][0].tolist() == [2.0]
+    assert cuts[1][0].isnan().all()
     for cut in cuts:
         assert masks_of(dense, units, cut)[0].tolist() == [[False] * 4]
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from grasp_lora.control import blocks
+from grasp_lora.control import blocks, pruning
 from grasp_lora.control.blocks import Blocks, alike
 from grasp_lora.control.masked import MaskedAdapter
 from grasp_lora.control.units import Pruning, prune_units
@@ -60,6 +60,7 @@ def life(refresh):
 @pytest.mark.parametrize("most", [1, 60, 1 << 20])
 def test_blocks_change_no_bit(refresh, most, monkeypatch):
     monkeypatch.setattr(blocks, "MOST", most)
+    monkeypatch.setattr(pruning, "SORTED", most)
     here = life(refresh)
     for module in ("bits", "pruning"):
         monkeypatch.setattr(f"grasp_lora.control.{module}.CPU", ELSEWHERE)

@@ -88,7 +88,8 @@ def test_many_ratios_from_one_sort_equal_one_by_one():
     units, dense = prune_units(tensors, PARTS), list(tensors.values())
     together = thresholds(dense, units, ratios)
     for cuts, p in zip(together, ratios, strict=True):
-        assert cuts == thresholds(dense, units, [p])[0]
+        (alone,) = thresholds(dense, units, [p])
+        assert all(torch.equal(a, b) for a, b in zip(cuts, alone, strict=True))
 
 
 def test_ties_are_all_pruned_but_zeros_go_by_position():
@@ -148,8 +149,8 @@ def test_scores_are_float32_or_wider():
     assert magnitude(torch.tensor([-1.0], dtype=torch.float64)).dtype == torch.float64
 
 
-def test_a_threshold_for_each_unit():
+def test_thresholds_are_those_of_the_same_units():
     values = [torch.ones(2, 2)]
     units = prune_units({"base_model.model.layer.lora_A.default.weight": values[0]})
-    with pytest.raises(ValueError, match="0 thresholds for 1 units"):
+    with pytest.raises(ValueError, match="shorter"):
         masks_at(values, units, [], out=[torch.empty(2, 2, dtype=torch.bool)])

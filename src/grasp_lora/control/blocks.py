@@ -15,8 +15,8 @@ from grasp_lora.control.units import PruneUnit
 
 __all__ = ["Blocks", "alike"]
 
-MOST = 1 << 20
-"""Entries of a block, where it has more than one tensor: a sort takes 24 more bytes for each."""
+MOST = 1 << 23
+"""Entries of a block, where it has more than one tensor: computing with it takes 9 more bytes for each."""
 
 
 def alike(tensors: Sequence[Tensor], units: Sequence[PruneUnit]) -> list[list[int]]:

@@ -19,7 +19,17 @@ from grasp_lora.control.importance import magnitude
 from grasp_lora.control.units import PruneUnit
 from grasp_lora.errors import GraspError
 
-__all__ = ["entries_to_prune", "kept_of_each", "masks_at", "numbers", "pruned_share", "thresholds"]
+__all__ = [
+    "entries_to_prune",
+    "kept_of_each",
+    "masks_at",
+    "numbers",
+    "pieces_of",
+    "pruned_share",
+    "thresholds",
+]
+
+SORTED = 1 << 20  # entries at a time: a sort takes 24 more bytes for each
 
 
 def entries_to_prune(p: float, size: int) -> int:
@@ -44,29 +54,31 @@ def thresholds(
         ratios: n prune ratios, each a number for all units or one for each of them.
 
     Returns:
-        For each ratio one scalar per unit, on the unit's device. It is minus infinity, so that nothing is
-        pruned, where k = 0, and below p = 1 where the unit is all zeros.
+        For each ratio what `masks_at` takes: the thresholds of the units of each of `pieces_of`, on their
+        device. One is minus infinity, so that nothing is pruned, where k = 0, and below p = 1 where the unit
+        is all zeros.
     """
     if not ratios:
         return []
-    counts = [
-        [entries_to_prune(p if isinstance(p, float | int) else p[i], unit.size(values)) for p in ratios]
-        for i, unit in enumerate(units)
-    ]
-    pieces = [*_pieces(values, units)]
-    k = torch.tensor([counts[i] for *_, of in pieces for i in of])  # (units, n)
+    pieces = pieces_of(values, units)
+    counts = []
+    for _, _, of in pieces:
+        size = units[of[0]].size(values)
+        of_each = [[p if isinstance(p, float | int) else p[i] for p in ratios] for i in of]
+        counts.append([[entries_to_prune(p, size) for p in own] for own in of_each])
+    k = torch.tensor([own for of_piece in counts for own in of_piece])  # (units, n)
     k_at = {device: k.to(device) for device in {value.device for value in values}}  # waited for once
-    found: dict[int, Sequence[Tensor]] = {}  # of a unit, for each ratio
+    found: list[Tensor] = []  # of a piece, (units, n)
     start = 0
-    for n, factors, of in pieces:
+    for (n, factors, of), own in zip(pieces, counts, strict=True):
         if (device := values[factors[0]].device) == CPU:
-            found.update((i, _selected(units[i].of(values), counts[i]).unbind(0)) for i in of)
+            each = [_selected(units[i].of(values), of_unit) for i, of_unit in zip(of, own, strict=True)]
+            found.append(torch.stack(each))
         else:
             block = units[of[0]].of_each(_together(values, n, factors), len(of) // len(factors))
-            cut = _sorted(block.flatten(2).flatten(0, 1), k_at[device][start : start + len(of)])
-            found.update(zip(of, zip(*(at.unbind(0) for at in cut.unbind(1)), strict=True), strict=True))
+            found.append(_sorted(block.flatten(2).flatten(0, 1), k_at[device][start : start + len(of)]))
         start += len(of)
-    return [[found[i][at] for i in range(len(units))] for at in range(len(ratios))]
+    return [list(cut) for cut in zip(*(of_piece.unbind(1) for of_piece in found), strict=True)]
 
 
 def _selected(block: Tensor, counts: Sequence[int]) -> Tensor:
@@ -89,10 +101,12 @@ def _sorted(values: Tensor, k: Tensor) -> Tensor:
         values: (units, d).
         k: (units, n).
     """
-    ordered = torch.sort(_ranked(magnitude(values))).values
-    untouched = ordered[:, -1:] < 0  # (units, 1)
-    cut = ordered.gather(1, (k - 1).clamp_(min=0))  # (units, n)
-    return cut.masked_fill_((k == 0) | (untouched & (k < ordered.shape[1])), -math.inf)
+    ranked, places = _ranked(magnitude(values)), (k - 1).clamp_(min=0)
+    rows = max(1, SORTED // ranked.shape[1])
+    at_a_time = zip(torch.split(ranked, rows), torch.split(places, rows), strict=True)
+    cut = torch.cat([torch.sort(some).values.gather(1, place) for some, place in at_a_time])  # (units, n)
+    untouched = ranked.amax(1, keepdim=True) < 0  # (units, 1)
+    return cut.masked_fill_((k == 0) | (untouched & (k < ranked.shape[1])), -math.inf)
 
 
 @torch.no_grad()
@@ -104,20 +118,18 @@ def masks_at(
     Args:
         values: As for `thresholds`.
         units: From `prune_units`; together they cover every entry.
-        cut: One scalar threshold per unit.
+        cut: Of `thresholds`, for the same units.
         out: Boolean tensors shaped as `values`, overwritten; `Blocks` in the order of those of `values`.
     """
-    if len(cut) != len(units):
-        raise ValueError(f"{len(cut)} thresholds for {len(units)} units")
-    for n, factors, of in _pieces(values, units):
+    for (n, factors, of), own in zip(pieces_of(values, units), cut, strict=True):
         if values[factors[0]].device == CPU:
-            for i in of:
-                _mask_here(units[i].of(values), cut[i], units[i].of(out))
+            for i, threshold in zip(of, own, strict=True):
+                _mask_here(units[i].of(values), threshold, units[i].of(out))
             continue
         each = len(of) // len(factors)
         block = units[of[0]].of_each(_together(values, n, factors), each)
-        cut_of_each = torch.stack([cut[i] for i in of]).view(len(factors), each, 1)
-        kept = (_ranked(magnitude(block.flatten(2))) > cut_of_each).view(block.shape)
+        kept = _ranked(magnitude(block.flatten(2))) > own.view(len(factors), each, 1)
+        kept = kept.view(block.shape)
         if isinstance(out, Blocks):
             units[of[0]].of_each(out.blocks[n], each).copy_(kept)
         else:
@@ -135,7 +147,7 @@ def _mask_here(block: Tensor, threshold: Tensor, out: Tensor) -> None:
 
 def kept_of_each(masks: Blocks, units: Sequence[PruneUnit]) -> list[int]:
     """How many entries of every unit the keep masks keep."""
-    pieces = [*_pieces(masks, units)]
+    pieces = pieces_of(masks, units)
     sums = []
     for n, factors, of in pieces:
         block = units[of[0]].of_each(masks.blocks[n], len(of) // len(factors))
@@ -166,9 +178,9 @@ def _ranked(scores: Tensor) -> Tensor:
     return torch.where(scores == 0, places, scores)
 
 
-def _pieces(
+def pieces_of(
     values: Sequence[Tensor], units: Sequence[PruneUnit]
-) -> Iterable[tuple[int, Sequence[int], Sequence[int]]]:
+) -> list[tuple[int, Sequence[int], Sequence[int]]]:
     """Units of one size in factors that are cut alike, whose thresholds and masks are made together.
 
     Returns:
@@ -178,11 +190,14 @@ def _pieces(
     own: dict[int, list[int]] = defaultdict(list)
     for i, unit in enumerate(units):
         own[unit.factor].append(i)
+    found: list[tuple[int, Sequence[int], Sequence[int]]] = []
     for n, factors in enumerate(values.order if isinstance(values, Blocks) else alike(values, units)):
         lengths = [units[i].length for i in own[factors[0]]]
         each = len(lengths) if len(set(lengths)) == 1 else 1  # units of a factor that go together
         for place in range(0, len(lengths), each):
-            yield n, factors, [i for factor in factors for i in own[factor][place : place + each]]
+            together = [i for factor in factors for i in own[factor][place : place + each]]
+            found.append((n, factors, together))
+    return found
 
 
 def _together(tensors: Sequence[Tensor], n: int, factors: Sequence[int]) -> Tensor:
