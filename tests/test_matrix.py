@@ -38,14 +38,14 @@ def test_the_summary_by_hand():
     cell = {
         "sweep_p0.00": line("sweep_p0.00", zero),
         "sweep_p0.50": line("sweep_p0.50", half, p=0.5),
-        "grasp": {**line("grasp", half, p=0.5, passes=640), "minutes": 7.2},
+        "grasp": line("grasp", half, p=0.5, passes=640),
         "grid": line("grid", zero, passes=300),
         "sweep_p0.00_refit": line("sweep_p0.00_refit", [0.0] * 20),  # not one of the ratios
     }
     cells = [line.split("|")[1:-1] for line in matrix.summary({("a", 0): cell}).splitlines()]
     rows = {name.strip(): [value.strip() for value in values] for name, *values in cells}
-    assert rows["grasp"] == ["1, 1", "0.50 to 0.50", "+0.5000", "+0.5000", "640", "1, 0", "7", "0 of 1"]
-    assert rows["grid"] == ["1, 1", "0.00 to 0.00", "+0.0000", "+0.0000", "300", "0, 0", "", "1 of 1"]
+    assert rows["grasp"] == ["1, 1", "0.50 to 0.50", "+0.5000", "+0.5000", "640", "1, 0", "0 of 1"]
+    assert rows["grid"] == ["1, 1", "0.00 to 0.00", "+0.0000", "+0.0000", "300", "0, 0", "1 of 1"]
     assert rows["(any of the ratios)"][:4] == ["1, 1", "", "+0.2500", "+0.2500"]
     assert "grasp" not in matrix.summary({("a", 0): {"grasp": cell["grasp"]}})
     other = {**cell, "grasp": line("grasp", zero, passes=640)}
@@ -53,6 +53,48 @@ def test_the_summary_by_hand():
     assert re.search(r"grasp +\| +1, 2 \| 0.00 to 0.50 \| +\+0.2500 \|", draws)  # one run: no error is known
     runs = matrix.summary({("a", 0): cell, ("b", 0): other})
     assert "+0.2500 ± 0.2500" in runs  # 0.5 and 0.0: deviation 0.3536, over the root of 2
+
+
+def test_the_methods_by_hand():
+    def row(method, losses, title):
+        return {
+            **line(method, losses),
+            "title": title,
+            "steps": 5,
+            "choosing_steps": 2,
+            "labels": {"train": 3},
+        }
+
+    zero, worse = [1.0] * 20, [1.25] * 20
+    first = {
+        "sweep_p0.00": row("sweep_p0.00", zero, "p = 0.00"),
+        "merge": row("merge", zero, "merged"),
+        "sequential": row("sequential", worse, "trained on"),
+        "sequential_on": row("sequential_on", zero, "trained on"),
+        "merge_refit": row("merge_refit", zero, "merged; all rows"),
+    }
+    better = [loss - 0.5 for loss in zero]
+    second = {"sweep_p0.00": first["sweep_p0.00"], "sequential": row("sequential", better, "trained on")}
+    table = matrix.trainings({("matrix-a", 0): first, ("matrix-a", 1): first, ("matrix-b", 0): second})
+    head, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    assert head[-2:] == ["a", "b"]
+    assert [cells[0] for cells in rows] == [
+        "trained on",
+        "trained on (sequential_on)",
+        "merged",
+        "merged; all rows",
+    ]
+    mean = "-0.1250 ± 0.3750"  # of +0.25 in two draws of a and -0.5 in one of b
+    assert rows[0] == ["trained on", "5 + 2", "3", mean, "2, 3", "2, 1", "+0.250", "-0.500"]
+    assert rows[1][4:] == ["1, 2", "0, 0", "+0.000", ""]
+
+
+@pytest.mark.parametrize(
+    ("run", "varied"),
+    [("matrix-ar", False), ("matrix-xquad-zh", False), ("matrix-ar-16", True), ("matrix-ar-tuned", True)],
+)
+def test_runs_with_other_rows_or_rates_are_apart(run, varied):
+    assert bool(matrix.VARIED.fullmatch(run)) == varied
 
 
 def test_rows_are_kept_as_json_lines(tmp_path, monkeypatch):

@@ -122,7 +122,7 @@ class Config(Settings):
     curve: Curve = Curve()
     """The method curve."""
     methods: Annotated[tuple[str, ...], Field(min_length=1, validate_default=True)] = ()
-    """Names, or all; none named: lora_target, merge_untrained, merge and grasp."""
+    """Names, or all; none named: lora_target, sequential, merge, prune_after and grasp."""
     combine: Combine = Combine()
     """The methods ties, dare_ties and their like."""
     merge_prune: MergePrune = MergePrune()
@@ -139,7 +139,8 @@ class Config(Settings):
     """What grasp, random and optuna look for: one for all entries, or one for each adapter of the merge. Then
     p_min and p_max are 0 and 1 by default, and two adapters' grid {0, 0.5, 1} of each without [1, 1]."""
     grid: Ratios = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
-    """Of grid, merge_prune, prune_after, rank_check and cross_validate; [0, 1] is one for each adapter."""
+    """Of grid, merge_prune, prune_after (that and 0), rank_check and cross_validate; [0, 1] is one for each
+    adapter."""
     select_by: str = "loss"
     """What of dev chooses among a grid's ratios: loss, a metric, or task: its first metric."""
     cross_validate: CrossValidate = CrossValidate()

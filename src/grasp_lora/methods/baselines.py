@@ -5,7 +5,7 @@ from typing import Any
 from grasp_lora.config.tree import Config
 from grasp_lora.methods.evaluations import best_on_dev
 from grasp_lora.methods.method import Group, Method
-from grasp_lora.methods.own_ratios import grid_of
+from grasp_lora.methods.own_ratios import none_and_grid
 from grasp_lora.methods.start import Start
 from grasp_lora.ratios import PerAdapter, PruneRatio, shown_ratio
 from grasp_lora.stages.merge import MERGE
@@ -61,7 +61,7 @@ def _merge_random(x: Start, seed: int) -> Stage:
 
 
 def _prune_after(x: Start, seed: int) -> Stage:
-    """The fine-tuned merge pruned once, at the grid's ratio that is best on dev."""
+    """The fine-tuned merge pruned once, at 0 or the grid's ratio, whichever is best on dev."""
 
     def pruned(x: Start, name: str, seed: int, ratio: PruneRatio | Stage) -> Stage:
         given = {
@@ -77,7 +77,7 @@ def _prune_after(x: Start, seed: int) -> Stage:
 
     own = x.config.seed
     points: dict[PruneRatio, Stage] = {
-        p: pruned(x.first, f"p{shown_ratio(p)}-", own, p) for p in grid_of(x.config)
+        p: pruned(x.first, f"p{shown_ratio(p)}-", own, p) for p in none_and_grid(x.config)
     }
     best = best_on_dev(x.first, f"prune_after/seed{own}", points)
     return best if seed == own else pruned(x, "", seed, best)
@@ -98,6 +98,7 @@ SINGLE = (
         "sequential",
         "source adapter, trained on",
         lambda x, seed: x.train(f"sequential/seed{seed}", seed, start=x.source),
+        default=True,
         corner=PerAdapter((0.0, 1.0)),
     ),
     Method("joint", "source adapter, trained on with its rows too", _joint),
@@ -109,7 +110,7 @@ SINGLE = (
     ),
 )
 MERGED = (
-    Method("merge_untrained", "merged, not fine-tuned", lambda x, seed: x.merged, seeded=False, default=True),
+    Method("merge_untrained", "merged, not fine-tuned", lambda x, seed: x.merged, seeded=False),
     Method(
         "merge",
         "merged, fine-tuned, not pruned",
@@ -118,5 +119,5 @@ MERGED = (
         default=True,
     ),
     Method("merge_random", "merged with random directions, fine-tuned", _merge_random, control_of="merge"),
-    Method("prune_after", "merged, fine-tuned, pruned at the end", _prune_after),
+    Method("prune_after", "merged, fine-tuned, pruned at the end", _prune_after, default=True),
 )

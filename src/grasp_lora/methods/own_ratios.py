@@ -34,7 +34,12 @@ def grid_of(config: Config) -> tuple[PruneRatio, ...]:
     return config.grid
 
 
+def none_and_grid(config: Config) -> tuple[PruneRatio, ...]:
+    """Not to prune, and the grid's points that prune."""
+    dense = PerAdapter([0.0] * config.adapters) if own_ratios(config) else 0.0
+    return dense, *(p for p in grid_of(config) if prunes(p))
+
+
 def candidates_of(config: Config) -> tuple[PruneRatio, ...]:
     """Whom halving begins with: those that it names, or not to prune and the grid's points."""
-    dense = PerAdapter([0.0] * config.adapters) if own_ratios(config) else 0.0
-    return config.halving.candidates or (dense, *(p for p in grid_of(config) if prunes(p)))
+    return config.halving.candidates or none_and_grid(config)
