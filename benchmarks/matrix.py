@@ -1,7 +1,10 @@
-"""What a way to choose the prune ratio is worth, over all runs of `configs/matrix/`.
+"""What methods and ways to choose the prune ratio are worth, over all runs of `configs/matrix/`.
 
     python benchmarks/matrix.py runs/matrix-*    rows of these runs to docs/results/matrix/, and the tables
-    python benchmarks/matrix.py                  the table, of the rows that are there
+    python benchmarks/matrix.py                  the tables over runs, of the rows that are there
+    python benchmarks/matrix.py --each           those of every draw, too
+
+Runs whose names end in a number of rows, or in `tuned`, are not in the tables over runs.
 
 A run may be unfinished: what is evaluated counts. Rows are JSON lines, one for each method and draw; those of
 methods that a run has not stay. `--take NAME` takes one method only, `--take NAME=OTHER` by another name.
@@ -27,6 +30,18 @@ CHOOSERS = (
     "grid", "prune_after", "random", "optuna", "halving", "grasp", "by_curve", "sparsest", "curve",
     "curve_final", "cross_validate", "random_each", "optuna_each", "halving_each", "grasp_each",
 )  # fmt: skip
+FIRST = (
+    "lora_target",
+    "target_on",
+    "sequential",
+    "sequential_on",
+    "joint",
+    "merge",
+    "merge_random",
+    "prune_after",
+)
+VARIED = re.compile(r".*-(\d+|tuned)")  # runs with other numbers of rows, or rates
+LIKE = ("sequential_on", "curve", "curve_final", "halving", "halving_each", "grasp_each")  # titles of others
 KEPT = ("method", "title", "seed", "draw", "p", "steps", "choosing_steps", "labels", "dev_loss", "folds")
 SIGNIFICANT = 0.05
 
@@ -92,18 +107,15 @@ def summary(cells: Mapping[tuple[str, int], Mapping[str, Any]]) -> str:
     complete = {key: cell for key, cell in cells.items() if UNPRUNED in cell}
     for name in ("(any of the ratios)", *CHOOSERS):
         differences, regrets = _ByRun(), _ByRun()
-        passes, minutes, worse, better, ratios, like = [], [], 0, 0, [], [0, 0]
+        passes, worse, better, ratios, like = [], 0, 0, [], [0, 0]
         for (run, _), cell in complete.items():
             points = [row["test_losses"] for method, row in cell.items() if re.fullmatch(POINT, method)]
             zero = cell[UNPRUNED]
             if name in cell:
                 own = cell[name]["test_losses"]
-                p_value = approximate_randomisation(zero["test_losses"], own, groups=zero["groups"])
-                difference = statistics.fmean(own) - statistics.fmean(zero["test_losses"])
-                worse += p_value < SIGNIFICANT and difference > 0
-                better += p_value < SIGNIFICANT and difference < 0
+                difference, told = compared(cell[name], zero)
+                worse, better = worse + (told > 0), better + (told < 0)
                 passes.append(cell[name]["choosing_passes"])
-                minutes.append(cell[name].get("minutes"))
                 ratios.append(cell[name]["p"])
                 if (grid := cell.get("grid")) is not None:
                     same = approximate_randomisation(grid["test_losses"], own, groups=zero["groups"])
@@ -117,15 +129,43 @@ def summary(cells: Mapping[tuple[str, int], Mapping[str, Any]]) -> str:
         if differences.by_run:
             spread = [f"{min(ratios):.2f} to {max(ratios):.2f}"] if _are_numbers(ratios) else [""]
             cost = [f"{statistics.fmean(passes):.0f}", f"{worse}, {better}"] if passes else ["0", ""]
-            known = [one for one in minutes if one is not None]
-            cost += [
-                f"{statistics.fmean(known):.0f}" if known else "",
-                f"{like[0]} of {like[1]}" if like[1] else "",
-            ]
+            cost.append(f"{like[0]} of {like[1]}" if like[1] else "")
             rows.append([name, str(differences), *spread, differences.mean, regrets.mean, *cost])
     headers = ["chosen by", "runs, draws", "p", "test − p = 0", "regret", "passes choosing", "worse, better"]
-    headers += ["minutes", "as the grid"]
-    return markdown(headers, rows)
+    return markdown([*headers, "as the grid"], rows)
+
+
+def compared(row: Mapping[str, Any], zero: Mapping[str, Any]) -> tuple[float, int]:
+    """How much more test loss it has, and 1 or -1 where that is more or less than chance makes, else 0."""
+    own, other = row["test_losses"], zero["test_losses"]
+    difference = statistics.fmean(own) - statistics.fmean(other)
+    p_value = approximate_randomisation(other, own, groups=zero["groups"])
+    return difference, (p_value < SIGNIFICANT) * (1 if difference > 0 else -1)
+
+
+def trainings(cells: Mapping[tuple[str, int], Mapping[str, Any]]) -> str:
+    """One row for each method, over all draws of all runs: its test loss less that of the merge."""
+    runs = dict.fromkeys(run for run, _ in cells)
+    names = dict.fromkeys(name for cell in cells.values() for name in cell if name != UNPRUNED)
+    rows = []
+    for name in sorted(names, key=_place):
+        made = {key: cell for key, cell in cells.items() if name in cell and UNPRUNED in cell}
+        if not made:
+            continue
+        whole, told = _ByRun(), []
+        for (run, _), cell in made.items():
+            difference, one = compared(cell[name], cell[UNPRUNED])
+            whole.add(run, difference)
+            told.append(one)
+        means = [statistics.fmean(whole.by_run.get(run, [math.nan])) for run in runs]
+        each = ["" if math.isnan(mean) else f"{mean:+.3f}" for mean in means]
+        counts = [str(whole), f"{told.count(1)}, {told.count(-1)}"]
+        first = next(iter(made.values()))[name]
+        title = first["title"] + (f" ({name})" if name in LIKE else "")
+        steps = f"{first['steps']} + {first['choosing_steps']}"
+        rows.append([title, steps, str(sum(first["labels"].values())), whole.mean, *counts, *each])
+    headers = ["method", "steps + choosing", "labels", "test − merge", "runs, draws", "worse, better"]
+    return markdown([*headers, *(run.removeprefix("matrix-") for run in runs)], rows)
 
 
 def _are_numbers(ratios: Sequence[Any]) -> bool:
@@ -183,10 +223,12 @@ def _loss(value: float | None) -> str:
 
 def _place(method: str) -> tuple[int, str]:
     """As one would read them: what is simple, what is merged, ratios, ways to choose one."""
-    first = ("lora_target", "target_on", "sequential", "joint", "merge", "merge_random", "prune_after")
-    if method in first:
-        return first.index(method), method
-    return len(first) + (CHOOSERS.index(method) + 1 if method in CHOOSERS else 0), method
+    name, refit = method.removesuffix("_refit"), method.endswith("_refit")
+    if name in FIRST:
+        place = FIRST.index(name)
+    else:
+        place = len(FIRST) + (CHOOSERS.index(name) + 1 if name in CHOOSERS else 0)
+    return place + refit * (len(FIRST) + len(CHOOSERS) + 1), method
 
 
 def main() -> None:
@@ -194,14 +236,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("runs", nargs="*", type=Path)
     parser.add_argument("--take", action="append", default=[], metavar="NAME[=OTHER]")
+    parser.add_argument("--each", action="store_true", help="the tables of all draws")
     given = parser.parse_args()
     for run in given.runs:
         export(run, {name: other or name for name, _, other in (one.partition("=") for one in given.take)})
     known = read(ROWS)
     for (run, draw), cell in known.items():
-        if run in [one.name for one in given.runs] and UNPRUNED in cell:
+        if (given.each or run in [one.name for one in given.runs]) and UNPRUNED in cell:
             print(f"{run}, draw {draw}\n\n{methods_of(cell)}\n")
-    print(summary(known))
+    same = {(run, draw): cell for (run, draw), cell in known.items() if not VARIED.fullmatch(run)}
+    print(f"{trainings(same)}\n\n{summary(same)}")
 
 
 if __name__ == "__main__":
