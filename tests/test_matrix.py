@@ -71,18 +71,21 @@ def test_the_methods_by_hand():
         "merge": row("merge", zero, "merged"),
         "sequential": row("sequential", worse, "trained on"),
         "sequential_on": row("sequential_on", zero, "trained on"),
-        "merge_refit": row("merge_refit", zero, "merged; all rows"),
+        "lora_target_refit": row("lora_target_refit", zero, "target; all rows"),
     }
     better = [loss - 0.5 for loss in zero]
+    unmade = {"sequential": row("sequential", zero, "trained on")}  # p = 0 is not made yet
     second = {"sweep_p0.00": first["sweep_p0.00"], "sequential": row("sequential", better, "trained on")}
-    table = matrix.trainings({("matrix-a", 0): first, ("matrix-a", 1): first, ("matrix-b", 0): second})
+    table = matrix.trainings(
+        {("matrix-a", 0): first, ("matrix-a", 1): first, ("matrix-b", 0): second, ("matrix-b", 1): unmade}
+    )
     head, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
     assert head[-2:] == ["a", "b"]
     assert [cells[0] for cells in rows] == [
         "trained on",
         "trained on (sequential_on)",
         "merged",
-        "merged; all rows",
+        "target; all rows",
     ]
     mean = "-0.1250 ± 0.3750"  # of +0.25 in two draws of a and -0.5 in one of b
     assert rows[0] == ["trained on", "5 + 2", "3", mean, "2, 3", "2, 1", "+0.250", "-0.500"]
@@ -95,6 +98,33 @@ def test_the_methods_by_hand():
 )
 def test_runs_with_other_rows_or_rates_are_apart(run, varied):
     assert bool(matrix.VARIED.fullmatch(run)) == varied
+
+
+def test_the_command_prints_each_draw_only_if_asked(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(matrix, "ROWS", tmp_path)
+    known = {
+        "steps": 5,
+        "choosing_steps": 2,
+        "labels": {"train": 3},
+        "source_losses": {"en": 1.0},
+        "dev_loss": 1.0,
+    }
+    for name, loss in (("matrix-ar", 1.0), ("matrix-ar-16", 9.0)):
+        rows = [line("sweep_p0.00", [1.0] * 20), line("grasp_each", [loss] * 20)]
+        text = "".join(json.dumps({**row, "title": "GRASP", **known}) + "\n" for row in rows)
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    monkeypatch.setattr("sys.argv", ["matrix.py"])
+    matrix.main()
+    brief = capsys.readouterr().out
+    assert "matrix-ar" not in brief
+    assert "GRASP (grasp_each)" in brief
+    assert "+8.0000" not in brief  # of 16 rows
+    monkeypatch.setattr("sys.argv", ["matrix.py", "--each"])
+    matrix.main()
+    each = capsys.readouterr().out
+    assert each.endswith(brief)
+    assert "matrix-ar, draw 0" in each
+    assert "+8.0000" in each
 
 
 def test_rows_are_kept_as_json_lines(tmp_path, monkeypatch):

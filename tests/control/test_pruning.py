@@ -92,6 +92,24 @@ def test_many_ratios_from_one_sort_equal_one_by_one():
         assert all(torch.equal(a, b) for a, b in zip(cuts, alone, strict=True))
 
 
+@pytest.mark.parametrize("here", [True, False])
+def test_units_of_one_size_each_have_their_own_ratio(here, monkeypatch):
+    if not here:  # as a GPU does it
+        monkeypatch.setattr("grasp_lora.control.pruning.CPU", torch.device("meta"))
+    parts = {SITE: (SimpleNamespace(name="en", start=0, stop=2), SimpleNamespace(name="ar", start=2, stop=4))}
+    tensors = factors(rank=4)
+    units, dense = prune_units(tensors, parts), list(tensors.values())
+    out = [torch.empty_like(t, dtype=torch.bool) for t in dense]
+    ratios = (0.25, 0.5, 0.75, 1.0)
+    masks_at(dense, units, thresholds(dense, units, [ratios])[0], out)
+    pruned = [(~unit.of(out)).sum().item() for unit in units]
+    assert pruned == [int(p * unit.of(dense).numel()) for p, unit in zip(ratios, units, strict=True)]
+
+
+def test_without_units_there_is_nothing_to_prune_at_any_ratio():
+    assert thresholds([], [], [0.5, 1.0]) == [[], []]
+
+
 def test_ties_are_all_pruned_but_zeros_go_by_position():
     tensor = torch.tensor([[1.0, -1.0, 1.0, 2.0]])
     assert masks({A: tensor}, 0.25)[0][0].tolist() == [[False, False, False, True]]

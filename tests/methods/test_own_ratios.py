@@ -11,7 +11,7 @@ import grasp_lora
 from grasp_lora.config.loading import load_config
 from grasp_lora.control.rounds import read_rounds
 from grasp_lora.errors import GraspError
-from grasp_lora.methods.own_ratios import grid_of
+from grasp_lora.methods.own_ratios import grid_of, none_and_grid
 from grasp_lora.methods.plan import NAMES
 from grasp_lora.ratios import PerAdapter
 from grasp_lora.reporting.progress import progress_of
@@ -57,6 +57,8 @@ def test_defaults_of_two_and_of_three_adapters(tmp_path):
     assert (config.control.p_min, config.control.p_max, config.optuna.p_max) == (0.0, 1.0, 1.0)
     assert len(grid_of(config)) == 8
     assert (1.0, 1.0) not in grid_of(config)
+    assert none_and_grid(config)[0] == PerAdapter((0.0, 0.0))
+    assert len(set(none_and_grid(config))) == len(none_and_grid(config)) == 8  # [0, 0] is of the grid
     three = FEW.replace("source: {language: en}", "source: [{language: en}, {language: en, name: more}]")
     three = three.replace("weights: {en: 1.0, ar: 0.5}", "weights: null")
     with pytest.raises(GraspError, match="no default grid for 3 adapters: name its points, as grid"):

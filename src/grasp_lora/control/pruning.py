@@ -78,7 +78,8 @@ def thresholds(
             block = units[of[0]].of_each(_together(values, n, factors), len(of) // len(factors))
             found.append(_sorted(block.flatten(2).flatten(0, 1), k_at[device][start : start + len(of)]))
         start += len(of)
-    return [list(cut) for cut in zip(*(of_piece.unbind(1) for of_piece in found), strict=True)]
+    cuts = [of_piece.unbind(1) for of_piece in found]
+    return [[of_piece[at] for of_piece in cuts] for at in range(len(ratios))]
 
 
 def _selected(block: Tensor, counts: Sequence[int]) -> Tensor:
