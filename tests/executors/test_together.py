@@ -244,7 +244,9 @@ def ended_after_a_step(run):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["worker", "driver", pytest.param("asked", marks=pytest.mark.rare)])
+@pytest.mark.parametrize(
+    "what", ["worker", *(pytest.param(what, marks=pytest.mark.rare) for what in ("driver", "asked"))]
+)
 def test_a_kill_changes_nothing(whole, what):
     """Of a worker in the middle, of who directs them, and a scheduler's signal."""
     run = whole / "runs" / what
