@@ -61,11 +61,11 @@ def thresholds(
     if not ratios:
         return []
     pieces = pieces_of(values, units)
-    counts = []
+    counts = []  # of a piece, of its units, for each ratio
     for _, _, of in pieces:
         size = units[of[0]].size(values)
-        of_each = [[p if isinstance(p, float | int) else p[i] for p in ratios] for i in of]
-        counts.append([[entries_to_prune(p, size) for p in own] for own in of_each])
+        own = [[p if isinstance(p, float | int) else p[i] for p in ratios] for i in of]
+        counts.append([[entries_to_prune(p, size) for p in of_unit] for of_unit in own])
     k = torch.tensor([own for of_piece in counts for own in of_piece])  # (units, n)
     k_at = {device: k.to(device) for device in {value.device for value in values}}  # waited for once
     found: list[Tensor] = []  # of a piece, (units, n)
@@ -129,8 +129,8 @@ def masks_at(
             continue
         each = len(of) // len(factors)
         block = units[of[0]].of_each(_together(values, n, factors), each)
-        kept = _ranked(magnitude(block.flatten(2))) > own.view(len(factors), each, 1)
-        kept = kept.view(block.shape)
+        scores = _ranked(magnitude(block.flatten(2)))
+        kept = (scores > own.view(len(factors), each, 1)).view(block.shape)
         if isinstance(out, Blocks):
             units[of[0]].of_each(out.blocks[n], each).copy_(kept)
         else:
