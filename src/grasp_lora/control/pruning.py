@@ -64,8 +64,8 @@ def thresholds(
     counts = []  # of a piece, of its units, for each ratio
     for _, _, of in pieces:
         size = units[of[0]].size(values)
-        own = [[p if isinstance(p, float | int) else p[i] for p in ratios] for i in of]
-        counts.append([[entries_to_prune(p, size) for p in of_unit] for of_unit in own])
+        ratios_of_each = [[p if isinstance(p, float | int) else p[i] for p in ratios] for i in of]
+        counts.append([[entries_to_prune(p, size) for p in of_unit] for of_unit in ratios_of_each])
     k = torch.tensor([own for of_piece in counts for own in of_piece])  # (units, n)
     k_at = {device: k.to(device) for device in {value.device for value in values}}  # waited for once
     found: list[Tensor] = []  # of a piece, (units, n)
