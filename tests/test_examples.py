@@ -57,8 +57,9 @@ def test_the_notebook(model, monkeypatch, capsys):
     assert "Deploy: " in capsys.readouterr().out
     assert [row.method for row in names["result"].rows] == [
         "lora_target",
-        "merge_untrained",
+        "sequential",
         "merge",
+        "prune_after",
         "grasp",
     ]
     assert names["again"].folder != names["result"].folder
