@@ -19,7 +19,7 @@ help:
 	@echo "make test         the fast tests; make test SLOW=1 runs the slow ones too"
 	@echo "make check        linter, formatter, types"
 	@echo "make docs         the documentation as a site, in build/site; a broken link is an error"
-	@echo "make bench        speed and memory of the method, to benchmarks/results/ (an hour)"
+	@echo "make bench        speed and memory of the method, to benchmarks/results/ (two hours)"
 	@echo "make soak         kill runs 60 times at random moments: do they end with the same bits?"
 	@echo "make mutants      do the tests notice changes of control/ and merging/? (half an hour)"
 	@echo "make lowest       the fast tests with the lowest versions that pyproject.toml allows, in $(LOWEST)"

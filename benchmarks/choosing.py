@@ -19,7 +19,7 @@ import grasp_lora
 from grasp_lora.workspace.rows import Row
 
 GRIDS = ("grid", "merge_prune")
-WAYS = (*GRIDS, "optuna", "grasp", "halving", "curve", "prune_after")
+WAYS = (*GRIDS, "grasp", "halving", "prune_after")
 
 
 def settings(given: argparse.Namespace, runs: Path) -> dict[str, Any]:
@@ -83,11 +83,11 @@ def main() -> None:
     )
     parser.add_argument("--backbone", default="packaged:smollm2-135m")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
-    parser.add_argument("--rows", type=int, default=16, help="of each language's training")
+    parser.add_argument("--rows", type=int, default=8, help="of each language's training")
     parser.add_argument("--dev", type=int, default=8)
     parser.add_argument("--micro-dev", type=int, default=16)
     parser.add_argument("--epochs", type=int, default=10, help="of a training at a ratio, at most")
-    parser.add_argument("--learn", type=int, default=80, help="steps of the learning run")
+    parser.add_argument("--learn", type=int, default=40, help="steps of the learning run")
     parser.add_argument("--tokens", type=int, default=64, help="of a row at most")
     parser.add_argument("--turns", type=int, default=1)
     parser.add_argument(
