@@ -15,7 +15,7 @@ from grasp_lora.lm.adapters import Lora, new_adapter
 from grasp_lora.lm.batches import TargetCollator, batches_by_tokens
 from grasp_lora.lm.encoding import Encoded, Limits, encode, encode_prompt
 from grasp_lora.lm.generation import generate, generate_ids
-from grasp_lora.lm.loss import TargetLoss
+from grasp_lora.lm.loss import TargetLoss, evaluation_mode
 from grasp_lora.lm.training import Training, build_trainer
 from grasp_lora.tasks.example import Example
 
@@ -277,6 +277,20 @@ def test_a_text_that_is_all_target_loses_only_its_first_token():
     log_probabilities = model(input_ids=torch.tensor([[5, 6, 7]])).logits.log_softmax(-1)[0]
     expected = -(log_probabilities[0, 6] + log_probabilities[1, 7]).item() / 2
     assert loss(model) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_an_evaluation_leaves_each_module_in_the_mode_it_was_in(compiled):
+    model = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Sequential(torch.nn.Dropout(0.5)))
+    model[1].eval()
+    model = torch.compile(model) if compiled else model
+    before = [module.training for module in model.modules()]
+    assert set(before) == {True, False}
+    with evaluation_mode(model):
+        assert not any(module.training for module in model.modules())
+        assert not torch.is_grad_enabled()
+    assert [module.training for module in model.modules()] == before
+    assert torch.is_grad_enabled()
 
 
 def test_no_examples_is_an_error():

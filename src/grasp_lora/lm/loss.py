@@ -170,10 +170,16 @@ class TargetLoss:
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Eval mode and no gradients; afterwards each module is in the mode it was in."""
     training = [module for module in model.modules() if module.training]
-    model.eval()
+    _switch(training, False)
     try:
         with torch.no_grad():
             yield
     finally:
-        for module in training:
-            module.training = True
+        _switch(training, True)
+
+
+def _switch(modules: Sequence[nn.Module], training: bool) -> None:
+    # What `module.training = ...` comes to, without the search for parameters and buffers of that name: of a
+    # thousand modules 0.1 instead of 2.5 ms, four times a round.
+    for module in modules:
+        object.__setattr__(module, "training", training)
