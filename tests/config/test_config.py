@@ -1,5 +1,6 @@
 """The config tree: defaults of the papers, inheritance, overrides, and errors that name the key."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -102,8 +103,11 @@ def test_inline_task_paths_are_relative_to_the_file(write, tmp_path):
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        ("contorl: {every: 5}", "contorl: unknown key"),
-        ("control: {evry: 5}", "control.evry: unknown key"),
+        ("contorl: {every: 5}", "contorl: unknown key; near it: control"),
+        ("control: {evry: 5}", "control.evry: unknown key; near it: control.every"),
+        ("select: curve", "select: unknown key; near it: select_by, control.select"),
+        ("qqqqqq: 1", "qqqqqq: unknown key$"),
+        ("seeds: 5", "seeds: Input should be a list (got 5)"),
         ("control: {p_max: 1.5}", "control.p_max"),
         ("control: {p_init: 0.9}", "p_min <= p_init <= p_max"),
         ("seeds: none", "seeds"),
@@ -120,7 +124,7 @@ def test_inline_task_paths_are_relative_to_the_file(write, tmp_path):
 )
 def test_faults_name_the_key(write, extra, message):
     text = SMALL if not extra.startswith("name") else SMALL.replace("name: x\n", "")
-    with pytest.raises(GraspError, match=message.replace(".", r"\.")):
+    with pytest.raises(GraspError, match=re.escape(message).replace(r"\$", "$")):
         load_config(write(text + extra))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from grasp_lora.config.tree import Config
 from grasp_lora.errors import GraspError
 
-__all__ = ["Key", "as_page", "explain", "known_keys"]
+__all__ = ["Key", "as_page", "explain", "known_keys", "near_keys"]
 
 _KINDS = {"integer": "integer", "number": "number", "boolean": "true or false", "null": "null"}
 _BOUNDS = {
@@ -135,13 +135,18 @@ def _find(name: str) -> Key:
     return found
 
 
-def _unknown(name: str, keys: Iterable[str]) -> str:
+def near_keys(name: str) -> list[str]:
+    """Keys that one which there is not may have meant: alike ones, and those of its last word elsewhere."""
     every = [key.name for key in known_keys()]
     last = difflib.get_close_matches(name.rpartition(".")[2], {one.rpartition(".")[2] for one in every}, n=1)
     near = difflib.get_close_matches(name, every, n=3, cutoff=0.75)
     near = [one for one in near if not name.startswith(f"{one}.")]
-    near = list(dict.fromkeys([*near, *(one for one in every if one.rpartition(".")[2] in last)]))
-    return f"no key is called {name!r}; {'near it' if near else 'there'} are {', '.join(near[:5] or keys)}"
+    return list(dict.fromkeys([*near, *(one for one in every if one.rpartition(".")[2] in last)]))[:5]
+
+
+def _unknown(name: str, keys: Iterable[str]) -> str:
+    near = near_keys(name)
+    return f"no key is called {name!r}; {'near it' if near else 'there'} are {', '.join(near or keys)}"
 
 
 @cache

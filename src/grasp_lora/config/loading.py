@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from grasp_lora.config.axes import AXES, points
+from grasp_lora.config.explain import near_keys
 from grasp_lora.config.tree import Config, MethodNames
 from grasp_lora.errors import GraspError
 from grasp_lora.tasks.task import Task
@@ -145,11 +146,12 @@ _KIND = re.compile(r"str|Task|.+\[.*", re.DOTALL)
 
 def _reason(fault: Mapping[str, Any]) -> str:
     if fault["type"] == "extra_forbidden":
-        return "unknown key"
+        near = near_keys(".".join(map(str, fault["loc"])))
+        return f"unknown key; near it: {', '.join(near)}" if near else "unknown key"
     if fault["type"] == "missing":
         return "missing"
     whole = isinstance(fault["input"], Mapping)  # the message of a node says what of it is wrong
-    message = fault["msg"].removeprefix("Value error, ")
+    message = fault["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list")
     return message if whole else f"{message} (got {fault['input']!r})"
 
 
