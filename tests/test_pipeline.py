@@ -219,18 +219,22 @@ def test_a_row_says_what_target_data_lies_behind_it(finished):
         return scores["steps"], scores["choosing_steps"], scores["labels"]
 
     def steps(stage):  # batches of one, eight rows; the start is no epoch
+        return 8 * read(finished / stage / "dev_losses.json")["best_epoch"]
+
+    def trained(stage):
         return 8 * (len(read(finished / stage / "dev_losses.json")["by_epoch"]) - 1)
 
-    target, trained = steps("adapters/ar"), {"train": 8, "dev": 4}
+    target, rows = steps("adapters/ar"), {"train": 8, "dev": 4}
     assert row("zero_shot") == row("lora_source") == (0, 0, {})
-    assert row("lora_target") == row("merge_untrained") == (target, 0, trained)
-    assert row("sequential") == (steps("sequential/seed42"), 0, trained)  # no target adapter
-    assert row("merge") == (target + steps("merge/seed42"), 0, trained)
+    assert row("lora_target") == row("merge_untrained") == (target, 0, rows)
+    assert row("sequential") == (steps("sequential/seed42"), 0, rows)  # no target adapter
+    assert row("merge") == (target + steps("merge/seed42"), 0, rows)
     grid = {p: steps(f"grid/p{p:.2f}-seed42") for p in (0.2, 0.4, 0.6)}
     best = grid.pop(read(finished / "grid/seed42/ratio.json")["p"])
-    assert row("grid") == (target + best, sum(grid.values()), trained)
+    others = [trained(f"grid/p{p:.2f}-seed42") for p in grid]
+    assert row("grid") == (target + best, sum(others), rows)
     # 16 steps while the ratio is learned, and the rows that probes are scored on.
-    assert row("grasp") == (target + steps("final/seed42"), 16, {**trained, "micro_dev": 4})
+    assert row("grasp") == (target + steps("final/seed42"), 16, {**rows, "micro_dev": 4})
 
 
 def test_costs_with_and_without_what_others_share(finished):

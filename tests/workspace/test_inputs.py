@@ -12,7 +12,7 @@ from grasp_lora.merging import Part, write_parts
 from grasp_lora.tasks.task import load_task
 from grasp_lora.workspace.directory import RunDirectory
 from grasp_lora.workspace.inputs import Behind, Bill, Encoder, Model, Rows
-from grasp_lora.workspace.records import LearnedRatio, Pruned
+from grasp_lora.workspace.records import DevLosses, LearnedRatio, Pruned
 from grasp_lora.workspace.resources import Resources
 from grasp_lora.workspace.stage import Stage, Work, fingerprint
 
@@ -126,6 +126,30 @@ def test_what_lies_behind_an_adapter(run, tmp_path):
     assert Behind(last, other, "ar").resolve(run) == nothing | {"made_by": line}
     for made in (None, tmp_path):
         assert Behind(made, task, "ar").resolve(run) == nothing | {"made_by": []}
+
+
+@pytest.mark.parametrize(
+    ("by_epoch", "best", "averaged", "steps", "unmoved"),
+    [
+        ([3.0, 2.0, 1.0], 2, 0, 7, False),  # the last epoch: all steps, be it a short one
+        ([3.0, 1.0, 2.0], 1, 0, 5, False),  # five rows, one a step
+        ([1.0, 2.0, 3.0], 0, 0, 0, True),
+        ([1.0], 0, 2, 7, False),
+    ],
+)
+def test_steps_after_the_epoch_that_was_kept_are_not_behind_the_adapter(
+    run, tmp_path, by_epoch, best, averaged, steps, unmoved
+):
+    task = load_task(write_setting(tmp_path) / "task.yaml")
+    made = Stage("final", WRITE, {"train": Rows(task, "ar", "train", 5), "training": Training(max_steps=7)})
+    run.make(made)
+    done = json.loads((run.path("final") / "done.json").read_text())
+    (run.path("final") / "done.json").write_text(json.dumps(done | {"steps": 7}))
+    assert Behind(made, task, "ar").resolve(run)["steps"] == 7  # no dev chose
+    DevLosses(by_epoch, best, averaged).write(run.path("final"))
+    found = Behind(made, task, "ar").resolve(run)
+    assert (found["steps"], found["choosing_steps"]) == (steps, 0)
+    assert found.get("unmoved") == (["final"] if unmoved else None)
 
 
 def test_of_several_points_only_the_chosen_one_made_the_adapter(run, tmp_path):

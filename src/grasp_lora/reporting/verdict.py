@@ -35,10 +35,11 @@ class Verdict:
 def verdict(results: Sequence[MethodResult]) -> Verdict:
     """The method that took the fewest example passes of those within noise of the best dev loss.
 
-    Within noise is less than `MARGIN`, or than what the dev rows and the draws of the training rows can tell:
-    half of a 95 % interval of the paired differences, the two added as squares. What differs from the best by
-    much noise is no better for it: where another method has a lower dev loss and took fewer passes, that is
-    chosen. Controls, which nobody would deploy, do not take part, nor do methods that were trained on dev;
+    Within noise is less than `MARGIN`, or than 1.96 standard errors of the paired differences, over the dev
+    rows and over the draws of the training rows, the two added as squares. (Of two draws Student's t would
+    ask for 12.7 errors of the draws, so that no method could ever be preferred.) What differs from the best
+    by much noise is no better for it: where another method has a lower dev loss and took fewer passes, that
+    is chosen. Controls, which nobody would deploy, do not take part, nor do methods that were trained on dev;
     where the chosen one was so trained, too, that is deployed.
     """
     candidates = _candidates(results)
@@ -50,7 +51,7 @@ def verdict(results: Sequence[MethodResult]) -> Verdict:
     cheaper = [one for one in candidates if _passes(one) < _passes(simplest)]
     better = [one for one in cheaper if _mean_dev(one) <= _mean_dev(simplest)]
     chosen = min(better or [simplest], key=_passes)
-    others = [one for one in candidates if one is not chosen]
+    others = [one for one in candidates if one is not chosen] or _left_out(results)
     deployed = refit_of(chosen, results) or chosen
     standing = "best on dev"
     if chosen is not best:
@@ -106,6 +107,11 @@ def doubts(results: Sequence[MethodResult], said: Verdict | None = None) -> list
         again = refit_of(one, results)
         if again is not None and interval(again, one)[0] > 0.0:
             found.append(f"{again.title}: worse on test than without these, {_difference(again, one)}")
+        if unmoved := list(dict.fromkeys(stage for row in one.rows for stage in row.unmoved)):
+            found.append(
+                f"{one.title}: no epoch of {', '.join(unmoved)} was better on dev than its start, which was "
+                "kept: lower the learning rate, or give it more rows"
+            )
     return found
 
 
@@ -114,29 +120,52 @@ def _seen_on_test(
 ) -> list[str]:
     """Whether test can tell that another is better than what dev chose: it must not choose, but can warn."""
     deployed = next(one for one in results if one.method == said.method)
-    rivals = (
-        [refit_of(one, results) or one for one in candidates] if deployed.rows[0].refit_of else candidates
-    )
+    again = bool(deployed.rows[0].refit_of)
+    rivals = [(refit_of(one, results) if again else None) or one for one in candidates]
+    found = [
+        _better_on_test(rivals, deployed, "which dev chose", "more dev rows would have told"),
+        _better_on_test(
+            _left_out(results),
+            deployed,
+            "which dev chose among others",
+            "it was trained on dev, so that dev could not choose it",
+        ),
+    ]
+    return [line for line in found if line]
+
+
+def _better_on_test(
+    rivals: Sequence[MethodResult], deployed: MethodResult, chosen: str, because: str
+) -> str | None:
+    """The best of those that test rows can tell are better, in every draw."""
+    loss = deployed.spread("test_loss").mean
     better = [
         one
         for one in rivals
         if one is not deployed
-        and one.spread("test_loss").mean < deployed.spread("test_loss").mean - MARGIN
-        and interval(one, deployed)[1] < 0.0
+        and one.spread("test_loss").mean < loss - MARGIN
+        and _of_rows(one, deployed)[1] < 0.0
+        and all(difference < 0.0 for difference in _of_draws(one, deployed, lambda row: row.test_loss))
     ]
     if not better or not _tells(deployed):
-        return []
+        return None
     best = min(better, key=lambda one: one.spread("test_loss").mean)
-    return [
-        f"on test {best.title} is better than {deployed.title}, which dev chose, "
-        f"{_difference(best, deployed)}: more dev rows would have told"
-    ]
+    draws = len(deployed.draws)
+    by = _difference(best, deployed) if draws == 1 else f"{best.spread('test_loss').mean - loss:+.4f} nats"
+    each = "" if draws == 1 else f" and in each of {draws} draws"
+    return f"on test {best.title} is better than {deployed.title}, {chosen}, {by}{each}: {because}"
 
 
 def _candidates(results: Sequence[MethodResult]) -> list[MethodResult]:
     """What dev can choose among; nothing where all were trained on it."""
     known = [one for one in results if one.has_dev]
     return [one for one in known if not one.rows[0].control_of and not one.rows[0].is_point] or known
+
+
+def _left_out(results: Sequence[MethodResult]) -> list[MethodResult]:
+    """Which dev cannot choose, since they were trained on it from the first: folds chose for them."""
+    without = [one for one in results if not one.has_dev]
+    return [one for one in without if not one.rows[0].control_of and not one.rows[0].refit_of]
 
 
 def _unjudged(results: Sequence[MethodResult]) -> Verdict:
@@ -160,7 +189,9 @@ def _deploy(deployed: MethodResult, standing: str, others: Sequence[MethodResult
     if not others:
         return f"{text} There is nothing to compare it with."
     other = min(others, key=_passes)
-    return f"{text} On test {_difference(deployed, other)} against the simplest other, {other.title}."
+    text += f" On test {_difference(deployed, other)} against the simplest other, {other.title}."
+    own, its = deployed.rows[0].steps, other.rows[0].steps
+    return text if own == its or own is None or its is None else f"{text} They had {own} and {its} steps."
 
 
 def _pruning(candidates: Sequence[MethodResult]) -> str:
@@ -172,8 +203,8 @@ def _pruning(candidates: Sequence[MethodResult]) -> str:
     low, high = interval(best, without)
     low, high = (low, high) if _tells(best) else (-math.inf, math.inf)
     said = "helped" if high < 0 else "hurt" if low > 0 else "cannot be told from no pruning"
-    if abs(best.spread("test_loss").mean - without.spread("test_loss").mean) < MARGIN:
-        said = "makes no difference that matters" if low > 0 or high < 0 else said
+    if (low > 0 or high < 0) and max(abs(low), abs(high)) < MARGIN:
+        said = "makes no difference that matters"
     at = "" if best.p is None or best.rows[0].is_point else f" at p = {best.p:.3f}"
     difference = _difference(best, without)
     return f"Pruning {said}: {best.title}{at} has {difference} on test against {without.title}."
@@ -203,33 +234,45 @@ def _cost(chosen: MethodResult, results: Sequence[MethodResult]) -> str:
 def _difference(one: MethodResult, other: MethodResult) -> str:
     difference = one.spread("test_loss").mean - other.spread("test_loss").mean
     low, high = interval(one, other)
-    return f"{difference:+.4f} nats" + (f" [{low:+.4f}, {high:+.4f}]" if math.isfinite(low) else "")
+    within = f" [{low:+.4f}, {high:+.4f}]" if math.isfinite(low) else ""
+    draws = len(one.draws.keys() & other.draws.keys())
+    return f"{difference:+.4f} nats{within}" + (f" over {draws} draws" if within and draws > 1 else "")
 
 
 def interval(one: MethodResult, other: MethodResult) -> tuple[float, float]:
     """Of the difference of mean test losses, 95 %, from paired resamples, and from the draws of the training
     rows where there are several; infinite for one row.
     """
-    first, second = (result.losses("test_losses") for result in (other, one))
-    groups = one.rows[0].groups
-    if clusters(groups, len(first)) < 2:
-        return -math.inf, math.inf
-    low, high = paired_bootstrap(first, second, groups=groups)[1]
-    difference = statistics.fmean(second) - statistics.fmean(first)
-    over_draws = _noise_of_draws(one, other, lambda row: row.test_loss)
+    low, high = _of_rows(one, other)
+    difference = one.spread("test_loss").mean - other.spread("test_loss").mean
+    differences = _of_draws(one, other, lambda row: row.test_loss)
+    over_draws = _error(differences) * float(t.ppf(0.975, len(differences) - 1)) if differences[1:] else 0.0
     return difference - math.hypot(difference - low, over_draws), difference + math.hypot(
         high - difference, over_draws
     )
 
 
-def _noise_of_draws(one: MethodResult, other: MethodResult, loss: Callable[[Row], float]) -> float:
-    """Half of a 95 % interval of the mean difference over the draws of both, by Student's t; 0 for one."""
-    common = sorted(one.draws.keys() & other.draws.keys())
-    first, second = (
-        [statistics.fmean(map(loss, result.draws[draw])) for draw in common] for result in (one, other)
-    )
-    error = paired_error(first, second)
-    return 0.0 if error is None else error * float(t.ppf(0.975, len(common) - 1))
+def _of_rows(one: MethodResult, other: MethodResult) -> tuple[float, float]:
+    """The interval of `interval`, over test rows alone."""
+    first, second = (result.losses("test_losses") for result in (other, one))
+    groups = one.rows[0].groups
+    if clusters(groups, len(first)) < 2:
+        return -math.inf, math.inf
+    return paired_bootstrap(first, second, groups=groups)[1]
+
+
+def _of_draws(one: MethodResult, other: MethodResult, loss: Callable[[Row], float]) -> list[float]:
+    """The difference in each draw that both have."""
+    means = [
+        {draw: statistics.fmean(map(loss, rows)) for draw, rows in result.draws.items()}
+        for result in (one, other)
+    ]
+    return [means[0][draw] - means[1][draw] for draw in sorted(means[0].keys() & means[1].keys())]
+
+
+def _error(differences: Sequence[float]) -> float:
+    """The standard error of their mean; 0 for one."""
+    return statistics.stdev(differences) / math.sqrt(len(differences)) if differences[1:] else 0.0
 
 
 def _worse(one: MethodResult, best: MethodResult) -> bool:
@@ -240,7 +283,7 @@ def _worse(one: MethodResult, best: MethodResult) -> bool:
         by_row = paired_error(first, second, one.rows[0].dev_groups)
     noise = math.hypot(
         Z * (math.inf if by_row is None else by_row),
-        _noise_of_draws(one, best, lambda row: row.dev_loss or 0.0),
+        Z * _error(_of_draws(one, best, lambda row: row.dev_loss or 0.0)),
     )
     return difference > max(MARGIN, noise)
 

@@ -11,11 +11,13 @@ from typing import Any
 from grasp_lora.lm.backbone import Attention, DeviceMap, DType, resolve_dtype
 from grasp_lora.lm.packaged.backbones import resolve_backbone
 from grasp_lora.lm.quantization import Quantization
+from grasp_lora.lm.training import Training
 from grasp_lora.ratios import PruneRatio
 from grasp_lora.tasks.example import Example
 from grasp_lora.tasks.lazy import picked
 from grasp_lora.tasks.task import Task
 from grasp_lora.workspace.directory import RunDirectory
+from grasp_lora.workspace.records import DevLosses
 from grasp_lora.workspace.stage import Input, Stage, behind, inside
 
 __all__ = ["Behind", "Bill", "Encoder", "Fold", "Model", "Rows", "line_of"]
@@ -163,10 +165,11 @@ class Bill(Input):
 class Behind(Input):
     """What an adapter was made with, of one task and language: whatever any stage behind it was given.
 
-    Resolved: `steps`, the optimizer steps on the language's rows that led to the adapter; `choosing_steps`,
-    those that were spent to choose its ratio or the like; `labels`, how many labelled rows of each split
-    anything behind it looked at; `folds`, how many chose, if any did; and `made_by`, the stages that it was
-    trained in.
+    Resolved: `steps`, the optimizer steps on the language's rows that led to the adapter, of each training
+    those up to the epoch that was kept; `choosing_steps`, those that were spent to choose its ratio or the
+    like; `labels`, how many labelled rows of each split anything behind it looked at; `folds`, how many
+    chose, if any did; `made_by`, the stages that it was trained in; and where there are any, `unmoved`, those
+    of them of which no epoch was better than their start.
     """
 
     adapter: Stage | Path | None
@@ -183,7 +186,7 @@ class Behind(Input):
     def resolve(self, run: RunDirectory) -> dict[str, Any]:
         made_in = [] if not self.stages else line_of(self.stages[0], lambda stage: run.chosen(stage.name))
         names = {stage.name for stage in made_in}
-        steps, choosing, labels, folds = 0, 0, dict[str, int](), 0
+        steps, choosing, labels, folds, unmoved = 0, 0, dict[str, int](), 0, list[str]()
         for stage in behind(*self.stages):
             rows = [one for one in stage.inputs if isinstance(one, Rows) and self._is_own(one)]
             folds = max([folds, *(one.fold.of for one in rows if one.fold)])
@@ -192,14 +195,29 @@ class Behind(Input):
                 labels[found.split] = max(labels.get(found.split, 0), len(found.resolve(run)))
             if any(found.split == "train" for found in rows):
                 taken = run.done(stage.name).steps
-                steps, choosing = (
-                    (steps + taken, choosing) if stage.name in names else (steps, choosing + taken)
-                )
+                if stage.name in names:
+                    steps += (kept := _kept(run, stage, rows, taken))
+                    unmoved += [stage.name] * (kept < 1 <= taken)
+                else:
+                    choosing += taken
         about = {"labels": labels, "folds": folds, "made_by": sorted(names)}
+        about |= {"unmoved": sorted(unmoved)} if unmoved else {}
         return {"steps": steps, "choosing_steps": choosing, **about}
 
     def _is_own(self, rows: Rows) -> bool:
         return rows.language == self.language and rows.task == self.task
+
+
+def _kept(run: RunDirectory, stage: Stage, rows: Sequence[Rows], taken: int) -> int:
+    """Of a stage's steps those up to the epoch that was kept; the others led to nothing."""
+    training, folder = stage.given.get("training"), run.path(stage.name)
+    if not isinstance(training, Training) or not (folder / DevLosses.FILE).exists():
+        return taken
+    losses = DevLosses.read(folder)
+    if losses.averaged or losses.best_epoch == len(losses.by_epoch) - 1:
+        return taken
+    trained_on = sum(len(found.resolve(run)) for found in rows if found.split == "train")
+    return min(taken, losses.best_epoch * training.steps_per_epoch(trained_on))
 
 
 def line_of(adapter: Stage, chosen: Callable[[Stage], PruneRatio]) -> list[Stage]:

@@ -85,13 +85,16 @@ class Row:
     repeated: str = ""
     """What was done anew with each seed: "adapters", "final", or nothing."""
     steps: int | None = None
-    """Optimizer steps on target rows that led to the adapter. (Before `choosing_steps`, with those.)"""
+    """Optimizer steps on target rows that led to the adapter, of each training those up to the epoch that was
+    kept. (Before `choosing_steps`, with those; before `unmoved`, with later epochs'.)"""
     choosing_steps: int | None = None
     """Further ones, spent to choose its ratio."""
     labels: Mapping[str, int] = field(default_factory=dict)
     """Labelled target rows that anything behind the adapter looked at, by split."""
     made_by: Sequence[str] = ()
     """The stages that the adapter was trained in, from the first one on."""
+    unmoved: Sequence[str] = ()
+    """Those of `made_by` that changed nothing: no epoch was better on dev than their start."""
     all_costs: Mapping[str, Mapping[str, Any]] | None = None
     """Stage -> its cost, of all that lies behind the adapter but the sources' adapters, if it is known."""
     dev_losses: Sequence[float] = ()
@@ -197,7 +200,7 @@ class Row:
 _ABOUT = (
     "title", "task", "source", "target", "adapter", "p", "threshold", "pruned_share", "test_set", "test_rows",
     "draw", "groups", "dev_groups", "folds", "source_losses",
-    "repeated", "steps", "choosing_steps", "made_by", "labels", "all_costs", "control_of", "is_point",
-    "refit_of", "corner",
+    "repeated", "steps", "choosing_steps", "made_by", "unmoved", "labels", "all_costs", "control_of",
+    "is_point", "refit_of", "corner",
     "exhaustive",
 )  # fmt: skip

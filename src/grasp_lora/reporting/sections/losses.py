@@ -60,7 +60,7 @@ def _cells(found: Found, result: MethodResult, sources: Sequence[str]) -> dict[s
         "pruned": "" if row.pruned_share is None else f"{row.pruned_share:.2%}",
         "draws": str(len(result.draws)),
         "seeds": f"{len(result.draws[row.draw])} {_REPEATED.get(row.repeated, '')}".strip(),
-        "steps": "" if row.steps is None else str(row.steps),
+        "steps": _range([one.steps for one in result.rows if one.steps is not None]),
         "choosing": "" if row.choosing_steps is None else str(row.choosing_steps),
         "labels": str(sum(row.labels.values()) or ""),
         **{f"{name} dev": "" if loss is None else f"{loss:.4f}" for name, loss in kept.items()},
@@ -68,6 +68,11 @@ def _cells(found: Found, result: MethodResult, sources: Sequence[str]) -> dict[s
         "test": show_spread(result.spread("test_loss"), 4),
         **dict(zip((f"test − {found.compared.title}", "p-value", "Holm"), compared, strict=True)),
     }
+
+
+def _range(steps: Sequence[int]) -> str:
+    """Of all draws and seeds, which may have kept different epochs."""
+    return " to ".join(map(str, sorted({min(steps), max(steps)}))) if steps else ""
 
 
 def _ratio(ratios: Sequence[PruneRatio]) -> str:
@@ -113,8 +118,9 @@ def _values(c: Comparison) -> tuple[str, float, float, float, float]:
 def _key(found: Found, sources: Sequence[str], draws: int) -> str:
     """What the columns are."""
     text = (
-        "steps: optimizer steps on target rows behind the adapter; choosing: those spent to choose its ratio "
-        "or the like; labels: labelled target rows that any of it looked at."
+        "steps: optimizer steps on target rows behind the adapter, up to the epochs that were kept; "
+        "choosing: those spent to choose its ratio or the like; labels: labelled target rows that any of it "
+        "looked at."
     )
     for name in sources:
         own = f", {found.sources[name]:.4f} with its own adapter" if name in found.sources else ""
