@@ -66,6 +66,14 @@ def test_a_demo_without_a_language_takes_settings_too(monkeypatch, given, langua
     assert seen["overrides"] == [one for one in given if "=" in one]
 
 
+def test_a_demo_can_be_planned_only(monkeypatch):
+    seen = {}
+    monkeypatch.setattr(run, "_plan", lambda arguments: seen.update(vars(arguments)))
+    assert main(["demo", "zh", "--dry-run"]) == 0
+    assert seen["dry_run"]
+    assert seen["config"].name == run.DEMOS["zh"]
+
+
 def test_a_demo_that_is_none_names_those_that_are(capsys):
     assert main(["demo", "fr"]) == 2
     assert capsys.readouterr().err == "grasp: there is no demo in 'fr', only in ar, zh, ja\n"

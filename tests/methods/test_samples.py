@@ -369,6 +369,11 @@ def test_a_rate_is_chosen_on_dev_for_every_training(setting):
     assert not (found.folder / "tune/adapters/en-lr0.01").exists()
     merge = row(found, "eval/merge/seed42")
     assert (merge.steps, merge.choosing_steps) == (24, 24)
+    of = {one: LearnedRatio.read(found.folder / one).learning_rate for one in ("merge/seed42", "adapters/ar")}
+    assert list(merge.rates.items()) == list(of.items())  # its own one first
+    with (found.folder / "report/tables/losses.csv").open(encoding="utf-8") as file:
+        shown = {line["method"]: line["rate"] for line in csv.DictReader(file)}
+    assert shown[merge.title] == str(of["merge/seed42"])
     assert row(found, "eval/grid/seed42").exhaustive
     assert not merge.exhaustive
     log = (found.folder / "refit/merge/seed42/train_log.jsonl").read_text().splitlines()

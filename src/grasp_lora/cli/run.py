@@ -40,11 +40,7 @@ def add_run_verbs(verbs: Any, common: argparse.ArgumentParser) -> None:
         "grasp run titles.yaml --dry-run",
     )
     run.set_defaults(may_be_launched=True)
-    run.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="show stages, time, memory and disk, then what would be refused; write nothing",
-    )
+    _plannable(run)
     plan = add_verb(
         verbs,
         common,
@@ -70,7 +66,15 @@ def add_run_verbs(verbs: Any, common: argparse.ArgumentParser) -> None:
     )
     shown = "{" + ",".join(DEMOS) + "}"
     demo.add_argument("language", nargs="?", default="ar", metavar=shown, help="target language")
-    _overridable(demo)
+    _plannable(_overridable(demo))
+
+
+def _plannable(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="show stages, time, memory and disk, then what would be refused; write nothing",
+    )
 
 
 def _overridable(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -277,7 +281,6 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _demo(arguments: argparse.Namespace) -> None:
-    arguments.dry_run = False
     if "=" in arguments.language:  # a setting comes first: the language was left out
         arguments.overrides.insert(0, arguments.language)
         arguments.language = "ar"

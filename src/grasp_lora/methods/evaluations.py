@@ -116,7 +116,8 @@ def best_on_dev(x: Start, name: str, points: Mapping[PruneRatio, Stage], of: str
     if by == "loss":
         return Stage(name, CHOOSE, given)
     if by not in metrics:
-        raise GraspError(f"select_by is {by}, which is not among evaluation.metrics: {', '.join(metrics)}")
+        known = ", ".join(metrics) or "none here"
+        raise GraspError(f"select_by is {by}: name it in evaluation.metrics, too (they are {known})")
     given |= {"by": by, "scores": {at: dev_score(x, made) for at, made in points.items()}}
     return Stage(name, CHOOSE, given)
 

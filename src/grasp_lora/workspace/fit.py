@@ -70,7 +70,7 @@ def _fit(
         adapted = new_adapter(backbone.model, start)
     else:
         adapted = load_adapter(backbone.model, start, trainable=True)
-    if training.warmup >= (steps := training.steps(len(train))):
+    if training.warmup >= (steps := training.steps(len(train))) > 0:
         resources.say(
             f"warmup takes {training.warmup:g} steps, and a training has {steps}: its learning rate does "
             f"not get to {training.learning_rate:g}"

@@ -169,7 +169,8 @@ class Behind(Input):
     those up to the epoch that was kept; `choosing_steps`, those that were spent to choose its ratio or the
     like; `labels`, how many labelled rows of each split anything behind it looked at; `folds`, how many
     chose, if any did; `made_by`, the stages that it was trained in; and where there are any, `unmoved`, those
-    of them of which no epoch was better than their start.
+    of them of which no epoch was better than their start, and `rates`, the learning rates that dev chose for
+    them, its own one first.
     """
 
     adapter: Stage | Path | None
@@ -201,7 +202,9 @@ class Behind(Input):
                 else:
                     choosing += taken
         about = {"labels": labels, "folds": folds, "made_by": sorted(names)}
-        about |= {"unmoved": sorted(unmoved)} if unmoved else {}
+        searched = [stage for stage in made_in if stage.given.get("of") == "learning_rate"]
+        rates = {stage.name: run.chosen(stage.name) for stage in searched}
+        about |= ({"unmoved": sorted(unmoved)} if unmoved else {}) | ({"rates": rates} if rates else {})
         return {"steps": steps, "choosing_steps": choosing, **about}
 
     def _is_own(self, rows: Rows) -> bool:

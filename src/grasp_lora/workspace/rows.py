@@ -95,6 +95,8 @@ class Row:
     """The stages that the adapter was trained in, from the first one on."""
     unmoved: Sequence[str] = ()
     """Those of `made_by` that changed nothing: no epoch was better on dev than their start."""
+    rates: Mapping[str, float] = field(default_factory=dict)
+    """Those of `made_by` whose learning rate dev chose, its own one first, and the rates."""
     all_costs: Mapping[str, Mapping[str, Any]] | None = None
     """Stage -> its cost, of all that lies behind the adapter but the sources' adapters, if it is known."""
     dev_losses: Sequence[float] = ()
@@ -200,7 +202,7 @@ class Row:
 _ABOUT = (
     "title", "task", "source", "target", "adapter", "p", "threshold", "pruned_share", "test_set", "test_rows",
     "draw", "groups", "dev_groups", "folds", "source_losses",
-    "repeated", "steps", "choosing_steps", "made_by", "unmoved", "labels", "all_costs", "control_of",
-    "is_point", "refit_of", "corner",
+    "repeated", "steps", "choosing_steps", "made_by", "unmoved", "rates", "labels", "all_costs",
+    "control_of", "is_point", "refit_of", "corner",
     "exhaustive",
 )  # fmt: skip
