@@ -108,6 +108,7 @@ def test_inline_task_paths_are_relative_to_the_file(write, tmp_path):
         ("select: curve", "select: unknown key; near it: select_by, control.select"),
         ("qqqqqq: 1", "qqqqqq: unknown key$"),
         ("seeds: 5", "seeds: Input should be a list (got 5)"),
+        ("seeds: []", "seeds: List should have at least 1 item"),
         ("control: {p_max: 1.5}", "control.p_max"),
         ("control: {p_init: 0.9}", "p_min <= p_init <= p_max"),
         ("seeds: none", "seeds"),

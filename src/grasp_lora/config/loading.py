@@ -151,7 +151,8 @@ def _reason(fault: Mapping[str, Any]) -> str:
     if fault["type"] == "missing":
         return "missing"
     whole = isinstance(fault["input"], Mapping)  # the message of a node says what of it is wrong
-    message = fault["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list")
+    message = fault["msg"].removeprefix("Value error, ")
+    message = message.replace("a valid tuple", "a list").replace("Tuple should", "List should")
     return message if whole else f"{message} (got {fault['input']!r})"
 
 
