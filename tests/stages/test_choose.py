@@ -78,7 +78,7 @@ def test_the_grid_is_chosen_by_its_dev_answers(tmp_path):
         assert chosen.dev_score == {str(p): value for p, value in values.items()}
         assert chosen.p == max(sorted(values), key=values.get)
     with pytest.raises(
-        GraspError, match=r"select_by is bleu, which is not among evaluation\.metrics: rouge1"
+        GraspError, match=r"select_by is bleu: name it in evaluation\.metrics, too \(they are rouge1"
     ):
         grasp_lora.run(folder / "run.yaml", runs=folder / "runs", select_by="bleu", name="x")
     with pytest.raises(GraspError, match=r"select_by: it is one of loss, task, rouge1"):

@@ -214,7 +214,7 @@ class Behind(Input):
 def _kept(run: RunDirectory, stage: Stage, rows: Sequence[Rows], taken: int) -> int:
     """Of a stage's steps those up to the epoch that was kept; the others led to nothing."""
     training, folder = stage.given.get("training"), run.path(stage.name)
-    if not isinstance(training, Training) or not (folder / DevLosses.FILE).exists():
+    if not taken or not isinstance(training, Training) or not (folder / DevLosses.FILE).exists():
         return taken
     losses = DevLosses.read(folder)
     if losses.averaged or losses.best_epoch == len(losses.by_epoch) - 1:
