@@ -67,6 +67,7 @@ def test_a_report_is_one_page_and_its_parts_as_files(made):
     for name in ("losses", "costs"):
         assert {p.suffix for p in (made / "tables").glob(f"{name}.*")} == {".csv", ".md", ".tex"}
     losses = list(csv.DictReader((made / "tables" / "losses.csv").open(encoding="utf-8")))
+    assert not {"rate", "threshold"} & losses[0].keys()  # nothing was searched but ratios
     assert [row["method"] for row in losses] == ["LORA_TARGET", "MERGE", "GRASP"]
 
 

@@ -282,8 +282,14 @@ def test_what_test_would_have_chosen_is_a_warning():
     grasp = row("grasp", WIDE, WIDE, 300, p=0.3)
     (warned,) = [line for line in doubts(together([merge, grasp])) if line.startswith("on test")]
     assert warned.startswith("on test GRASP is better than MERGE, which dev chose, -0.1000 nats [-0.1")
-    same = row("merge", WIDE, shifted(WIDE, 0.005), 100, p=0.0)  # certain, and less than anybody pays for
-    assert not [line for line in doubts(together([same, grasp])) if line.startswith("on test")]
+    for other in (
+        shifted(WIDE, 0.005),  # certain, and less than anybody pays for
+        shifted(WIDE, 0.1, noise=0.5),  # much, and by chance
+    ):
+        same = row("merge", WIDE, other, 100, p=0.0)
+        assert not [line for line in doubts(together([same, grasp])) if line.startswith("on test")]
+    few = [row(name, WIDE, shifted(WIDE[:5], by), 100) for name, by in (("merge", 0.1), ("grasp", 0.0))]
+    assert not [line for line in doubts(together(few)) if line.startswith("on test")]
 
 
 def test_a_second_draw_that_agrees_takes_no_warning_away():
@@ -316,6 +322,11 @@ def test_what_folds_chose_is_compared_on_test():
         "on test FOLDS is better than MERGE, which dev chose among others, -0.1000 nats [-0.1000, -0.1000]: "
         "it was trained on dev, so that dev could not choose it"
     ]
+    for about in ("control_of", "refit_of"):  # these are for something else
+        object.__setattr__(folds, about, "another")
+        assert said(merge, folds).lines[0].endswith("There is nothing to compare it with.")
+        assert doubts(together([merge, folds])) == []
+        object.__setattr__(folds, about, "")
     object.__setattr__(folds, "test_losses", shifted(WIDE, 0.1))
     assert doubts(together([merge, folds])) == []
 
@@ -343,6 +354,7 @@ def test_a_start_that_was_kept_is_said():
         (0.009, 6, "makes no difference that matters"),
         (0.011, 6, "hurt"),
         (0.1, 5, "cannot be told from no pruning"),
+        (0.0, 6, "cannot be told from no pruning"),
         (0.1, 6, "hurt"),
     ],
 )

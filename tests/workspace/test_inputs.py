@@ -141,8 +141,10 @@ def test_steps_after_the_epoch_that_was_kept_are_not_behind_the_adapter(
     run, tmp_path, by_epoch, best, averaged, steps, unmoved
 ):
     task = load_task(write_setting(tmp_path) / "task.yaml")
-    made = Stage("final", WRITE, {"train": Rows(task, "ar", "train", 5), "training": Training(max_steps=7)})
+    given = {"train": Rows(task, "ar", "train", 5), "dev": Rows(task, "ar", "dev", 3)}
+    made = Stage("final", WRITE, {**given, "training": Training(max_steps=7)})
     run.make(made)
+    assert "unmoved" not in Behind(made, task, "ar").resolve(run)  # without a step nothing could move
     done = json.loads((run.path("final") / "done.json").read_text())
     (run.path("final") / "done.json").write_text(json.dumps(done | {"steps": 7}))
     assert Behind(made, task, "ar").resolve(run)["steps"] == 7  # no dev chose

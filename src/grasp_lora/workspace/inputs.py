@@ -217,10 +217,10 @@ def _kept(run: RunDirectory, stage: Stage, rows: Sequence[Rows], taken: int) -> 
     if not taken or not isinstance(training, Training) or not (folder / DevLosses.FILE).exists():
         return taken
     losses = DevLosses.read(folder)
-    if losses.averaged or losses.best_epoch == len(losses.by_epoch) - 1:
+    if losses.best_epoch == len(losses.by_epoch) - 1:  # or an average of all, which has one loss
         return taken
     trained_on = sum(len(found.resolve(run)) for found in rows if found.split == "train")
-    return min(taken, losses.best_epoch * training.steps_per_epoch(trained_on))
+    return losses.best_epoch * training.steps_per_epoch(trained_on)
 
 
 def line_of(adapter: Stage, chosen: Callable[[Stage], PruneRatio]) -> list[Stage]:
