@@ -306,6 +306,11 @@ def test_a_second_draw_that_agrees_takes_no_warning_away():
         "on test GRASP is better than MERGE, which dev chose, -0.1500 nats and in each of 2 draws: "
         "more dev rows would have told"
     ) in doubts(results)
+    (line,) = [one for one in doubts(together([*merge, better[1]])) if one.startswith("on test")]
+    assert "in each of" not in line  # one draw is common to both
+    object.__setattr__(better[0], "draw", 2)
+    assert not [one for one in doubts(together([merge[0], better[0]])) if one.startswith("on test")]
+    object.__setattr__(better[0], "draw", 0)
     object.__setattr__(better[1], "test_losses", shifted(WIDE, 0.01))
     assert not [line for line in doubts(together([*merge, *better])) if line.startswith("on test")]
 
@@ -336,15 +341,19 @@ def test_other_steps_are_said():
     assert said(merge, grasp).lines[0].endswith("the simplest other, GRASP.")
     longer = row("grasp", WIDE, WIDE, 300, p=0.3, steps=150)
     assert said(merge, longer).lines[0].endswith("the simplest other, GRASP. They had 100 and 150 steps.")
+    draws = [row("grasp", WIDE, WIDE, 300, p=0.3, steps=steps, draw=i) for i, steps in enumerate((100, 50))]
+    both = [row("merge", WIDE, WIDE, 100, p=0.0, steps=100, draw=i) for i in (0, 1)]
+    assert said(*both, *draws).lines[0].endswith("GRASP. They had 100 and 50 to 100 steps.")
 
 
 def test_a_start_that_was_kept_is_said():
     """Whatever its training is called: it changed nothing."""
     moved = row("merge", shifted(WIDE, 0.5), WIDE, 100, p=0.0)
     stayed = [row("grasp", WIDE, WIDE, 300, p=0.3, seed=seed, unmoved=["final/seed1"]) for seed in (1, 2)]
-    assert doubts(together([moved, *stayed])) == [
-        "GRASP: no epoch of final/seed1 was better on dev than its start, which was kept: lower the learning "
-        "rate, or give it more rows"
+    other = row("grid", WIDE, WIDE, 900, p=0.3, unmoved=["final/seed1"])
+    assert doubts(together([moved, *stayed, other])) == [
+        "GRASP, GRID: no epoch of final/seed1 was better on dev than its start, which was kept: try another "
+        "learning rate, or more rows"
     ]
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "Table",
     "Text",
     "show_p_value",
+    "show_range",
     "show_spread",
     "show_stars",
     "without_controls",
@@ -85,6 +86,11 @@ def show_spread(value: Spread, digits: int) -> str:
     """Mean and deviation as a table shows them."""
     std = "" if value.std is None else f" ± {value.std:.{digits}f}"
     return f"{value.mean:.{digits}f}{std}"
+
+
+def show_range(values: Sequence[float]) -> str:
+    """The least to the most, or the one that there is, as a table shows them; "" for none."""
+    return " to ".join(map(str, sorted({min(values), max(values)}))) if values else ""
 
 
 def show_p_value(value: float) -> str:

@@ -14,7 +14,7 @@ from grasp_lora.metrics.clusters import clusters
 from grasp_lora.metrics.score import Score, Spread, over_seeds
 from grasp_lora.metrics.significance import Comparison, Test, compare_corpora, compare_scores, holm
 from grasp_lora.ratios import PruneRatio
-from grasp_lora.reporting.blocks import without_controls
+from grasp_lora.reporting.blocks import show_range, without_controls
 from grasp_lora.reporting.trained import Learned, Trained
 from grasp_lora.workspace.records import MeasuredDeployment, RankCheck
 from grasp_lora.workspace.rows import Row
@@ -60,6 +60,16 @@ class MethodResult:
     def ratios(self) -> Sequence[PruneRatio]:
         """Of each draw's first adapter."""
         return [rows[0].p for rows in self.draws.values() if rows[0].p is not None]
+
+    @property
+    def steps(self) -> str:
+        """On target rows; of draws and seeds for which dev kept different epochs the fewest to the most."""
+        return show_range([row.steps for row in self.rows if row.steps is not None])
+
+    @property
+    def rate(self) -> str:
+        """What dev chose for the last training, in the same way; "" where no rate was searched."""
+        return show_range([next(iter(row.rates.values())) for row in self.rows if row.rates])
 
     @property
     def cost(self) -> Cost:

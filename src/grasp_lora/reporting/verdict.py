@@ -107,11 +107,15 @@ def doubts(results: Sequence[MethodResult], said: Verdict | None = None) -> list
         again = refit_of(one, results)
         if again is not None and interval(again, one)[0] > 0.0:
             found.append(f"{again.title}: worse on test than without these, {_difference(again, one)}")
-        if unmoved := list(dict.fromkeys(stage for row in one.rows for stage in row.unmoved)):
-            found.append(
-                f"{one.title}: no epoch of {', '.join(unmoved)} was better on dev than its start, which was "
-                "kept: lower the learning rate, or give it more rows"
-            )
+    unmoved: dict[str, dict[str, None]] = {}  # stage -> the methods that it is behind
+    for one in results:
+        for stage in (stage for row in one.rows for stage in row.unmoved):
+            unmoved.setdefault(stage, {})[one.title] = None
+    for stage, titles in unmoved.items():
+        found.append(
+            f"{', '.join(titles)}: no epoch of {stage} was better on dev than its start, which was kept: try "
+            "another learning rate, or more rows"
+        )
     return found
 
 
@@ -145,12 +149,12 @@ def _better_on_test(
         if one is not deployed
         and one.spread("test_loss").mean < loss - MARGIN
         and _of_rows(one, deployed)[1] < 0.0
-        and all(difference < 0.0 for difference in _of_draws(one, deployed, lambda row: row.test_loss))
+        and max(_of_draws(one, deployed, lambda row: row.test_loss), default=0.0) < 0.0
     ]
     if not better or not _tells(deployed):
         return None
     best = min(better, key=lambda one: one.spread("test_loss").mean)
-    draws = len(deployed.draws)
+    draws = len(best.draws.keys() & deployed.draws.keys())
     by = _difference(best, deployed) if draws == 1 else f"{best.spread('test_loss').mean - loss:+.4f} nats"
     each = "" if draws == 1 else f" and in each of {draws} draws"
     return f"on test {best.title} is better than {deployed.title}, {chosen}, {by}{each}: {because}"
@@ -190,8 +194,8 @@ def _deploy(deployed: MethodResult, standing: str, others: Sequence[MethodResult
         return f"{text} There is nothing to compare it with."
     other = min(others, key=_passes)
     text += f" On test {_difference(deployed, other)} against the simplest other, {other.title}."
-    own, its = deployed.rows[0].steps, other.rows[0].steps
-    return text if own == its or own is None or its is None else f"{text} They had {own} and {its} steps."
+    own, its = deployed.steps, other.steps
+    return text if own == its or not own or not its else f"{text} They had {own} and {its} steps."
 
 
 def _pruning(candidates: Sequence[MethodResult]) -> str:

@@ -60,8 +60,8 @@ def _cells(found: Found, result: MethodResult, sources: Sequence[str]) -> dict[s
         "pruned": "" if row.pruned_share is None else f"{row.pruned_share:.2%}",
         "draws": str(len(result.draws)),
         "seeds": f"{len(result.draws[row.draw])} {_REPEATED.get(row.repeated, '')}".strip(),
-        "rate": _range([next(iter(one.rates.values())) for one in result.rows if one.rates]),
-        "steps": _range([one.steps for one in result.rows if one.steps is not None]),
+        "rate": result.rate,
+        "steps": result.steps,
         "choosing": "" if row.choosing_steps is None else str(row.choosing_steps),
         "labels": str(sum(row.labels.values()) or ""),
         **{f"{name} dev": "" if loss is None else f"{loss:.4f}" for name, loss in kept.items()},
@@ -69,11 +69,6 @@ def _cells(found: Found, result: MethodResult, sources: Sequence[str]) -> dict[s
         "test": show_spread(result.spread("test_loss"), 4),
         **dict(zip((f"test − {found.compared.title}", "p-value", "Holm"), compared, strict=True)),
     }
-
-
-def _range(values: Sequence[float]) -> str:
-    """Of all draws and seeds, for which dev may have chosen differently."""
-    return " to ".join(map(str, sorted({min(values), max(values)}))) if values else ""
 
 
 def _ratio(ratios: Sequence[PruneRatio]) -> str:
@@ -104,7 +99,7 @@ def _hidden(found: Found, draws: int) -> set[str]:
         "threshold": not by_threshold,
         "pruned": not (by_threshold or another_share),
         "draws": draws < 2,
-        "rate": not any(row.rates for result in found.results for row in result.rows),
+        "rate": not any(result.rate for result in found.results),
         "seeds": not several_seeds,
         f"test − {found.compared.title}": not tested,
         "p-value": not tested,
@@ -129,7 +124,7 @@ def _key(found: Found, sources: Sequence[str], draws: int) -> str:
         text += f" {name} dev: loss on the source's dev rows{own}; what is higher was forgotten."
     if not all(result.has_dev for result in found.results):
         text += " Without dev: trained on it, so that test alone can judge; compared with one that was, too."
-    if any(row.rates for result in found.results for row in result.rows):
+    if any(result.rate for result in found.results):
         text += " rate: the learning rate of its last training, which dev chose."
     if draws > 1:
         few = f", and fewer than {ENOUGH_DRAWS} are an indication" if draws < ENOUGH_DRAWS else ""
