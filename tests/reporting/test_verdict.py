@@ -324,8 +324,8 @@ def test_what_folds_chose_is_compared_on_test():
         in said(*results[0].rows, folds).lines[0]
     )
     assert doubts(results) == [
-        "on test FOLDS is better than MERGE, which dev chose among others, -0.1000 nats [-0.1000, -0.1000]: "
-        "it was trained on dev, so that dev could not choose it"
+        "on test FOLDS is better than MERGE, which dev chose, -0.1000 nats [-0.1000, -0.1000]: "
+        "it was trained on dev, which could not choose it"
     ]
     for about in ("control_of", "refit_of"):  # these are for something else
         object.__setattr__(folds, about, "another")

@@ -4,6 +4,7 @@ The choice is made on dev; the intervals come from test rows, which chose nothin
 """
 
 import math
+import operator
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -127,20 +128,13 @@ def _seen_on_test(
     again = bool(deployed.rows[0].refit_of)
     rivals = [(refit_of(one, results) if again else None) or one for one in candidates]
     found = [
-        _better_on_test(rivals, deployed, "which dev chose", "more dev rows would have told"),
-        _better_on_test(
-            _left_out(results),
-            deployed,
-            "which dev chose among others",
-            "it was trained on dev, so that dev could not choose it",
-        ),
+        _better_on_test(rivals, deployed, "more dev rows would have told"),
+        _better_on_test(_left_out(results), deployed, "it was trained on dev, which could not choose it"),
     ]
     return [line for line in found if line]
 
 
-def _better_on_test(
-    rivals: Sequence[MethodResult], deployed: MethodResult, chosen: str, because: str
-) -> str | None:
+def _better_on_test(rivals: Sequence[MethodResult], deployed: MethodResult, because: str) -> str | None:
     """The best of those that test rows can tell are better, in every draw."""
     loss = deployed.spread("test_loss").mean
     better = [
@@ -149,15 +143,21 @@ def _better_on_test(
         if one is not deployed
         and one.spread("test_loss").mean < loss - MARGIN
         and _of_rows(one, deployed)[1] < 0.0
-        and max(_of_draws(one, deployed, lambda row: row.test_loss), default=0.0) < 0.0
+        and _lower_in_each_draw(one, deployed)
     ]
     if not better or not _tells(deployed):
         return None
     best = min(better, key=lambda one: one.spread("test_loss").mean)
     draws = len(best.draws.keys() & deployed.draws.keys())
-    by = _difference(best, deployed) if draws == 1 else f"{best.spread('test_loss').mean - loss:+.4f} nats"
-    each = "" if draws == 1 else f" and in each of {draws} draws"
-    return f"on test {best.title} is better than {deployed.title}, {chosen}, {by}{each}: {because}"
+    by = f"{best.spread('test_loss').mean - loss:+.4f} nats and in each of {draws} draws"
+    by = by if draws > 1 else _difference(best, deployed)
+    return f"on test {best.title} is better than {deployed.title}, which dev chose, {by}: {because}"
+
+
+def _lower_in_each_draw(one: MethodResult, other: MethodResult) -> bool:
+    """Of those that both have, if any."""
+    own, its = _by_draw(one, other, lambda row: row.test_loss)
+    return bool(own) and all(map(operator.lt, own, its))
 
 
 def _candidates(results: Sequence[MethodResult]) -> list[MethodResult]:
@@ -249,8 +249,9 @@ def interval(one: MethodResult, other: MethodResult) -> tuple[float, float]:
     """
     low, high = _of_rows(one, other)
     difference = one.spread("test_loss").mean - other.spread("test_loss").mean
-    differences = _of_draws(one, other, lambda row: row.test_loss)
-    over_draws = _error(differences) * float(t.ppf(0.975, len(differences) - 1)) if differences[1:] else 0.0
+    means = _by_draw(one, other, lambda row: row.test_loss)
+    error = paired_error(*means)
+    over_draws = 0.0 if error is None else error * float(t.ppf(0.975, len(means[0]) - 1))
     return difference - math.hypot(difference - low, over_draws), difference + math.hypot(
         high - difference, over_draws
     )
@@ -265,18 +266,15 @@ def _of_rows(one: MethodResult, other: MethodResult) -> tuple[float, float]:
     return paired_bootstrap(first, second, groups=groups)[1]
 
 
-def _of_draws(one: MethodResult, other: MethodResult, loss: Callable[[Row], float]) -> list[float]:
-    """The difference in each draw that both have."""
-    means = [
-        {draw: statistics.fmean(map(loss, rows)) for draw, rows in result.draws.items()}
-        for result in (one, other)
-    ]
-    return [means[0][draw] - means[1][draw] for draw in sorted(means[0].keys() & means[1].keys())]
-
-
-def _error(differences: Sequence[float]) -> float:
-    """The standard error of their mean; 0 for one."""
-    return statistics.stdev(differences) / math.sqrt(len(differences)) if differences[1:] else 0.0
+def _by_draw(
+    one: MethodResult, other: MethodResult, loss: Callable[[Row], float]
+) -> tuple[list[float], list[float]]:
+    """The mean over seeds of each, in each draw that both have."""
+    common = sorted(one.draws.keys() & other.draws.keys())
+    first, second = (
+        [statistics.fmean(map(loss, result.draws[draw])) for draw in common] for result in (one, other)
+    )
+    return first, second
 
 
 def _worse(one: MethodResult, best: MethodResult) -> bool:
@@ -287,7 +285,7 @@ def _worse(one: MethodResult, best: MethodResult) -> bool:
         by_row = paired_error(first, second, one.rows[0].dev_groups)
     noise = math.hypot(
         Z * (math.inf if by_row is None else by_row),
-        Z * _error(_of_draws(one, best, lambda row: row.dev_loss or 0.0)),
+        Z * (paired_error(*_by_draw(one, best, lambda row: row.dev_loss or 0.0)) or 0.0),
     )
     return difference > max(MARGIN, noise)
 

@@ -197,14 +197,17 @@ class Behind(Input):
             if any(found.split == "train" for found in rows):
                 taken = run.done(stage.name).steps
                 if stage.name in names:
-                    steps += (kept := _kept(run, stage, rows, taken))
-                    unmoved += [stage.name] * (kept < 1 <= taken)
+                    kept = _kept(run, stage, rows, taken)
+                    steps += kept
+                    if taken and not kept:
+                        unmoved.append(stage.name)
                 else:
                     choosing += taken
         about = {"labels": labels, "folds": folds, "made_by": sorted(names)}
         searched = [stage for stage in made_in if stage.given.get("of") == "learning_rate"]
         rates = {stage.name: run.chosen(stage.name) for stage in searched}
-        about |= ({"unmoved": sorted(unmoved)} if unmoved else {}) | ({"rates": rates} if rates else {})
+        seldom = {"unmoved": sorted(unmoved), "rates": rates}  # left out, so that older runs stay as they are
+        about |= {name: value for name, value in seldom.items() if value}
         return {"steps": steps, "choosing_steps": choosing, **about}
 
     def _is_own(self, rows: Rows) -> bool:
