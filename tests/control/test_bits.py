@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grasp_lora.control.bits import kth_smallest, multiply, take
+from grasp_lora.control.bits import kth_smallest, multiply, take, zero_outside
+from grasp_lora.control.blocks import Blocks
 from grasp_lora.control.importance import magnitude
 from grasp_lora.control.pruning import (
     _ranked,
@@ -106,10 +107,14 @@ def test_masked_entries_are_those_of_where_and_of_a_product(data, dtype):
     into, product = one.clone(), one.clone()
     take(into, other, mask)
     assert torch.equal(bits(into), bits(torch.where(mask, other, one)))
-    multiply([product], [mask], out=[product])
+    masks = Blocks.copied([mask], [[0]])
+    multiply(Blocks.copied([one], [[0]]), masks, out=[product])
+    zero_outside({0: (zeroed := one.clone())}, masks)
     finite = one.isfinite()  # 0 * inf is not a number, of which there are several
     assert torch.equal(bits(product)[finite], bits(one * mask)[finite])
     assert torch.equal(product.isnan(), (one * mask).isnan())
+    assert torch.equal(bits(zeroed)[finite], bits(product)[finite])
+    assert torch.equal(zeroed.isnan(), product.isnan())
 
 
 def test_what_is_not_a_number_is_pruned_last_and_goes_with_all():

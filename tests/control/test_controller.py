@@ -198,13 +198,13 @@ class _TwoRanks:
 def test_a_reward_is_the_mean_over_the_ranks(monkeypatch):
     controller = fit(steps=0, reward=lambda _: 1.0 + 2**-40)
     _TwoRanks(monkeypatch)
-    assert controller.prober.base().mean == 2.0 + 2**-41  # as exact as a float
+    assert controller.prober.beside([])[0].mean == 2.0 + 2**-41  # as exact as a float
 
 
 def test_the_rewards_of_examples_are_means_over_the_ranks(monkeypatch):
     controller = fit(steps=0, reward=lambda _: torch.tensor([1.0, 5.0]))
     _TwoRanks(monkeypatch)
-    seen = controller.prober.base()
+    seen, _ = controller.prober.beside([])
     assert (seen.mean, seen.by_example) == (3.0, (2.0, 4.0))
 
 

@@ -5,7 +5,7 @@ counted instead of all being sorted, and integers are multiplied by a mask inste
 All results are what sorting and `torch.where` give, to the last bit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from grasp_lora.control.blocks import Blocks
 
-__all__ = ["CPU", "kth_smallest", "multiply", "take", "take_each"]
+__all__ = ["CPU", "kth_smallest", "multiply", "take", "take_each", "zero_outside"]
 
 CPU = torch.device("cpu")
 
@@ -40,20 +40,29 @@ def kth_smallest(scores: Tensor, ks: Sequence[int]) -> Tensor:
     return torch.from_numpy(found).view(scores.dtype)
 
 
-def multiply(tensors: Sequence[Tensor], masks: Sequence[Tensor], out: Sequence[Tensor]) -> None:
-    """out = tensor * mask. Away from a CPU `out` is `tensors`, or `tensors` and `masks` are `Blocks`.
+def multiply(tensors: Blocks, masks: Blocks, out: Sequence[Tensor]) -> None:
+    """out = tensor * mask.
 
     A CPU widens masks many at a time if they are bytes, booleans one by one.
     """
-    if not out or out[0].device == CPU:
+    if out[0].device == CPU:
         for tensor, mask, product in zip(tensors, masks, out, strict=True):
             torch.mul(tensor, mask.view(torch.int8), out=product)
-    elif isinstance(tensors, Blocks) and isinstance(masks, Blocks):
+    else:
         for of, block, mask in zip(tensors.order, tensors.blocks, masks.blocks, strict=True):
             torch._foreach_copy_([out[i] for i in of], [*(block * mask).unbind(0)])
-    else:
-        assert out is tensors
-        torch._foreach_mul_(list(out), list(masks))
+
+
+def zero_outside(tensors: Mapping[int, Tensor], masks: Blocks) -> None:
+    """tensor *= mask, of those tensors that there are, each beside the mask of its number."""
+    for of, block in zip(masks.order, masks.blocks, strict=True):
+        own = [i for i in of if i in tensors]
+        if block.device == CPU:
+            for i in own:
+                tensors[i].mul_(masks[i].view(torch.int8))
+        elif own:  # numbers of one type, or each tensor is a call of its own
+            kept = dict(zip(of, block.to(tensors[own[0]].dtype).unbind(0), strict=True))
+            torch._foreach_mul_([tensors[i] for i in own], [kept[i] for i in own])
 
 
 def take(into: Tensor, other: Tensor, where: Tensor) -> None:

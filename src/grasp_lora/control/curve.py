@@ -51,7 +51,7 @@ class _StepMasks(MaskedAdapter):
     def lift(self) -> None:
         """The dense values are the model's again."""
         if self._stepping:
-            torch._foreach_copy_(self._live(), self._dense)
+            torch._foreach_copy_([*self.parameters], self._dense)
             self._stepping = False
         for mask in self._masks.blocks:
             mask.fill_(True)

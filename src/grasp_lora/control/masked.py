@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from grasp_lora.control.bits import multiply, take_each
+from grasp_lora.control.bits import multiply, take_each, zero_outside
 from grasp_lora.control.blocks import Blocks, alike
 from grasp_lora.control.moments import reset_optimizer_state
 from grasp_lora.control.pruning import entries_to_prune, kept_of_each, masks_at, numbers, thresholds
@@ -61,7 +61,8 @@ class MaskedAdapter:
         self.units = prune_units(parameters, pruning.parts, pruning.unit)
         self.p: PruneRatio = 0.0
         self.adapters = names_of_parts(pruning.parts) if pruning.parts and pruning.unit == "adapter" else ()
-        self._dense = Blocks.copied(self._live(), alike(self.parameters, self.units))
+        with torch.no_grad():
+            self._dense = Blocks.copied(self.parameters, alike(self.parameters, self.units))
         self._masks = self._dense.map(partial(torch.ones_like, dtype=torch.bool))
         self._moved: Blocks | None = None  # entries that a commit after the first one changed
         anew = pruning.importance_refresh == "round"
@@ -122,7 +123,7 @@ class MaskedAdapter:
     @torch.no_grad()
     def zero_pruned(self) -> None:
         """Set pruned entries back to zero; call it after every optimizer step."""
-        multiply(live := self._live(), self._masks, out=live)
+        zero_outside(dict(enumerate(self.parameters)), self._masks)
 
     @contextmanager
     def probing(self, ratios: Sequence[PruneRatio]) -> Iterator[Callable[[int], None]]:
@@ -136,20 +137,19 @@ class MaskedAdapter:
             cuts = thresholds(
                 self._scored, self.units, [ratios_of_units(self.units, self.adapters, p) for p in ratios]
             )
-            live = self._live()
-            saved = Blocks.copied(live, self._dense.order)
+            saved = Blocks.copied(self.parameters, self._dense.order)
             masks = self._masks.map(torch.empty_like)
 
         @torch.no_grad()
         def apply(i: int) -> None:
             masks_at(self._scored, self.units, cuts[i], out=masks)
-            multiply(self._dense, masks, out=live)
+            multiply(self._dense, masks, out=self.parameters)
 
         try:
             yield apply
         finally:
             with torch.no_grad():
-                torch._foreach_copy_(live, saved)
+                torch._foreach_copy_([*self.parameters], saved)
 
     def masks(self) -> dict[str, Tensor]:
         """The committed keep masks, by parameter name."""
@@ -187,7 +187,7 @@ class MaskedAdapter:
         Taking it changes nothing: a run that is saved more often is the same run.
         """
         dense = self._dense.map(torch.clone)
-        take_each(dense, self._live(), self._masks)
+        take_each(dense, self.parameters, self._masks)
         kinds = self._kinds() | {"dense": dense}
         state = {f"{k}.{n}": t for k, ts in kinds.items() for n, t in zip(self.names, ts, strict=True)}
         return {"p": torch.tensor(self.p, dtype=torch.float64)} | state
@@ -210,7 +210,7 @@ class MaskedAdapter:
                 tensor.copy_(saved)
         self._unscored = [] if self._scored is self._dense else self._zeros(self._scored)
         self.pending = self._pending(self.pruned_shares())
-        for live, dense, mask in zip(self._live(), self._dense, self._masks, strict=True):
+        for live, dense, mask in zip(self.parameters, self._dense, self._masks, strict=True):
             if not torch.equal(live, dense * mask):  # else -0.0 stays what it is
                 live.copy_(dense * mask)
 
@@ -220,9 +220,9 @@ class MaskedAdapter:
         Raises:
             KeyError, ValueError: They are not, or the state is that of other parameters.
         """
-        weights = [w.clone() for w in self._live()]
+        weights = [w.detach().clone() for w in self.parameters]
         self.load_state_dict(state)
-        if not all(torch.equal(a, b) for a, b in zip(self._live(), weights, strict=True)):
+        if not all(torch.equal(a, b) for a, b in zip(self.parameters, weights, strict=True)):
             raise ValueError("it is not that of the adapter's weights as they were loaded")
 
     def _kinds(self) -> dict[str, Blocks]:
@@ -231,12 +231,9 @@ class MaskedAdapter:
         moved = {} if self._moved is None else {"moved": self._moved}
         return {"mask": self._masks, "dense": self._dense, **scored, **moved}
 
-    def _live(self) -> list[Tensor]:
-        return [p.detach() for p in self.parameters]
-
     def _update_dense(self) -> None:
         """Take kept entries over from the live values; pruned ones keep what they had."""
-        take_each(self._dense, self._live(), self._masks)
+        take_each(self._dense, self.parameters, self._masks)
         for unit in self._unscored:
             unit.of(self._scored).copy_(unit.of(self._dense))
         if self._unscored:
@@ -250,7 +247,7 @@ class MaskedAdapter:
         return masks
 
     def _write_live(self, masks: Blocks) -> None:
-        multiply(self._dense, masks, out=self._live())
+        multiply(self._dense, masks, out=self.parameters)
 
     def _zeros(self, tensors: Sequence[Tensor]) -> list[PruneUnit]:
         """The units that are all zeros."""

@@ -1,12 +1,13 @@
 """What an optimizer remembers of entries that a mask takes away or brings back."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from grasp_lora.control.bits import multiply
+from grasp_lora.control.bits import zero_outside
 from grasp_lora.control.blocks import Blocks
 from grasp_lora.errors import GraspError
 
@@ -25,9 +26,10 @@ def reset_optimizer_state(
             so that no entry has a part of its own to clear; or it is not floating point (an 8-bit optimizer),
             so that zero bits need not mean a zero moment.
     """
-    states, keep = [], []
-    unchanged = changed.map(torch.logical_not) if isinstance(changed, Blocks) else [~c for c in changed]
-    for parameter, kept in zip(parameters, unchanged, strict=True):
+    if not isinstance(changed, Blocks):
+        changed = Blocks.copied(changed, [[i] for i in range(len(changed))])
+    states: dict[str, dict[int, Tensor]] = defaultdict(dict)
+    for i, (parameter, _) in enumerate(zip(parameters, changed, strict=True)):
         for name, value in optimizer.state.get(parameter, {}).items():
             if not isinstance(value, Tensor) or (value.numel() == 1 and value.shape != parameter.shape):
                 continue
@@ -38,6 +40,7 @@ def reset_optimizer_state(
                 )
             if not value.is_floating_point():
                 raise GraspError(f"cannot clear '{name}' of type {value.dtype}; use a 32-bit optimizer")
-            states.append(value)
-            keep.append(kept)
-    multiply(states, keep, out=states)
+            states[name][i] = value
+    unchanged = changed.map(torch.logical_not)
+    for of_name in states.values():
+        zero_outside(of_name, unchanged)

@@ -54,14 +54,14 @@ class Prober:
     seconds: float = 0.0
     of: str = "reward"
 
-    def base(self) -> Seen:
-        """R~ of the committed mask.
+    def beside(self, ratios: Sequence[PruneRatio]) -> tuple[Seen, list[Seen]]:
+        """R~ of the committed mask, and of each ratio.
 
         Raises:
-            GraspError: The reward is not a finite number.
+            GraspError: A reward is not a finite number.
         """
         with evaluation_mode(self.model):
-            return self._evaluate(self.masked.p)
+            return self._evaluate(self.masked.p), self._at(ratios)
 
     def at(self, ratios: Sequence[PruneRatio]) -> list[Seen]:
         """R~(p) of each ratio; equal ones are evaluated once, as those that were clamped to one bound.
@@ -69,8 +69,12 @@ class Prober:
         Raises:
             GraspError: A reward is not a finite number.
         """
+        with evaluation_mode(self.model):
+            return self._at(ratios)
+
+    def _at(self, ratios: Sequence[PruneRatio]) -> list[Seen]:
         known: dict[PruneRatio, Seen] = {}
-        with evaluation_mode(self.model), self.masked.probing(ratios) as apply:
+        with self.masked.probing(ratios) as apply:
             for i, p in enumerate(ratios):
                 if p not in known:
                     apply(i)

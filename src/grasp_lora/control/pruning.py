@@ -8,6 +8,7 @@ by and keeps every entry, since a pruned one could never be trained.
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ __all__ = [
 SORTED = 1 << 20  # entries at a time: a sort takes 24 more bytes for each
 
 
+@lru_cache  # of hundreds of units, most are of one size
 def entries_to_prune(p: float, size: int) -> int:
     """k = floor(p * d), Sec. 3.1, for a decimal p: 0.29 of 100 is 29, though 0.29 * 100 < 29 in binary."""
     if not 0.0 <= p <= 1.0:
