@@ -283,6 +283,8 @@ def test_a_text_that_is_all_target_loses_only_its_first_token():
 def test_an_evaluation_leaves_each_module_in_the_mode_it_was_in(compiled):
     model = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Sequential(torch.nn.Dropout(0.5)))
     model[1].eval()
+    model[1].append(model[0])  # shared
+    model.register_module("none", None)
     model = torch.compile(model) if compiled else model
     before = [module.training for module in model.modules()]
     assert set(before) == {True, False}
