@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
@@ -209,3 +210,31 @@ class Compiled(TrainerCallback):
 
 def compiled_parts(model):
     return [part for part in model.modules() if part._compiled_call_impl is not None]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_the_logits_of_a_batch_are_one_product(tmp_path, batch_size, monkeypatch):
+    """One block of memory is what PyTorch makes one product of, also where there is one row."""
+    seen = []
+
+    def losses(folder):
+        trainer = trainer_of(folder, batch_size=batch_size, torch_compile=False)
+        head = trainer.model.get_output_embeddings()
+        hook = head.register_forward_hook(
+            lambda _, given, __: seen.append((given[0].shape, given[0].stride()))
+        )
+        trainer.train()
+        hook.remove()
+        assert not head._forward_pre_hooks
+        return [line["loss"] for line in trainer.state.log_history if "loss" in line]
+
+    def in_one_block():
+        return [stride == (k * hidden, hidden, 1) for (_, k, hidden), stride in seen]
+
+    here = losses(tmp_path / "one")
+    assert len(seen) == STEPS
+    assert all(in_one_block())
+    seen.clear()
+    monkeypatch.setattr("grasp_lora.lm.saving.logits_in_one_product", lambda _: nullcontext())
+    assert losses(tmp_path / "each") == here
+    assert not any(in_one_block())

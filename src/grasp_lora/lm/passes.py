@@ -1,4 +1,4 @@
-"""How the passes of a training are made: layers computed twice for less memory, or compiled for less time."""
+"""How passes are made: layers computed twice for less memory; compiled, and logits at once, for less time."""
 
 import os
 import shutil
@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import TrainerCallback, TrainingArguments
 
 from grasp_lora.errors import GraspError
 
-__all__ = ["PlainAgain", "check_compiler", "compiled_layers", "computed_twice"]
+__all__ = ["PlainAgain", "check_compiler", "compiled_layers", "computed_twice", "logits_in_one_product"]
 
 # Its name, and until some version after transformers 5.10 another one.
 _NAME = "activation_checkpointing"
@@ -67,6 +67,29 @@ def layers_of(model: nn.Module) -> list[nn.Module]:
         named = getattr(part, "_no_split_modules", None) or ()
         kinds |= {named} if isinstance(named, str) else {*named}
     return [part for part in model.modules() if type(part).__name__ in kinds] or [model]
+
+
+@contextmanager
+def logits_in_one_product(model: Any) -> Iterator[None]:
+    """Lets the output embedding multiply all rows of a batch at once, to the same bits.
+
+    Of what `logits_to_keep` cuts from each row PyTorch makes a product for each, since such a slice is not
+    one block of memory, and on a CPU copies the vocabulary's weights to do so if they are bfloat16.
+    """
+
+    def one_block(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Tensor] | None:
+        hidden = arguments[0] if len(arguments) == 1 else None
+        if not isinstance(hidden, Tensor) or hidden.ndim != 3:
+            return None
+        return (hidden.reshape(-1, hidden.shape[2]).view(hidden.shape),)  # one row, too, has its strides anew
+
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    handle = head.register_forward_pre_hook(one_block) if isinstance(head, nn.Module) else None
+    try:
+        yield
+    finally:
+        if handle is not None:
+            handle.remove()
 
 
 def check_compiler() -> None:

@@ -19,7 +19,7 @@ from grasp_lora.cost import Cost, go_on_from, so_far
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.checkpoints import CarriesState, misfit, write_state
 from grasp_lora.lm.logs import CHECKPOINT, WHOLE_FILE
-from grasp_lora.lm.passes import compiled_layers
+from grasp_lora.lm.passes import compiled_layers, logits_in_one_product
 from grasp_lora.paths import digest, sync
 from grasp_lora.ranks import gathered, is_first, largest, rank, world
 from grasp_lora.stopping import Stopping
@@ -74,7 +74,8 @@ class SavingTrainer(Trainer):
     _being_written: Path | None = None
 
     def train(self, *given: Any, **more: Any) -> Any:
-        with compiled_layers(self.model) if self.compiles else nullcontext():
+        compiled = compiled_layers(self.model) if self.compiles else nullcontext()
+        with logits_in_one_product(self.model), compiled:
             return super().train(*given, **more)
 
     def _get_output_dir(self, trial: Any) -> str:
