@@ -42,7 +42,7 @@ docs: $(VENV)/installed-dev
 	$(BIN)/zensical build --strict --clean
 
 bench: $(VENV)/installed-dev
-	for name in step masks choosing generation growth startup; do $(BIN)/python -m benchmarks $$name || exit 1; done
+	for name in step masks choosing generation growth startup; do GOMP_SPINCOUNT=100000 $(BIN)/python -m benchmarks $$name || exit 1; done
 
 soak: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m rare

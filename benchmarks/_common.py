@@ -16,6 +16,13 @@ from grasp_lora.workspace.environment import environment
 RESULTS = Path(__file__).parent / "results"
 
 
+def positive(text: str) -> int:
+    """A number of an argument, from 1 up."""
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
+
+
 def wait() -> None:
     """Until the GPU has done what it was told."""
     if torch.cuda.is_available():
@@ -97,8 +104,6 @@ def keep(name: str, title: str, run: dict[str, Any], render: Callable[[dict[str,
     path = RESULTS / f"{name}.json"
     runs = json.loads(path.read_text()) if path.exists() else []
     runs.append({"date": date.today().isoformat(), **run, "environment": environment()})
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(runs, indent=1) + "\n")
     page = [f"# {title}\n"]
     for one in runs:
         on = one["environment"]
@@ -107,5 +112,7 @@ def keep(name: str, title: str, run: dict[str, Any], render: Callable[[dict[str,
             f"## {one['date']}: {where}\n\ntorch {on['torch']}, transformers {on['transformers']}, "
             f"peft {on['peft']}\n\n{render(one)}\n"
         )
+    path.parent.mkdir(exist_ok=True)  # all of them could be shown: only now are they written
+    path.write_text(json.dumps(runs, indent=1) + "\n")
     path.with_suffix(".md").write_text("\n".join(page))
     print(render(runs[-1]))

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks._common import keep, spread, table
+from benchmarks._common import keep, positive, spread, table
 
 import grasp_lora
 from grasp_lora.workspace.rows import Row
@@ -83,13 +83,13 @@ def main() -> None:
     )
     parser.add_argument("--backbone", default="packaged:smollm2-135m")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
-    parser.add_argument("--rows", type=int, default=8, help="of each language's training")
-    parser.add_argument("--dev", type=int, default=8)
-    parser.add_argument("--micro-dev", type=int, default=16)
-    parser.add_argument("--epochs", type=int, default=10, help="of a training at a ratio, at most")
-    parser.add_argument("--learn", type=int, default=40, help="steps of the learning run")
-    parser.add_argument("--tokens", type=int, default=64, help="of a row at most")
-    parser.add_argument("--turns", type=int, default=1)
+    parser.add_argument("--rows", type=positive, default=8, help="of each language's training")
+    parser.add_argument("--dev", type=positive, default=8)
+    parser.add_argument("--micro-dev", type=positive, default=16)
+    parser.add_argument("--epochs", type=positive, default=10, help="of a training at a ratio, at most")
+    parser.add_argument("--learn", type=positive, default=40, help="steps of the learning run")
+    parser.add_argument("--tokens", type=positive, default=64, help="of a row at most")
+    parser.add_argument("--turns", type=positive, default=1)
     parser.add_argument(
         "--out", default="choosing", metavar="NAME", help="of the files in benchmarks/results"
     )

@@ -10,7 +10,7 @@ import statistics
 from typing import Any
 
 import torch
-from benchmarks._common import keep, seconds, spread, table
+from benchmarks._common import keep, positive, seconds, spread, table
 
 from grasp_lora.data.find import find_task
 from grasp_lora.lm.backbone import load_backbone
@@ -58,7 +58,7 @@ def render(run: dict[str, Any]) -> str:
     ratio = statistics.median(a / b for a, b in zip(found["batches"], found["one by one"], strict=True))
     rows = [[name, spread(values, 1, 1)] for name, values in found.items()]
     said = ", ".join(f"{key} {value}" for key, value in how.items())
-    return f"{said}\n\n{table(['', 'tokens/s'], rows)}\n\nRatio: {ratio:.2f}"
+    return f"{said}\n\n{table(['', 'tokens/s'], rows)}\n\nRatio, the median of the turns': {ratio:.2f}"
 
 
 def main() -> None:
@@ -66,11 +66,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--backbone", default="packaged:gemma-3-270m")
-    parser.add_argument("--prompts", type=int, default=32)
-    parser.add_argument("--tokens", type=int, default=256, help="of a prompt and its answer at most")
-    parser.add_argument("--new", type=int, default=32, help="tokens of each answer")
-    parser.add_argument("--budget", type=int, default=4096, help="tokens of one batch")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--prompts", type=positive, default=32)
+    parser.add_argument("--tokens", type=positive, default=256, help="of a prompt and its answer at most")
+    parser.add_argument("--new", type=positive, default=32, help="tokens of each answer")
+    parser.add_argument("--budget", type=positive, default=4096, help="tokens of one batch")
+    parser.add_argument("--repeats", type=positive, default=5)
     parser.add_argument(
         "--out", default="generation", metavar="NAME", help="of the files in benchmarks/results"
     )

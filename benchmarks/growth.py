@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmarks._common import keep, seconds, table
+from benchmarks._common import keep, positive, seconds, table
 from benchmarks.large import tokenizer
 from benchmarks.step import random_rows
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -110,7 +110,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=positive, default=5)
     parser.add_argument("--out", default="growth", metavar="NAME", help="of the files in benchmarks/results")
     given = parser.parse_args()
     rounds = {

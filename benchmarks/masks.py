@@ -25,7 +25,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from benchmarks._common import keep, spread, table, wait
+from benchmarks._common import keep, positive, spread, table, wait
 from torch import nn
 
 from grasp_lora.control.masked import MaskedAdapter
@@ -152,12 +152,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--against", type=Path, metavar="SRC", help="the `src` of another checkout")
-    parser.add_argument("--turns", type=int, default=3, help="processes of each")
-    parser.add_argument("--repeats", type=int, default=5, help="in each process")
-    parser.add_argument("--rank", type=int, help="measure this one here, and print its milliseconds as JSON")
+    parser.add_argument("--turns", type=positive, default=3, help="processes of each")
+    parser.add_argument("--repeats", type=positive, default=5, help="in each process")
+    parser.add_argument(
+        "--rank", type=positive, help="measure this one here, and print its milliseconds as JSON"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", default="masks", metavar="NAME", help="of the files in benchmarks/results")
     given = parser.parse_args()
+    if given.device.startswith("cuda") and not torch.cuda.is_available():
+        parser.error("PyTorch sees no GPU here")
     if given.rank:
         print(json.dumps(measured(given.rank, given.repeats, given.device)))
         return

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks._common import keep, spread, table
+from benchmarks._common import keep, positive, spread, table
 
 COMMANDS = {
     "python -c pass": ["-c", "pass"],
@@ -67,7 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=positive, default=7)
     parser.add_argument("--demo", action="store_true", help="run grasp demo, too: ten minutes")
     parser.add_argument("--out", default="startup", metavar="NAME", help="of the files in benchmarks/results")
     given, settings = parser.parse_known_args()

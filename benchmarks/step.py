@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks._common import keep, limits, operations, seconds, spread, table, wait
+from benchmarks._common import keep, limits, operations, positive, seconds, spread, table, wait
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
@@ -240,23 +240,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--quantization", choices=["nf4", "int8"])
     parser.add_argument("--attention", choices=["sdpa", "flash_attention_2", "eager"])
-    parser.add_argument("--tokens", type=int, nargs="+", default=[256, 512], help="of each row")
-    parser.add_argument("--predicted", type=int, default=16, help="tokens of each row that are targets")
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--budget", type=int, default=4096, help="tokens of one evaluation batch")
+    parser.add_argument("--tokens", type=positive, nargs="+", default=[256, 512], help="of each row")
+    parser.add_argument("--predicted", type=positive, default=16, help="tokens of each row that are targets")
+    parser.add_argument("--batch", type=positive, default=1)
+    parser.add_argument("--budget", type=positive, default=4096, help="tokens of one evaluation batch")
     parser.add_argument("--checkpointing", action="store_true")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--alone", action="store_true", help="do not measure the plain way")
-    parser.add_argument("--steps", type=int, default=4, help="of each training")
-    parser.add_argument("--repeats", type=int, default=5, help="turns")
+    parser.add_argument("--steps", type=positive, default=4, help="of each training")
+    parser.add_argument("--repeats", type=positive, default=5, help="turns")
     parser.add_argument("--out", default="step", metavar="NAME", help="of the files in benchmarks/results")
     given = parser.parse_args(argv)
     limit = limits(pick_device())
     dtype = resolve_dtype(given.dtype)
     rate = limit["bfloat16_per_s" if dtype == "bfloat16" else "float32_per_s"]
-    how = {k: v for k, v in vars(given).items() if k not in ("tokens", "out", "steps", "repeats")} | {
-        "dtype": dtype
-    }
+    how = {k: v for k, v in vars(given).items() if k not in ("tokens", "out")} | {"dtype": dtype}
     how["backbone"] = Path(given.backbone).name
     run = {"how": how, "limits": limit, "lengths": [measured(given, n, rate) for n in given.tokens]}
     keep(given.out, TITLE, run, render)

@@ -202,13 +202,6 @@ def test_the_bytes_of_a_batch_worked_by_hand(setting):
     assert shapes.looking(400, batch) == 400 + 2 * 12 * 48 * 4 + 20 * (4 * 16 + 3 * 24) * 4
 
 
-def test_an_output_embedding_of_two_bytes_is_copied_for_each_row_on_a_cpu(setting):
-    shapes = shapes_of(str(setting / "backbone"), Lora(), **CPU)
-    half, batch = replace(shapes, each=2), Batch(20, 1000, 10)
-    assert half.training(0, batch) - replace(half, on_cpu=False).training(0, batch) == 2 * 48 * 16 * 2
-    assert shapes.training(0, batch) == replace(shapes, on_cpu=False).training(0, batch)
-
-
 def test_a_row_alone_has_no_mask_and_repeats_no_keys(setting):
     shapes = shapes_of(str(setting / "backbone"), Lora(dropout=0.0), **CPU)
     kept = 2 * (2 * 16 + 2 * 8 + 3 * 24)

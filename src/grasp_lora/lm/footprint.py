@@ -65,7 +65,6 @@ class Shapes:
         kept_floats: The same in float32, whatever the backbone's type.
         noise: Bytes that dropout remembers of each token.
         quantization: "nf4", "int8", or None.
-        on_cpu: Whether it is for a CPU.
     """
 
     parameters: int
@@ -83,7 +82,6 @@ class Shapes:
     kept_floats: int = 0
     noise: int = 0
     quantization: str | None = None
-    on_cpu: bool = False
 
     @property
     def weights(self) -> int:
@@ -112,8 +110,6 @@ class Shapes:
         if checkpointing:
             token = self.layers * self.hidden * self.each + token // max(1, self.layers)
         logits = LOGITS * batch.targets * self.vocabulary * 4
-        if masked and self.on_cpu and self.each < 4:  # a product per row, each with a copy of the weights
-            logits += batch.tokens // batch.length * self.vocabulary * self.hidden * self.each
         # What one layer's way back makes anew goes before the next one's, and comes after the logits' went.
         passing = batch.tokens * (2 * self.hidden + 3 * self.inner) * self.each
         masks = adapter // 4 + batch.mask * self.each
@@ -183,7 +179,6 @@ def shapes_of(
         kept_floats=norms + sum(inputs),  # what is normed, and what adapters see, both as float32
         noise=sum(inputs) * (0 if lora is not None and lora.dropout == 0 else 4 if on_cpu else 1),
         quantization=quantization,
-        on_cpu=on_cpu,
     )
 
 
