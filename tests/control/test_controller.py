@@ -195,6 +195,23 @@ class _TwoRanks:
         monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.add_(3.0))
 
 
+def test_a_reward_that_leaves_the_model_in_training_mode_is_the_only_one_to_see_it():
+    modes = []
+
+    def reward(model):
+        modes.append(any(module.training for module in model.modules()))
+        model.train()
+        return 1.0
+
+    controller = fit(steps=0, reward=reward)
+    controller.model.eval()
+    next(controller.model.children()).train()
+    before = [module.training for module in controller.model.modules()]
+    controller.prober.beside([0.1, 0.2])
+    assert modes == [False, False, False]
+    assert [module.training for module in controller.model.modules()] == before
+
+
 def test_a_reward_is_the_mean_over_the_ranks(monkeypatch):
     controller = fit(steps=0, reward=lambda _: 1.0 + 2**-40)
     _TwoRanks(monkeypatch)

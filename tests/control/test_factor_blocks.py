@@ -41,7 +41,7 @@ def life(refresh):
     masked = MaskedAdapter(factors, Pruning(parts, importance_refresh=refresh))
     seen = [*factors.values()]
     for p in (0.3, as_ratio([0.5, 0.2]), 0.7, 0.0):
-        for factor in [*factors.values()][:-1]:  # nothing is remembered of the last one
+        for factor in [*factors.values()][1:]:  # nothing is remembered of the first one
             factor.grad = factor.detach().cos()
         optimizer.step()
         masked.zero_pruned()

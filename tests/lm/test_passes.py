@@ -18,7 +18,7 @@ from grasp_lora.cli.main import main
 from grasp_lora.control.callback import GraspCallback
 from grasp_lora.lm.adapters import Lora, adapter_weights, new_adapter, save_adapter
 from grasp_lora.lm.encoding import Limits, encode
-from grasp_lora.lm.passes import layers_of
+from grasp_lora.lm.passes import layers_of, logits_in_one_product
 from grasp_lora.lm.training import Training, build_trainer
 from grasp_lora.tasks.example import Example
 
@@ -217,7 +217,7 @@ def test_the_logits_of_a_batch_are_one_product(tmp_path, batch_size, monkeypatch
     """One block of memory is what PyTorch makes one product of, also where there is one row."""
     seen = []
 
-    def losses(folder):
+    def weights(folder):
         trainer = trainer_of(folder, batch_size=batch_size, torch_compile=False)
         head = trainer.model.get_output_embeddings()
         hook = head.register_forward_hook(
@@ -226,15 +226,49 @@ def test_the_logits_of_a_batch_are_one_product(tmp_path, batch_size, monkeypatch
         trainer.train()
         hook.remove()
         assert not head._forward_pre_hooks
-        return [line["loss"] for line in trainer.state.log_history if "loss" in line]
+        return torch.cat([p.detach().flatten() for p in trainer.model.parameters() if p.requires_grad])
 
     def in_one_block():
         return [stride == (k * hidden, hidden, 1) for (_, k, hidden), stride in seen]
 
-    here = losses(tmp_path / "one")
+    here = weights(tmp_path / "one")
     assert len(seen) == STEPS
     assert all(in_one_block())
     seen.clear()
     monkeypatch.setattr("grasp_lora.lm.saving.logits_in_one_product", lambda _: nullcontext())
-    assert losses(tmp_path / "each") == here
+    torch.testing.assert_close(weights(tmp_path / "each"), here)
     assert not any(in_one_block())
+
+
+class _Headed(nn.Module):
+    def __init__(self, head):
+        super().__init__()
+        self.head = head
+
+    def get_output_embeddings(self):
+        return self.head
+
+
+class _Two(nn.Module):
+    def forward(self, one, other=None):
+        return one, other
+
+
+def test_what_a_head_is_given_otherwise_stays_as_it_is():
+    model, given = _Headed(_Two()), torch.randn(3, 4, 5)[:, 1:]
+    with logits_in_one_product(model):
+        assert model.head(given)[0].is_contiguous()
+        assert model.head(one=given)[0] is given
+        assert model.head(given, given)[0] is given
+        assert model.head(given[0])[0].data_ptr() == given.data_ptr()
+    assert model.head(given)[0] is given
+    for nothing in (nn.Linear(1, 1), _Headed(None)):
+        with logits_in_one_product(nothing):
+            pass
+
+
+def test_a_training_that_ends_by_an_error_leaves_the_head_alone():
+    model = _Headed(_Two())
+    with pytest.raises(KeyboardInterrupt), logits_in_one_product(model):
+        raise KeyboardInterrupt
+    assert not model.head._forward_pre_hooks

@@ -8,7 +8,6 @@ by and keeps every entry, since a pruned one could never be trained.
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -33,7 +32,6 @@ __all__ = [
 SORTED = 1 << 20  # entries at a time: a sort takes 24 more bytes for each
 
 
-@lru_cache  # of hundreds of units, most are of one size
 def entries_to_prune(p: float, size: int) -> int:
     """k = floor(p * d), Sec. 3.1, for a decimal p: 0.29 of 100 is 29, though 0.29 * 100 < 29 in binary."""
     if not 0.0 <= p <= 1.0:
@@ -67,7 +65,8 @@ def thresholds(
     for _, _, of in pieces:
         size = units[of[0]].size(values)
         ratios_of_each = [[p if isinstance(p, float | int) else p[i] for p in ratios] for i in of]
-        counts.append([[entries_to_prune(p, size) for p in of_unit] for of_unit in ratios_of_each])
+        k_of = {p: entries_to_prune(p, size) for p in {p for of_unit in ratios_of_each for p in of_unit}}
+        counts.append([[k_of[p] for p in of_unit] for of_unit in ratios_of_each])
     k = torch.tensor([own for of_piece in counts for own in of_piece])  # (units, n)
     k_at = {device: k.to(device) for device in {value.device for value in values}}  # waited for once
     found: list[Tensor] = []  # of a piece, (units, n)

@@ -180,10 +180,13 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 def _modules(model: nn.Module) -> list[nn.Module]:
     # `model.modules()` goes through a generator for each depth: of a thousand modules 0.7 instead of 0.2 ms.
-    found = [model]
-    for module in found:
-        found += [child for child in module._modules.values() if child is not None]
-    return found
+    found = dict.fromkeys([model])  # each once
+    beyond = [model]
+    while beyond:
+        children = [c for module in beyond for c in module._modules.values() if c is not None]
+        beyond = [*dict.fromkeys(child for child in children if child not in found)]
+        found.update(dict.fromkeys(beyond))
+    return [*found]
 
 
 def _switch(modules: Sequence[nn.Module], training: bool) -> None:

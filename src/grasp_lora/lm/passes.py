@@ -71,7 +71,7 @@ def layers_of(model: nn.Module) -> list[nn.Module]:
 
 @contextmanager
 def logits_in_one_product(model: Any) -> Iterator[None]:
-    """Lets the output embedding multiply all rows of a batch at once, to the same bits.
+    """Lets the output embedding multiply all rows of a batch at once, to the same values but for rounding.
 
     Of what `logits_to_keep` cuts from each row PyTorch makes a product for each, since such a slice is not
     one block of memory, and on a CPU copies the vocabulary's weights to do so if they are bfloat16.
