@@ -123,6 +123,10 @@ def test_a_hostile_pickle_does_not_get_through_the_conversion(tmp_path: Path) ->
         (b"[]", "is not WikiLingua"),
         (b"{", "is not valid JSON"),
         ('{"ü": 1}'.encode("latin-1"), r"is not UTF-8 \(byte 3\)"),
+        (
+            rb'{"u": {"\ud800": {"document": "a", "summary": "b"}}}',
+            "can be used: 1 not text",
+        ),
     ],
 )
 def test_what_is_said_of_bad_wikilingua(tmp_path: Path, content: bytes, said: str) -> None:

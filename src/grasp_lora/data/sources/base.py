@@ -40,6 +40,10 @@ class Record:
     """Records that share one of these, in whatever language, must be in the same split. The last one is the
     cluster that they are in tests of significance."""
 
+    def __post_init__(self) -> None:
+        for name in (self.id, *self.groups):
+            _check_characters(name, "its name or its group")
+
 
 @dataclass(frozen=True, slots=True)
 class Reader:
@@ -91,8 +95,12 @@ def _stripped(value: Any, column: str) -> str:
         raise BadRow("not text", f"the column {column!r} is a {type(value).__name__}")
     if not (stripped := value.strip().strip("\ufeff").strip()):  # a byte order mark in the middle of a file
         raise BadRow("empty text", f"the column {column!r} is empty")
-    try:
-        stripped.encode()
-    except UnicodeEncodeError:
-        raise BadRow("not text", f"the column {column!r} has half of a surrogate pair") from None
+    _check_characters(stripped, f"the column {column!r}")
     return stripped
+
+
+def _check_characters(text: str, what: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise BadRow("not text", f"{what} has half of a surrogate pair") from None
