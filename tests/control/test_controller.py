@@ -195,12 +195,13 @@ class _TwoRanks:
         monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.add_(3.0))
 
 
-def test_a_reward_that_leaves_the_model_in_training_mode_is_the_only_one_to_see_it():
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_reward_that_leaves_the_model_in_training_mode_is_the_only_one_to_see_it(whole):
     modes = []
 
     def reward(model):
         modes.append(any(module.training for module in model.modules()))
-        model.train()
+        (model if whole else [*model.modules()][-1]).train()
         return 1.0
 
     controller = fit(steps=0, reward=reward)

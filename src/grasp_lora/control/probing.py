@@ -83,9 +83,8 @@ class Prober:
 
     def _evaluate(self, p: PruneRatio) -> Seen:
         start = time.perf_counter()
-        rewards = self._mean_over_ranks(torch.as_tensor(self.reward(self.model), dtype=torch.float64))
-        if self.model.training:  # the reward has left it so
-            self.model.eval()
+        with evaluation_mode(self.model):  # again, since a reward may leave some of it in training mode
+            rewards = self._mean_over_ranks(torch.as_tensor(self.reward(self.model), dtype=torch.float64))
         mean = rewards.mean().item()
         self.seconds += time.perf_counter() - start
         if not math.isfinite(mean):

@@ -169,12 +169,14 @@ class TargetLoss:
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Eval mode and no gradients; afterwards each module is in the mode it was in."""
-    training = [module for module in _modules(model) if module.training]
+    modules = _modules(model)
+    training = [module for module in modules if module.training]
     _switch(training, False)
     try:
         with torch.no_grad():
             yield
     finally:
+        _switch([module for module in modules if module.training], False)  # what the block has left so
         _switch(training, True)
 
 
