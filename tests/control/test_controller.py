@@ -208,7 +208,8 @@ def test_a_reward_that_leaves_the_model_in_training_mode_is_the_only_one_to_see_
     controller.model.eval()
     next(controller.model.children()).train()
     before = [module.training for module in controller.model.modules()]
-    controller.prober.beside([0.1, 0.2])
+    controller.prober.base()
+    controller.prober.at([0.1, 0.2])
     assert modes == [False, False, False]
     assert [module.training for module in controller.model.modules()] == before
 
@@ -216,13 +217,13 @@ def test_a_reward_that_leaves_the_model_in_training_mode_is_the_only_one_to_see_
 def test_a_reward_is_the_mean_over_the_ranks(monkeypatch):
     controller = fit(steps=0, reward=lambda _: 1.0 + 2**-40)
     _TwoRanks(monkeypatch)
-    assert controller.prober.beside([])[0].mean == 2.0 + 2**-41  # as exact as a float
+    assert controller.prober.base().mean == 2.0 + 2**-41  # as exact as a float
 
 
 def test_the_rewards_of_examples_are_means_over_the_ranks(monkeypatch):
     controller = fit(steps=0, reward=lambda _: torch.tensor([1.0, 5.0]))
     _TwoRanks(monkeypatch)
-    seen, _ = controller.prober.beside([])
+    seen = controller.prober.base()
     assert (seen.mean, seen.by_example) == (3.0, (2.0, 4.0))
 
 

@@ -201,7 +201,7 @@ class GraspController:
         policy, mu, sigma, p_curr = self.policy, self.policy.mu, self.policy.sigma, self.policy.p_curr
         candidates, before = policy.ask(), self.prober.seconds
         try:
-            base, seen = self.prober.beside([c.p for c in candidates])
+            base, seen = self.prober.base(), self.prober.at([c.p for c in candidates])
         except GraspError as error:
             raise GraspError(f"step {self.step}: {error}") from None
         update = policy.tell(candidates, [one.mean for one in seen], base.mean)

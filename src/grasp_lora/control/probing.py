@@ -54,14 +54,13 @@ class Prober:
     seconds: float = 0.0
     of: str = "reward"
 
-    def beside(self, ratios: Sequence[PruneRatio]) -> tuple[Seen, list[Seen]]:
-        """R~ of the committed mask, and of each ratio.
+    def base(self) -> Seen:
+        """R~ of the committed mask.
 
         Raises:
-            GraspError: A reward is not a finite number.
+            GraspError: The reward is not a finite number.
         """
-        with evaluation_mode(self.model):
-            return self._evaluate(self.masked.p), self._at(ratios)
+        return self._evaluate(self.masked.p)
 
     def at(self, ratios: Sequence[PruneRatio]) -> list[Seen]:
         """R~(p) of each ratio; equal ones are evaluated once, as those that were clamped to one bound.
@@ -69,10 +68,6 @@ class Prober:
         Raises:
             GraspError: A reward is not a finite number.
         """
-        with evaluation_mode(self.model):
-            return self._at(ratios)
-
-    def _at(self, ratios: Sequence[PruneRatio]) -> list[Seen]:
         known: dict[PruneRatio, Seen] = {}
         with self.masked.probing(ratios) as apply:
             for i, p in enumerate(ratios):
@@ -82,11 +77,11 @@ class Prober:
         return [known[p] for p in ratios]
 
     def _evaluate(self, p: PruneRatio) -> Seen:
-        start = time.perf_counter()
-        with evaluation_mode(self.model):  # again, since a reward may leave some of it in training mode
+        with evaluation_mode(self.model):  # for each, since a reward may leave some of it in training mode
+            start = time.perf_counter()
             rewards = self._mean_over_ranks(torch.as_tensor(self.reward(self.model), dtype=torch.float64))
-        mean = rewards.mean().item()
-        self.seconds += time.perf_counter() - start
+            mean = rewards.mean().item()
+            self.seconds += time.perf_counter() - start
         if not math.isfinite(mean):
             raise GraspError(f"the {self.of} at p = {p:.4f} is {mean}")
         return Seen(mean, tuple(rewards.tolist()) if rewards.ndim else ())
