@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 import torch
+from benchmarks._common import positive
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -33,8 +34,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--layers", type=int, default=32)
-    parser.add_argument("--width", type=int, default=4096, help="hidden size, of 32 heads in all")
+    parser.add_argument("--layers", type=positive, default=32)
+    parser.add_argument("--width", type=positive, default=4096, help="hidden size, of 32 heads in all")
     given = parser.parse_args()
     config = LlamaConfig(
         vocab_size=128_256,

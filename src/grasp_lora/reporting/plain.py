@@ -2,9 +2,12 @@
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from grasp_lora.cost import span
-from grasp_lora.ratios import PruneRatio
+
+if TYPE_CHECKING:  # pydantic, which `grasp --help` can do without
+    from grasp_lora.ratios import PruneRatio
 
 __all__ = ["ago", "harmless", "ratio", "size", "sparkline"]
 
@@ -33,7 +36,7 @@ def size(count: int) -> str:
     return f"{value / 1000:,.1f} TB"
 
 
-def ratio(p: PruneRatio | None) -> str:
+def ratio(p: "PruneRatio | None") -> str:
     """With three decimals; nothing where there is none."""
     return "" if p is None else f"{p:.3f}"
 
