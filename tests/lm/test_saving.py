@@ -41,6 +41,18 @@ def test_an_epochs_last_step_is_saved_once_and_the_last_of_all_not_at_all(tmp_pa
     assert saves.steps == [1, 2, 3, 4, 5, 6]
 
 
+def test_a_checkpoint_has_the_adapter_without_its_card_which_a_later_one_has(tmp_path):
+    rows = [encode(example, TOKENIZER, Limits(40, 8)) for example in EXAMPLES]
+    trainer = build_trainer(adapted(), TOKENIZER, rows, Training(max_steps=2), 42, tmp_path, "")
+    trainer.add_callback(SaveOften(Saving(every=1)))
+    trainer.train()
+    (weights,) = tmp_path.glob("checkpoints/checkpoint-1/adapter_model.safetensors")
+    assert (weights.parent / "adapter_config.json").exists()
+    assert not (weights.parent / "README.md").exists()
+    trainer.model.save_pretrained(tmp_path / "after")
+    assert (tmp_path / "after/README.md").exists()
+
+
 def test_a_log_is_cut_where_the_checkpoint_was(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_text("before\n")

@@ -442,6 +442,7 @@ def test_a_clock_that_jumps_changes_nothing(setting, monkeypatch):
     go_on_and_compare(setting)
 
 
+@pytest.mark.rare
 @pytest.mark.slow
 def test_kills_at_random_moments_change_nothing(tmp_path: Path):
     found = soak(3, seed=1, folder=tmp_path)

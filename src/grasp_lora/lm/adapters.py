@@ -27,6 +27,7 @@ __all__ = [
     "merge_into_base",
     "new_adapter",
     "save_adapter",
+    "without_card",
 ]
 
 
@@ -231,7 +232,8 @@ def save_adapter(model: Any, folder: Path, start: Path | None = None) -> None:
         if not math.isfinite(value.sum().item()):
             raise GraspError(f"{name} holds values that are not finite; nothing was saved")
     # Embeddings are never trained here, and looking for resized ones would ask the hub.
-    model.save_pretrained(str(folder), save_embedding_layers=False)
+    with without_card(model):  # the stage that saves it writes one
+        model.save_pretrained(str(folder), save_embedding_layers=False)
     config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     if isinstance(modules := config.get("target_modules"), list):  # a set to PEFT: another order each time
         config["target_modules"] = sorted(modules)
@@ -239,6 +241,16 @@ def save_adapter(model: Any, folder: Path, start: Path | None = None) -> None:
     beside = {} if start is None else _beside_factors(start / WEIGHTS_FILE)
     if beside:
         save_file(load_file(folder / WEIGHTS_FILE) | beside, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+
+
+@contextmanager
+def without_card(model: Any) -> Iterator[None]:
+    """Keeps PEFT's `save_pretrained` from writing a README.md, which takes longer than a small adapter."""
+    model.create_or_update_model_card = lambda _: None
+    try:
+        yield
+    finally:
+        del model.create_or_update_model_card
 
 
 def _beside_factors(file: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from transformers import Trainer, TrainerCallback
 
 from grasp_lora.cost import Cost, go_on_from, so_far
 from grasp_lora.errors import GraspError
+from grasp_lora.lm.adapters import without_card
 from grasp_lora.lm.checkpoints import CarriesState, misfit, write_state
 from grasp_lora.lm.logs import CHECKPOINT, WHOLE_FILE
 from grasp_lora.lm.passes import compiled_layers, logits_in_one_product
@@ -133,7 +134,8 @@ class SavingTrainer(Trainer):
                 (Path(output_dir) / f"rng_state_{number}.pth").write_bytes(written)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        self.model.save_pretrained(output_dir, state_dict=state_dict, save_embedding_layers=False)
+        with without_card(self.model):
+            self.model.save_pretrained(output_dir, state_dict=state_dict, save_embedding_layers=False)
 
     def _check_finite(self, step: int) -> None:
         """A checkpoint of weights that are not finite would replace the last good one."""
