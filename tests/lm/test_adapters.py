@@ -13,7 +13,7 @@ from transformers import set_seed
 from grasp_lora.control.masked import MaskedAdapter
 from grasp_lora.control.units import Pruning, adapter_parameters
 from grasp_lora.errors import GraspError
-from grasp_lora.lm.adapters import Lora, load_adapter, new_adapter, save_adapter
+from grasp_lora.lm.adapters import Lora, load_adapter, new_adapter, save_adapter, without_card
 from grasp_lora.merging import merge_adapters, read_parts
 from grasp_lora.workspace.directory import RunDirectory
 from grasp_lora.workspace.resources import Resources
@@ -37,6 +37,16 @@ def random_one(folder, seed, **settings):
                 parameter.normal_(std=0.3)
     save_adapter(model, folder)
     return folder
+
+
+def test_a_stages_adapter_is_saved_without_a_card_and_saving_that_fails_leaves_nothing(tmp_path):
+    folder = random_one(tmp_path / "one", 0)
+    assert {path.name for path in folder.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    model = new_adapter(tiny_llama(), Lora(r=4))
+    with pytest.raises(OSError, match="full"), without_card(model), without_card(model):
+        raise OSError("full")
+    model.save_pretrained(tmp_path / "other")
+    assert (tmp_path / "other/README.md").exists()
 
 
 def layers(model):

@@ -28,7 +28,7 @@ __all__ = ["build_parser", "main"]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb. Exit code 2 is bad input: one message, no traceback unless `--debug`."""
-    # Imports make a million objects that stay: looking for unused ones every 700 is a tenth of the time.
+    # Imports make a million objects that stay: looking for unused ones as often as usual takes a tenth more.
     gc.set_threshold(10_000)
     parser = build_parser()
     arguments, more = parser.parse_known_args(argv)

@@ -250,7 +250,7 @@ def without_card(model: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        del model.create_or_update_model_card
+        model.__dict__.pop("create_or_update_model_card", None)  # gone already where blocks are nested
 
 
 def _beside_factors(file: Path) -> dict[str, Any]:
