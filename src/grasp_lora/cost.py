@@ -20,6 +20,7 @@ __all__ = [
     "count_passes",
     "go_on_from",
     "measure",
+    "passes_in",
     "so_far",
     "span",
 ]
@@ -121,6 +122,12 @@ def go_on_from(spent: Cost) -> None:
         block.start = time.perf_counter() - spent.seconds
         block.meter.stop()
         block.cost, block.before, block.meter = _into(block.cost, spent), spent, Meter()
+
+
+def passes_in(cost: Cost) -> tuple[int, int]:
+    """Example passes up to now in the block that gave `cost`, and how many of them `go_on_from` brought."""
+    before = next((block.before for block in _open if block.cost is cost), None)
+    return cost.passes, 0 if before is None else before.passes
 
 
 def _into(cost: Cost, spent: Cost) -> Cost:

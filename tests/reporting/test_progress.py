@@ -109,6 +109,14 @@ def test_a_ratio_that_is_being_learned(learning, finished):
     assert f"{whole[-2].probes[0].reward:+.4f}" in text
 
 
+def test_a_stage_has_taken_no_longer_than_since_the_one_before_it(learning):
+    now = max(one.at for one in progress_of(learning).made) + 0.01
+    os.utime(learning / "config.yaml", (now - 0.01,) * 2)
+    left = progress_of(learning, now).left
+    os.utime(learning / "config.yaml", (now - 3600,) * 2)  # when the command was begun
+    assert 0 < progress_of(learning, now).left == pytest.approx(left)
+
+
 def test_what_was_killed_is_told_from_what_is_quiet(learning):
     age(learning, QUIET + 60)
     found = progress_of(learning)

@@ -15,6 +15,7 @@ from tests.helpers.run import CONFIG, write_setting
 from transformers import TrainerState
 
 import grasp_lora
+from grasp_lora.cost import Cost, count_passes, go_on_from, measure
 from grasp_lora.lm import shown as shown_module
 from grasp_lora.lm.progress import Progress
 from grasp_lora.lm.shown import Counter, Shown
@@ -87,10 +88,10 @@ def test_elsewhere_a_line_takes_the_place_of_the_bar(setting, caplog, monkeypatc
         monkeypatch.undo()
         theirs.close()
         assert "adapters/ar" not in ours.read()  # transformers has bars of its own
-    unknown = "; time left of the whole run: ?"
-    assert lines[0] == f"[1/3] adapters/ar: started{unknown}"
+    assert lines[0] == "[1/3] adapters/ar: started; time left of the whole run: ?"
     steps = [line for line in lines if line.startswith("[1/3] adapters/ar: step ")]
-    assert re.fullmatch(rf".*: step \d+ of 16.*, dev \d\.\d{{3}}.*{re.escape(unknown)}", steps[-1]), steps
+    left = r"; about \d+ s left of the whole run"
+    assert re.fullmatch(rf".*: step \d+ of 16.*, dev \d\.\d{{3}}.*{left}", steps[-1]), steps
     assert any(re.search(r"^\[2/3\] .*: (row|answer) \d+ of \d+", line) for line in lines)
     assert any(
         re.fullmatch(r"\[2/3\] .*: started; about \d+ s left of the whole run", line) for line in lines
@@ -177,3 +178,56 @@ def test_a_training_that_goes_on_is_shown_from_where_it_was():
     progress.on_log(None, state, None, {"loss": 2.3125, "epoch": 3})
     assert shown.doing == "trial, step 41 of 80, loss 2.312"
     progress.on_train_end(None, state, None)
+
+
+def test_the_stage_at_hand_is_as_fast_as_it_turns_out_to_be():
+    now, stages = [0.0], [("a", "train", 100), ("b", "train", 200), ("c", "train", 100)]
+    whole = Whole([Planned(Path("r"), *one[:2], "new", one[2]) for one in stages], clock=lambda: now[0])
+    whole.begin("a")
+    with measure() as whole.cost:
+        assert whole.seconds_left() is None
+        count_passes(forward=10, backward=10)
+        now[0] = 40.0  # 20 passes: two seconds each, for all
+        assert whole.seconds_left() == pytest.approx(160 + 400 + 200)
+    now[0] = 100.0
+    whole.end(100.0)
+    assert whole.seconds_left() == pytest.approx(200 + 100)  # a second each
+    whole.begin("b")
+    with measure() as whole.cost:
+        now[0] = 110.0  # its model is loaded: ten of 200 s
+        assert whole.seconds_left() == pytest.approx(190 + 100)
+        count_passes(forward=100)
+        now[0] = 400.0  # half in 300 s; the other half is thought to take between 100 and 300
+        assert whole.seconds_left() == pytest.approx((200 * 0.5 + 300) * 0.5 + 100)
+        count_passes(forward=90)
+        now[0] = 700.0
+        assert whole.seconds_left() == pytest.approx((200 * 0.05 + 600) * 0.05 + 100)
+        count_passes(forward=20)  # what else it does is not counted: as was thought, which is over
+        assert whole.seconds_left() == pytest.approx(100)
+
+
+def test_what_an_earlier_process_made_is_no_measure_of_this_ones_pace():
+    now, stages = [0.0], [("a", "train", 100), ("b", "train", 100)]
+    whole = Whole([Planned(Path("r"), *one[:2], "new", one[2]) for one in stages], clock=lambda: now[0])
+    whole.begin("a")
+    whole.end(100.0)
+    whole.begin("b")
+    with measure() as whole.cost:
+        go_on_from(Cost(seconds=60.0, forward_examples=60))
+        assert whole.seconds_left() == pytest.approx(40)
+        now[0] = 60.0
+        count_passes(forward=20)
+        assert whole.seconds_left() == pytest.approx((100 * 0.8 + 60) * 0.2)
+
+
+def test_a_run_says_before_its_first_stage_is_done_how_long_it_will_take(setting, caplog, monkeypatch):
+    original, said = Progress.on_step_end, []
+
+    def on_step_end(self, args, state, control, **rest):
+        original(self, args, state, control, **rest)
+        said.append(self.shown.left())
+
+    monkeypatch.setattr(Progress, "on_step_end", on_step_end)
+    run(setting, "first", caplog)
+    assert len(said) > 1
+    assert all(re.fullmatch(r"about .* s left of the whole run", one) for one in said)

@@ -9,6 +9,8 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from grasp_lora.cost import Cost
+
 __all__ = ["EVERY", "Counter", "Shown"]
 
 logger = logging.getLogger(__name__)
@@ -24,10 +26,12 @@ class Shown:
     Attributes:
         title: What the work at hand is called.
         doing: How far it is, in words; empty where nobody counts.
+        cost: What it takes, up to now; None where nobody measures.
     """
 
     def __init__(self) -> None:
         self.title = self.doing = ""
+        self.cost: Cost | None = None
 
     @property
     def bars(self) -> bool:
@@ -36,7 +40,7 @@ class Shown:
 
     def begin(self, name: str) -> None:
         """The next work begins, or is found done."""
-        self.title, self.doing = name, ""
+        self.title, self.doing, self.cost = name, "", None
 
     def end(self, seconds: float) -> None:
         """The work that was begun is done, after so many seconds."""

@@ -128,7 +128,8 @@ def progress_of(folder: Path, now: float | None = None) -> Progress:
         state = "running" if now - changed < BETWEEN else "stopped"
     methods = _methods(plan, config, scored, names)
     if plan.passes:
-        left = seconds_left(plan, made, {one.name: now - started for one in making if one.alive})
+        since = max([started, *(one.at for one in made)])  # of several at a time one may have begun before
+        left = seconds_left(plan, made, {one.name: now - since for one in making if one.alive})
     else:
         each = sum(one.seconds for one in made) / methods[0] if methods[0] else None
         left = None if each is None else each * (methods[1] - methods[0])

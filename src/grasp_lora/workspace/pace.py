@@ -18,6 +18,10 @@ class Pace:
 
     _spent: dict[str, "_Spent"] = field(default_factory=dict)
 
+    def __bool__(self) -> bool:
+        """Whether anything was seen."""
+        return bool(self._spent)
+
     def see(self, name: str, work: str, seconds: float, passes: int) -> None:
         """A finished stage: what it took, and its planned passes.
 
@@ -34,7 +38,7 @@ class Pace:
 
     def seconds(self, name: str, work: str, passes: int) -> float | None:
         """Seconds that such a stage takes, if need be by other kinds; None before any is seen."""
-        if not self._spent:
+        if not self:
             return None
         return self.alike(name, work, passes) or self._spent[_ALL].estimate(passes)
 

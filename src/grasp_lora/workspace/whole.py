@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 
-from grasp_lora.cost import span
+from grasp_lora.cost import passes_in, span
 from grasp_lora.errors import GraspError
 from grasp_lora.lm.shown import Shown
 from grasp_lora.workspace.pace import Pace
@@ -54,14 +54,31 @@ class Whole(Shown):
     def seconds_left(self) -> float | None:
         """To the end of the last stage, about; None before anything is known."""
         first = self._number if self._over else max(self._number - 1, 0)
+        made, here, spent = self._at_hand()
+        pace = self._pace
+        if here and not pace:
+            now = self._planned[self._number - 1]
+            (pace := Pace()).see(now.name, now.work, spent, here)
         left = 0.0
         for place, one in enumerate(self._planned[first:], first + 1):
             if one.to_make:
-                takes = self._pace.seconds(one.name, one.work, one.passes)
+                takes = pace.seconds(one.name, one.work, one.passes)
                 if takes is None:
                     return None
-                left += max(0.0, takes - (self._clock() - self._since if place == self._number else 0.0))
+                if place != self._number:
+                    left += takes
+                elif 0 < made < one.passes:  # as was thought of what is not seen here, as it was of what is
+                    left += (takes * (1 - here / one.passes) + spent) * (1 - made / one.passes)
+                else:
+                    left += max(0.0, takes - spent)
         return left
+
+    def _at_hand(self) -> tuple[int, int, float]:
+        """Example passes of the stage at hand, those of this process alone, and its seconds."""
+        if not self._number or self._over:
+            return 0, 0, 0.0
+        made, brought = (0, 0) if self.cost is None else passes_in(self.cost)
+        return made, made - brought, self._clock() - self._since
 
     def _see(self, one: Planned) -> None:
         try:
