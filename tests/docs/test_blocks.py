@@ -21,6 +21,7 @@ from grasp_lora.config.explain import explain
 from grasp_lora.data.card import load_card
 from grasp_lora.errors import GraspError
 from grasp_lora.experiment import read_configs
+from grasp_lora.workspace.records import Done
 
 # Commands that are not ours: installing, and settings of the shell.
 OTHERS = re.compile(r"(export \S+=\S+( \S+=\S+)*|(\S+/)?pre-commit install)$")
@@ -107,7 +108,8 @@ def titles_at() -> int:
 @pytest.mark.parametrize("block", blocks("yaml"), ids=str)
 def test_yaml_is_a_config_a_part_of_one_or_a_card(block, tmp_path):
     values = yaml.safe_load(block.text)
-    if "extends" in values:
+    base = values.pop("extends", None)
+    if base is not None and not base.endswith(".yaml"):  # of a card
         (tmp_path / "card.yaml").write_text(block.text, encoding="utf-8")
         assert load_card(tmp_path / "card.yaml").name == values["name"]
         return
@@ -148,7 +150,7 @@ def test_the_walk_through_your_own_data(walk, capsys):
         if block.language == "python":
             exec(block.text, {})
         elif block.language == "yaml":
-            (walk / "titles.yaml").write_text(
+            (walk / ("k2.yaml" if block.text.startswith("extends") else "titles.yaml")).write_text(
                 block.text.replace("packaged:gemma-3-270m", str(walk / "backbone"))
             )
         elif block.language == "sh":
@@ -157,6 +159,9 @@ def test_the_walk_through_your_own_data(walk, capsys):
     shown = capsys.readouterr().out
     assert "Deploy: " in shown
     assert "runs/titles-es/report" in shown
+    assert Done.read(walk / "runs/titles-es-k2/merge/seed42").seconds == pytest.approx(
+        Done.read(walk / "runs/titles-es/merge/seed42").seconds
+    )  # copied
     assert {"titles-es", "titles-es-k2", "titles-k5"} == {run.name for run in (walk / "runs").iterdir()}
     shutil.rmtree(walk / "runs")
 

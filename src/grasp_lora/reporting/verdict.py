@@ -209,6 +209,9 @@ def _pruning(candidates: Sequence[MethodResult]) -> str:
     said = "helped" if high < 0 else "hurt" if low > 0 else "cannot be told from no pruning"
     if (low > 0 or high < 0) and max(abs(low), abs(high)) < MARGIN:
         said = "makes no difference that matters"
+    if not _tells(best):
+        rows = "groups of test rows" if best.rows[0].groups else "test rows"
+        said += f" with fewer than {TELLING} {rows}"
     at = "" if best.p is None or best.rows[0].is_point else f" at p = {best.p:.3f}"
     difference = _difference(best, without)
     return f"Pruning {said}: {best.title}{at} has {difference} on test against {without.title}."
