@@ -162,6 +162,8 @@ def main() -> None:
     given = parser.parse_args()
     if given.device.startswith("cuda") and not torch.cuda.is_available():
         parser.error("PyTorch sees no GPU here")
+    if given.against and not (given.against / "grasp_lora").is_dir():
+        parser.error(f"--against {given.against}: there is no grasp_lora in it")
     if given.rank:
         print(json.dumps(measured(given.rank, given.repeats, given.device)))
         return

@@ -9,7 +9,7 @@ import pytest
 from tests.helpers.run import write_setting
 
 import grasp_lora
-from grasp_lora import GraspError, Result
+from grasp_lora import GraspError, Result, experiment
 from grasp_lora.experiment import read_config
 
 CONFIG = """
@@ -119,6 +119,15 @@ def test_two_experiments_in_one_folder_are_refused(setting):
     other = config.model_copy(update={"seed": 7})
     with pytest.raises(GraspError, match=r"would write to .*runs/one: give each another name"):
         grasp_lora.run([config, other])
+
+
+def test_an_unknown_packaged_backbone_is_refused_before_anything_is_written(setting):
+    known = "packaged:gemma-3-270m"
+    for refuse in (experiment.check, grasp_lora.run):
+        file, more = setting / "run.yaml", {"runs": str(setting / "nope"), "backbone": "packaged:nope"}
+        with pytest.raises(GraspError, match=f"no such packaged backbone. Use one of {known}"):
+            refuse([read_config(file, more)])
+    assert not list(setting.glob("nope/**/*.json"))
 
 
 def test_the_example_of_the_documentation(setting, monkeypatch, capsys):

@@ -135,8 +135,9 @@ def test_bad_json_lines_are_named_with_file_and_line(tmp_path: Path) -> None:
     assert f"{path}:6: not valid JSON" in message
     assert f"{path}:7: a JSON list" in message
     assert f"{path}:8:" not in message
-    path.write_bytes(b"\n".join(lines[i] for i in (0, 7, 8)))
-    with pytest.raises(GraspError, match=r"(?s):2: the column 'text' is a list.*:3: .*surrogate"):
+    path.write_bytes(b"\n".join([*(lines[i] for i in (0, 7, 8)), b'{"text": null, "summary": "y"}']))
+    named = r"(?s):2: the column 'text' is a list.*:3: .*surrogate.*:4: the column 'text' has no value"
+    with pytest.raises(GraspError, match=named):
         task(tmp_path).examples("en", "train")
 
 

@@ -204,7 +204,7 @@ class Config(Settings):
         if value == "all":
             return names.all
         if not isinstance(value, list | tuple):
-            raise ValueError("methods is 'all' or a list of names")
+            raise ValueError("methods is 'all' or a list of names, such as [merge, grasp]")
         if unknown := [name for name in value if name not in names.known]:
             raise ValueError(
                 f"no method is called {unknown[0]!r}; there are {', '.join(sorted(names.known))}"

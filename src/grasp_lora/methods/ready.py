@@ -10,6 +10,7 @@ from grasp_lora.lm.backbone import check_loading
 from grasp_lora.lm.chat import before_answers, check_chat
 from grasp_lora.lm.footprint import tokenizer_of
 from grasp_lora.lm.optimizers import check_installed
+from grasp_lora.lm.packaged.backbones import check_backbone
 from grasp_lora.lm.passes import check_compiler
 from grasp_lora.lm.reporting import check_reporters
 from grasp_lora.lm.training import Training
@@ -36,9 +37,11 @@ def check_ready(x: Start, stages: Sequence[Stage], run: RunDirectory) -> None:
 
     Raises:
         GraspError: An adapter is missing or of another model, splits overlap or are too small, a learning run
-            is shorter than a round, the tokenizer has no chat template, or something is not installed.
+            is shorter than a round, the tokenizer has no chat template, a packaged backbone is unknown, or
+            something is not installed.
     """
     _check_compiled(stages)
+    check_backbone(x.config.backbone)
     check_loading(**{key: x.config.loading[key] for key in _HOW})
     check_adapters(x)
     _check_format(x)

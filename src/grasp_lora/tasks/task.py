@@ -247,7 +247,7 @@ class _BadRow(Exception):
 
 def _text(values: Mapping[str, Any], column: str) -> str:
     if values.get(column) is None:
-        raise _BadRow(f"the column {column!r} is missing")
+        raise _BadRow(f"the column {column!r} {'has no value' if column in values else 'is missing'}")
     value = values[column]
     if isinstance(value, int | float) and not isinstance(value, bool):
         value = str(value)

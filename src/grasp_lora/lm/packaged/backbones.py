@@ -16,7 +16,7 @@ from grasp_lora.errors import GraspError
 from grasp_lora.lm.packaged.convert_once import ConvertOnce, Packaged
 from grasp_lora.lm.packaged.gguf_tokenizer import read_tokenizer
 
-__all__ = ["config_of", "converted", "hub_name", "resolve_backbone"]
+__all__ = ["check_backbone", "config_of", "converted", "hub_name", "resolve_backbone"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +117,12 @@ def resolve_backbone(name: str) -> str:
         GraspError: for an unknown packaged name, or when the package is missing or carries another file.
     """
     return _BACKBONE_FOLDERS.resolve(name)
+
+
+def check_backbone(name: str) -> None:
+    """Raise what `resolve_backbone` would of an unknown name or a missing package, without converting."""
+    if name.startswith("packaged:"):
+        _BACKBONE_FOLDERS.parts(name)
 
 
 def converted(name: str) -> str | None:

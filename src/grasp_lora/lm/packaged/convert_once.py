@@ -72,18 +72,27 @@ class ConvertOnce(Generic[P]):
         """
         if not name.startswith(_PREFIX):
             return name
+        parts = self.parts(name)
         short = name.removeprefix(_PREFIX)
-        if short not in self.known:
-            there = ", ".join(_PREFIX + known for known in self.known)
-            raise GraspError(f"{self.kind} {name!r}: no such packaged {self.kind}. Use one of {there}.")
         source, folder = self.known[short], self._folder(short)
-        if not self._is_complete(folder, source):
-            parts = self._installed(name, source)
+        if parts:
             folder.parent.mkdir(exist_ok=True)
             with FileLock(f"{folder}.lock"):
                 if not self._is_complete(folder, source):  # another process may have made it meanwhile
                     self._build(name, source, parts, folder)
         return str(folder)
+
+    def parts(self, name: str) -> list[Path]:
+        """The files that `resolve` would convert for `packaged:NAME`; none where it has been.
+
+        Raises:
+            GraspError: for an unknown name, or when the package is missing.
+        """
+        if (short := name.removeprefix(_PREFIX)) not in self.known:
+            there = ", ".join(_PREFIX + known for known in self.known)
+            raise GraspError(f"{self.kind} {name!r}: no such packaged {self.kind}. Use one of {there}.")
+        source = self.known[short]
+        return [] if self._is_complete(self._folder(short), source) else self._installed(name, source)
 
     def found(self, name: str) -> str | None:
         """The folder of a known `packaged:NAME`; None where it was not converted yet, and nothing is done."""
