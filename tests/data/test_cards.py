@@ -550,6 +550,8 @@ def test_show_takes_the_config_of_a_run(
         assert capsys.readouterr().out == expected
     assert main(["data", "show", "configs/run.yaml", "--max-length", "150"]) == 0
     assert "over 110 are cut" in capsys.readouterr().out
+    assert main(["data", "show", "configs/run.yaml", "max_length=150"]) == 0
+    assert "over 110 are cut" in capsys.readouterr().out
     assert main(["data", "show", "configs/run.yaml", "--tokenizer", ""]) == 0
     assert "prompts in characters" in capsys.readouterr().out
 
@@ -571,6 +573,8 @@ def test_show_says_what_is_wrong_with_a_config(
     own = write(tmp_path / "own.yaml", extends="csv", name="own", languages={"en": {}})
     assert main(["data", "show", str(own)]) == 2
     assert "own.yaml is not a valid task" in capsys.readouterr().err  # a card is neither
+    assert main(["data", "show", str(folder), "max_length=9"]) == 2
+    assert "is no run's config: it takes no max_length=9" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

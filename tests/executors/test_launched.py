@@ -95,9 +95,8 @@ def two(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "what", ["lost", *(pytest.param(what, marks=pytest.mark.rare) for what in ("asked", "first lost"))]
-)
+@pytest.mark.rare
+@pytest.mark.parametrize("what", ["lost", "asked", "first lost"])
 def test_what_was_ended_goes_on_with_as_many(two, what):
     run = two / "runs" / what.replace(" ", "-")
     process = launch(two, 2, f"name={run.name}", stderr=subprocess.PIPE)

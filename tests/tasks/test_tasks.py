@@ -132,7 +132,7 @@ def test_bad_json_lines_are_named_with_file_and_line(tmp_path: Path) -> None:
     for line, why in [(2, "'summary' is missing"), (3, "'summary' is empty"), (4, "not UTF-8 (byte 11")]:
         assert f"{path}:{line}: " in message
         assert why in message
-    assert f"{path}:6: not valid JSON" in message
+    assert f"{path}:6: not valid JSON (Expecting value: character 9 of the line)" in message
     assert f"{path}:7: a JSON list" in message
     assert f"{path}:8:" not in message
     path.write_bytes(b"\n".join([*(lines[i] for i in (0, 7, 8)), b'{"text": null, "summary": "y"}']))

@@ -56,9 +56,11 @@ def add_data_verbs(
         _show,
         "Show prompts as the model sees them, lengths, scripts and what was left out.",
         "grasp data show titles.yaml",
+        "grasp data show titles.yaml max_length=512",
         "grasp data show prepared --tokenizer packaged:gemma-3-270m",
     )
     show.add_argument("task", type=Path, help="a prepared folder, a task.yaml, or the config of a run")
+    show.add_argument("overrides", nargs="*", metavar="key=value", help="of the config, as for grasp run")
     show.add_argument(
         "--tokenizer",
         help="a backbone whose tokens to count: hub name, folder or packaged:NAME; default: the config's",
@@ -118,7 +120,7 @@ def _show(arguments: argparse.Namespace) -> None:
     name, revision, max_length, max_new_tokens = arguments.tokenizer, None, 2200, None
     form: PromptFormat = "plain"
     if is_config(arguments.task):
-        config = read_config(arguments.task)
+        config = read_config(arguments.task, arguments.overrides)
         task = (
             config.task if isinstance(config.task, Task) else find_folder(config.task, config.target.language)
         )
@@ -128,6 +130,8 @@ def _show(arguments: argparse.Namespace) -> None:
         max_length, form = config.max_length, config.prompt_format
         if name is None:
             name, revision = config.backbone, config.revision
+    elif arguments.overrides:
+        raise GraspError(f"{arguments.task} is no run's config: it takes no {arguments.overrides[0]}")
     tokenizer: Any = None
     encode: Encode | None = None
     ending = 1

@@ -107,7 +107,10 @@ def json_rows(file: BinaryIO, faults: Faults) -> Iterator[Row]:
         if not line.strip():
             continue
         try:
-            values = json.loads(line)
+            values = json.loads(line.rstrip())
+        except json.JSONDecodeError as error:
+            faults.add(number, f"not valid JSON ({error.msg}: character {error.pos + 1} of the line)")
+            continue
         except (ValueError, RecursionError) as error:
             faults.add(number, f"not valid JSON ({error})")
             continue
