@@ -26,7 +26,7 @@ class Shown:
     Attributes:
         title: What the work at hand is called.
         doing: How far it is, in words; empty where nobody counts.
-        cost: What it takes, up to now; None where nobody measures.
+        cost: What it takes, up to now; None before it is at work, and where nobody measures.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class Shown:
 
     def begin(self, name: str) -> None:
         """The next work begins, or is found done."""
-        self.title, self.doing, self.cost = name, "", None
+        self.title, self.doing = name, ""
 
     def end(self, seconds: float) -> None:
         """The work that was begun is done, after so many seconds."""
@@ -60,24 +60,30 @@ class Shown:
         logger.info("%s: %s%s", self.title, what, f"; {left}" if left else "")
 
     @contextmanager
-    def watched(self, wait: Callable[[float], bool] | None = None) -> Iterator[None]:
+    def watched(
+        self, wait: Callable[[float], bool] | None = None, *, cost: Cost | None = None
+    ) -> Iterator[None]:
         """While the block runs, a line every half minute where there are no bars, whatever the block is at.
 
         Args:
+            cost: As `measure` gave it for the block.
             wait: Waits so many seconds, and whether the block ended meanwhile; None: by the clock.
         """
-        if self.bars:
-            yield
-            return
-        ended = threading.Event()
-        speaker = threading.Thread(target=self._speak, args=(wait or ended.wait,), daemon=True)
-        speaker.start()
+        self.cost = cost
         try:
-            yield
+            if self.bars:
+                yield
+                return
+            ended = threading.Event()
+            speaker = threading.Thread(target=self._speak, args=(wait or ended.wait,), daemon=True)
+            speaker.start()
+            try:
+                yield
+            finally:
+                ended.set()
+                speaker.join()
         finally:
-            ended.set()
-            speaker.join()
-            self.doing = ""
+            self.doing, self.cost = "", None
 
     def _speak(self, wait: Callable[[float], bool]) -> None:
         while not wait(EVERY):

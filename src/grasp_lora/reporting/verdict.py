@@ -204,12 +204,11 @@ def _pruning(candidates: Sequence[MethodResult]) -> str:
     if not dense or not pruned:
         return "Pruning: nothing to say; it takes a merge that is fine-tuned without, and one with it."
     without, best = (min(group, key=_mean_dev) for group in (dense, pruned))
-    low, high = interval(best, without)
-    low, high = (low, high) if _tells(best) else (-math.inf, math.inf)
+    low, high = interval(best, without) if (enough := _tells(best)) else (-math.inf, math.inf)
     said = "helped" if high < 0 else "hurt" if low > 0 else "cannot be told from no pruning"
     if (low > 0 or high < 0) and max(abs(low), abs(high)) < MARGIN:
         said = "makes no difference that matters"
-    if not _tells(best):
+    if not enough:
         rows = "groups of test rows" if best.rows[0].groups else "test rows"
         said += f" with fewer than {TELLING} {rows}"
     at = "" if best.p is None or best.rows[0].is_point else f" at p = {best.p:.3f}"

@@ -239,8 +239,7 @@ class RunDirectory:
         shown.say("started")
         self.resources.commits.clear()
         self.resources.run_name = f"{self.root.name}/{stage.name}"
-        with measure() as cost, shown.watched():
-            shown.cost = cost
+        with measure() as cost, shown.watched(cost=cost):
             stage.work.run(self.resources, partial, **resolve(stage.given, self))
         write_card(partial, stage, self)
         files = [path.relative_to(partial) for path in sorted(partial.rglob("*")) if path.is_file()]

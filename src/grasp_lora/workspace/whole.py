@@ -67,8 +67,10 @@ class Whole(Shown):
                     return None
                 if place != self._number:
                     left += takes
-                elif 0 < made < one.passes:  # as was thought of what is not seen here, as it was of what is
-                    left += (takes * (1 - here / one.passes) + spent) * (1 - made / one.passes)
+                elif 0 < made < one.passes:
+                    # The whole stage: what this process has not made as was thought, what it has as it was.
+                    whole = takes * (1 - here / one.passes) + spent
+                    left += whole * (1 - made / one.passes)
                 else:
                     left += max(0.0, takes - spent)
         return left

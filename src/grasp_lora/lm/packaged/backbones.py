@@ -121,8 +121,7 @@ def resolve_backbone(name: str) -> str:
 
 def check_backbone(name: str) -> None:
     """Raise what `resolve_backbone` would of an unknown name or a missing package, without converting."""
-    if name.startswith("packaged:"):
-        _BACKBONE_FOLDERS.parts(name)
+    _BACKBONE_FOLDERS.parts(name)
 
 
 def converted(name: str) -> str | None:

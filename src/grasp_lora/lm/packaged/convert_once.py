@@ -83,11 +83,13 @@ class ConvertOnce(Generic[P]):
         return str(folder)
 
     def parts(self, name: str) -> list[Path]:
-        """The files that `resolve` would convert for `packaged:NAME`; none where it has been.
+        """The files that `resolve` would convert for `packaged:NAME`: none where it has, or for another name.
 
         Raises:
             GraspError: for an unknown name, or when the package is missing.
         """
+        if not name.startswith(_PREFIX):
+            return []
         if (short := name.removeprefix(_PREFIX)) not in self.known:
             there = ", ".join(_PREFIX + known for known in self.known)
             raise GraspError(f"{self.kind} {name!r}: no such packaged {self.kind}. Use one of {there}.")
